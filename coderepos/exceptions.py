@@ -1,0 +1,310 @@
+"""Every error of the app, one class per stable code.
+
+::
+
+    CodeReposError
+    ├── CryptoError
+    │   ├── EncryptionUnavailable      encryption_unavailable
+    │   └── TokenUndecryptable         token_undecryptable
+    ├── GitError
+    │   ├── InvalidGitUrl              invalid_git_url
+    │   ├── UrlNotAllowed              url_not_allowed
+    │   ├── RemoteAuthFailed           remote_auth_failed
+    │   ├── RemoteNotFound             remote_not_found
+    │   ├── RefNotFound                ref_not_found
+    │   ├── RepositoryEmpty            repository_empty
+    │   ├── RemoteUnreachable          remote_unreachable
+    │   ├── RemoteProtocolError        remote_protocol_error
+    │   ├── RemoteTimeout              remote_timeout
+    │   ├── CloneTimeout               clone_timeout
+    │   ├── UnsafeRepository           unsafe_repository
+    │   ├── SandboxFull                sandbox_full
+    │   ├── SandboxRefused             sandbox_refused
+    │   ├── IsolationUnavailable       isolation_unavailable
+    │   └── LimitExceeded
+    │       ├── RepositoryTooLarge     repository_too_large
+    │       ├── TooManyRefs            too_many_refs
+    │       ├── TooManyObjects         too_many_objects
+    │       ├── ObjectTooLarge         object_too_large
+    │       ├── InflatedTooLarge       inflated_too_large
+    │       ├── TooManyEntries         too_many_entries
+    │       ├── TreeTooDeep            tree_too_deep
+    │       └── PathTooLong            path_too_long
+    ├── JobError
+    │   ├── Cancelled                  cancelled
+    │   ├── WorkerLost                 worker_lost
+    │   └── InternalError              internal_error
+    └── RequestError
+        ├── NotFound                   not_found
+        ├── PermissionDenied           permission_denied
+        ├── AlreadyConnected           already_connected
+        ├── JobRunning                 job_running
+        ├── InvalidState               invalid_state
+        └── Throttled                  throttled
+
+Only leaves are raised. This module imports nothing of the app: the processes without Django need it too.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+
+class CodeReposError(Exception):
+    """Superclass of all errors of the app; never raised itself.
+
+    The first sentence of a leaf's docstring is its public message. Anything given as ``message`` is shown to users and stored:
+    it must hold no secret and no unredacted remote text.
+
+    :param message: sentence that replaces the default one.
+    :param fields: further JSON values for the body of an error answer, such as ``limit_mb``.
+    """
+
+    code: ClassVar[str]
+    """Stable snake-case name of the error; part of the API, never renamed."""
+
+    retryable: ClassVar[bool] = False
+    """Is the same request worth another try without any change by the user?"""
+
+    def __init__(self, message: str | None = None, **fields: object) -> None:
+        self.message: Final = message or default_message(type(self))
+        self.fields: Final = fields
+        super().__init__(self.message)
+
+
+def default_message(kind: type[CodeReposError]) -> str:
+    """Return the first paragraph of the docstring of ``kind`` on one line."""
+    return " ".join((kind.__doc__ or kind.__name__).split("\n\n", 1)[0].split())
+
+
+class CryptoError(CodeReposError):
+    """Superclass of errors of keys and sealed tokens."""
+
+
+class EncryptionUnavailable(CryptoError):
+    """The encryption key is not available right now, so nothing was stored; try again later."""
+
+    code = "encryption_unavailable"
+    retryable = True
+
+
+class TokenUndecryptable(CryptoError):
+    """The stored access token cannot be opened; connect the repository again with a new token."""
+
+    code = "token_undecryptable"
+
+
+class GitError(CodeReposError):
+    """Superclass of errors of remotes, packs, trees and sandboxes."""
+
+
+class InvalidGitUrl(GitError):
+    """This is not a usable Git URL; give one like https://host/owner/repository.git, without user name or password."""
+
+    code = "invalid_git_url"
+
+
+class UrlNotAllowed(GitError):
+    """This installation does not allow repositories from this host, port or scheme; ask its operator."""
+
+    code = "url_not_allowed"
+
+
+class RemoteAuthFailed(GitError):
+    """The Git host refused the credentials; check that the token is valid and may read this repository."""
+
+    code = "remote_auth_failed"
+
+
+class RemoteNotFound(GitError):
+    """The Git host knows no such repository, or the token may not see it; check the URL and the token."""
+
+    code = "remote_not_found"
+
+
+class RefNotFound(GitError):
+    """The repository has no such branch, tag or commit; check the ref."""
+
+    code = "ref_not_found"
+
+
+class RepositoryEmpty(GitError):
+    """The repository has no commit yet; push one and connect it again."""
+
+    code = "repository_empty"
+
+
+class RemoteUnreachable(GitError):
+    """The Git host cannot be reached; check the URL, or try again later."""
+
+    code = "remote_unreachable"
+    retryable = True
+
+
+class RemoteProtocolError(GitError):
+    """The answer is not one of a Git server that this app understands; check the URL."""
+
+    code = "remote_protocol_error"
+
+
+class RemoteTimeout(GitError):
+    """The Git host did not answer in time; try again later."""
+
+    code = "remote_timeout"
+    retryable = True
+
+
+class CloneTimeout(GitError):
+    """The clone did not finish in time; it is tried again, and a smaller depth makes it faster."""
+
+    code = "clone_timeout"
+    retryable = True
+
+
+class UnsafeRepository(GitError):
+    """The repository holds data that Git itself would refuse, so nothing of it was kept."""
+
+    code = "unsafe_repository"
+
+
+class SandboxFull(GitError):
+    """The disk for sandboxes is full; it is tried again, and the operator has to free space."""
+
+    code = "sandbox_full"
+    retryable = True
+
+
+class SandboxRefused(GitError):
+    """The sandbox folder is not safe to use: it is a link, belongs to somebody else, or to another installation."""
+
+    code = "sandbox_refused"
+
+
+class IsolationUnavailable(GitError):
+    """This machine cannot isolate the clone as strictly as the settings demand; ask the operator."""
+
+    code = "isolation_unavailable"
+
+
+class LimitExceeded(GitError):
+    """Superclass of limits that a repository passed; each names its figure and its limit."""
+
+
+class RepositoryTooLarge(LimitExceeded):
+    """The repository is larger than this installation allows; connect it with a smaller depth."""
+
+    code = "repository_too_large"
+
+
+class TooManyRefs(LimitExceeded):
+    """The repository advertises more refs than this installation allows."""
+
+    code = "too_many_refs"
+
+
+class TooManyObjects(LimitExceeded):
+    """The repository has more objects than this installation allows; connect it with a smaller depth."""
+
+    code = "too_many_objects"
+
+
+class ObjectTooLarge(LimitExceeded):
+    """One object of the repository is larger than this installation allows."""
+
+    code = "object_too_large"
+
+
+class InflatedTooLarge(LimitExceeded):
+    """The repository inflates to more bytes than this installation allows."""
+
+    code = "inflated_too_large"
+
+
+class TooManyEntries(LimitExceeded):
+    """The working tree has more files and folders than this installation allows."""
+
+    code = "too_many_entries"
+
+
+class TreeTooDeep(LimitExceeded):
+    """The working tree has folders nested more deeply than this installation allows."""
+
+    code = "tree_too_deep"
+
+
+class PathTooLong(LimitExceeded):
+    """The working tree has a longer path than this installation allows."""
+
+    code = "path_too_long"
+
+
+class JobError(CodeReposError):
+    """Superclass of the ways in which a background job ends by itself."""
+
+
+class Cancelled(JobError):
+    """The job was cancelled; start it again when you need it."""
+
+    code = "cancelled"
+
+
+class WorkerLost(JobError):
+    """The worker disappeared while it worked on this job, on every attempt; start it again or tell the operator."""
+
+    code = "worker_lost"
+    retryable = True
+
+
+class InternalError(JobError):
+    """Something went wrong on our side; the operator finds the details in the log under the id of the job."""
+
+    code = "internal_error"
+    retryable = True
+
+
+class RequestError(CodeReposError):
+    """Superclass of requests that do not fit what is stored."""
+
+
+class NotFound(RequestError):
+    """There is no such object, or you may not see it."""
+
+    code = "not_found"
+
+
+class PermissionDenied(RequestError):
+    """Your role in this project does not allow this; ask one of its maintainers."""
+
+    code = "permission_denied"
+
+
+class AlreadyConnected(RequestError):
+    """This project already has this repository with this ref."""
+
+    code = "already_connected"
+
+
+class JobRunning(RequestError):
+    """Work on this repository is already under way; wait for it to end."""
+
+    code = "job_running"
+
+
+class InvalidState(RequestError):
+    """The repository is in a state that does not allow this."""
+
+    code = "invalid_state"
+
+
+class Throttled(RequestError):
+    """Too many repositories were connected in this project lately; try again later."""
+
+    code = "throttled"
+
+
+def leaves(kind: type[CodeReposError] = CodeReposError) -> dict[str, type[CodeReposError]]:
+    """Return every raisable class below ``kind`` by its code."""
+    found = {kind.code: kind} if "code" in vars(kind) else {}
+    for child in kind.__subclasses__():
+        found |= leaves(child)
+    return found

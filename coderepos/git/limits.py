@@ -1,0 +1,64 @@
+"""Every bound on what a remote or a repository may cost, as one value that is passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MB = 10**6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Bounds of one probe or clone; each is enforced where the bytes are read."""
+
+    wire_bytes: int = 100 * MB
+    """Most pack bytes accepted from the wire."""
+
+    preamble_bytes: int = 8 * MB
+    """Most bytes accepted before the first pack byte: advertisement, capabilities, progress."""
+
+    refs: int = 50_000
+    """Most refs that a server may advertise."""
+
+    objects: int = 500_000
+    """Most objects in a pack."""
+
+    object_bytes: int = 100 * MB
+    """Largest single object, inflated or as the result of a delta."""
+
+    inflated_floor_bytes: int = 256 * MB
+    """Inflated bytes, delta results included, that any pack may reach."""
+
+    inflated_ratio: int = 200
+    """Inflated bytes per wire byte that a pack may reach above the floor."""
+
+    inflated_ceiling_bytes: int = 16_000 * MB
+    """Inflated bytes that no pack may pass."""
+
+    disk_bytes: int = 100 * MB
+    """Most bytes that a published version takes on disk: Git data and tree."""
+
+    entries: int = 100_000
+    """Most files, links and folders in the working tree."""
+
+    depth: int = 64
+    """Most folders nested in each other."""
+
+    path_bytes: int = 3_000
+    """Longest path in the working tree."""
+
+    delta_memory_bytes: int = 32 * MB
+    """Deltas kept in memory while a pack arrives; further ones are read again from the pack file."""
+
+    clone_seconds: float = 300
+    """Wall clock of one attempt."""
+
+    receive_seconds: float = 10
+    """Longest wait for the next bytes of the remote."""
+
+    address_space_bytes: int = 2_048 * MB
+    """``RLIMIT_AS`` of a child process."""
+
+    def inflated_bytes(self, wire_bytes: int) -> int:
+        """Return how many inflated bytes a pack of ``wire_bytes`` may reach."""
+        return min(self.inflated_ceiling_bytes, max(self.inflated_floor_bytes, self.inflated_ratio * wire_bytes))
