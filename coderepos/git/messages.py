@@ -1,0 +1,236 @@
+"""The values that cross a border: between the caller and the pipeline, and between the pipeline and its two children.
+
+One JSON object per line, UTF-8, at most :data:`LINE_BYTES` long. What a child says is data, never trusted: the ``from_json``
+methods check every name, type and range, since the fetch child talks to a hostile server and the build child reads hostile objects.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Protocol, Self
+
+from coderepos.git.limits import Limits
+
+LINE_BYTES: Final = 8 * 10**6
+"""Longest message: an outcome with 50,000 tags."""
+
+OBJECT_ID: Final = re.compile(r"[0-9a-f]{40}\Z")
+
+
+class Revealable(Protocol):
+    """A secret that opens only when it is asked to by name."""
+
+    def reveal(self) -> str:
+        """Return the plain text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Credentials:
+    """Basic credentials of one request; which half holds the token depends on the platform (``platforms.credentials``).
+
+    Both halves are :class:`Revealable`, since GitHub takes the token as user name.
+    """
+
+    username: Revealable
+    password: Revealable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkPolicy:
+    """Which hosts may be asked: the settings of the same names."""
+
+    allowed_hosts: tuple[str, ...] = ()
+    """``host`` or ``host:port``, ``*.`` allowed; empty means any public host."""
+
+    private_hosts: tuple[str, ...] = ()
+    """``host`` or ``host:port`` that may resolve to private or loopback addresses."""
+
+    insecure_http_hosts: tuple[str, ...] = ()
+    """``host:port`` for which plain ``http`` is accepted."""
+
+    ca_bundle: str | None = None
+    """PEM file that replaces the system's certificate authorities."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a probe or clone has come."""
+
+    phase: str
+    """``connecting``, ``receiving``, ``resolving``, ``writing`` or ``publishing``."""
+
+    received_bytes: int = 0
+    objects: int = 0
+    total_objects: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FetchOutcome:
+    """What the fetch child learned besides the pack, in the order in which build needs it."""
+
+    wanted_id: str
+    """Id of the wanted object: 40 hex digits; a tag object's id where the ref is an annotated tag."""
+
+    ref_name: str
+    """Full name of the fetched ref such as ``refs/heads/main``; empty for a commit given by id."""
+
+    head_branch: str
+    """Branch that the remote's HEAD points to, such as ``refs/heads/main``; empty where it is detached or unknown."""
+
+    tags: tuple[tuple[str, str], ...] = ()
+    """Name and object id of the advertised tags; build keeps those whose object is in the pack."""
+
+    shallow: tuple[str, ...] = ()
+    """Commits whose parents were cut off."""
+
+    pack_bytes: int = 0
+    """Size of the pack that was sent on."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], *, limits: Limits) -> Self:
+        """Return the checked value of an untrusted message.
+
+        :raises ValueError: a field is missing, of another type, or out of its range.
+        """
+        tags, shallow, pack_bytes = value.get("tags"), value.get("shallow"), value.get("pack_bytes")
+        if not isinstance(tags, list) or not isinstance(shallow, list) or len(tags) + len(shallow) > limits.refs + limits.objects:
+            raise ValueError("tags or shallow")
+        if type(pack_bytes) is not int or not 0 <= pack_bytes <= limits.wire_bytes:
+            raise ValueError("pack_bytes")
+        pairs = []
+        for tag in tags:
+            if not isinstance(tag, list) or len(tag) != 2:
+                raise ValueError("tags")
+            pairs.append((_ref_name(tag[0]), _object_id(tag[1])))
+        return cls(
+            wanted_id=_object_id(value.get("wanted_id")),
+            ref_name=_ref_name(value.get("ref_name"), may_be_empty=True),
+            head_branch=_ref_name(value.get("head_branch"), may_be_empty=True),
+            tags=tuple(pairs),
+            shallow=tuple(_object_id(one) for one in shallow),
+            pack_bytes=pack_bytes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildReport:
+    """What the build child made of the pack."""
+
+    commit_id: str
+    git_bytes: int
+    tree_bytes: int
+    objects: int
+    entries: int
+    substitutions: dict[str, int] = field(default_factory=dict)
+    """How often a tree entry was not written as it is, by reason: ``symlink``, ``gitlink``, ``lfs_pointer``, ``name``."""
+
+    substituted_paths: tuple[str, ...] = ()
+    """The first hundred of them as ``reason: path``, printable."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall clock per phase: ``scan``, ``resolve``, ``index``, ``checkout``, ``sync``."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return the checked value of an untrusted message.
+
+        :raises ValueError: a field is missing, of another type, or out of its range.
+        """
+        numbers = {name: value.get(name) for name in ("git_bytes", "tree_bytes", "objects", "entries")}
+        if any(type(number) is not int or number < 0 for number in numbers.values()):
+            raise ValueError("numbers")
+        substitutions, paths, seconds = value.get("substitutions"), value.get("substituted_paths"), value.get("seconds")
+        if not isinstance(substitutions, dict) or len(substitutions) > 20 or any(type(n) is not int for n in substitutions.values()):
+            raise ValueError("substitutions")
+        if not isinstance(paths, list) or len(paths) > 100 or not all(isinstance(p, str) and p.isprintable() and len(p) <= 4_000 for p in paths):
+            raise ValueError("substituted_paths")
+        if not isinstance(seconds, dict) or len(seconds) > 20 or any(type(n) not in (int, float) for n in seconds.values()):
+            raise ValueError("seconds")
+        return cls(
+            commit_id=_object_id(value.get("commit_id")),
+            substitutions=substitutions,
+            substituted_paths=tuple(paths),
+            seconds=seconds,
+            **numbers,  # type: ignore[arg-type]
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CloneReport:
+    """What one successful clone attempt left in its ``.incoming-*`` folder."""
+
+    build: BuildReport
+    ref_name: str
+    head_branch: str
+    received_bytes: int
+    isolation_level: int
+    isolation: dict[str, Any] = field(default_factory=dict)
+    """What each child says it is confined by."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeReport:
+    """What a probe counted."""
+
+    pack_bytes: int
+    estimated_bytes: int
+    """The count times :data:`~coderepos.git.probe.SIZE_FACTOR`, or the platform's figure where that is larger."""
+
+    size_source: str
+    """``probe`` or ``platform``."""
+
+    stopped_early: bool
+    """Did the count pass the limit, so that the true size is at least the estimate?"""
+
+    ref_name: str
+    head_branch: str
+    wanted_id: str
+
+
+def dump_line(value: Mapping[str, Any]) -> bytes:
+    """Return one message as a line of bytes."""
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+
+
+def load_line(line: bytes) -> dict[str, Any]:
+    """Return the object of one line.
+
+    :raises ValueError: the line is too long, no JSON, or no object.
+    """
+    if len(line) > LINE_BYTES:
+        raise ValueError("message too long")
+    value = json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError("message is no object")
+    return value
+
+
+def _object_id(value: object) -> str:
+    if not isinstance(value, str) or not OBJECT_ID.match(value):
+        raise ValueError("object id")
+    return value
+
+
+def _ref_name(value: object, *, may_be_empty: bool = False) -> str:
+    """Check a ref name by the rules of git-check-ref-format(1), as far as they keep it inside ``refs/`` and on one line."""
+    if may_be_empty and value == "":
+        return ""
+    if not isinstance(value, str) or not value.startswith("refs/") or len(value.encode("utf-8", "surrogateescape")) > 1_024:
+        raise ValueError("ref name")
+    parts = value.split("/")
+    if any(not part or part.startswith(".") or part.endswith((".lock", ".")) or ".." in part for part in parts):
+        raise ValueError("ref name")
+    if any(ord(char) <= 32 or ord(char) == 127 or char in "~^:?*[\\" for char in value) or "@{" in value:
+        raise ValueError("ref name")
+    return value
