@@ -53,8 +53,8 @@ from typing import ClassVar, Final
 class CodeReposError(Exception):
     """Superclass of all errors of the app; never raised itself.
 
-    The first sentence of a leaf's docstring is its public message. Anything given as ``message`` is shown to users and stored:
-    it must hold no secret and no unredacted remote text.
+    The first sentence of a leaf's docstring is its public message. Anything given as ``message`` is shown to users
+    and stored: it must hold no secret and no unredacted remote text.
 
     :param message: sentence that replaces the default one.
     :param fields: further JSON values for the body of an error answer, such as ``limit_mb``.

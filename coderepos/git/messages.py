@@ -1,7 +1,8 @@
 """The values that cross a border: between the caller and the pipeline, and between the pipeline and its two children.
 
-One JSON object per line, UTF-8, at most :data:`LINE_BYTES` long. What a child says is data, never trusted: the ``from_json``
-methods check every name, type and range, since the fetch child talks to a hostile server and the build child reads hostile objects.
+One JSON object per line, UTF-8, at most :data:`LINE_BYTES` long. What a child says is data, never trusted: the
+``from_json`` methods check every name, type and range, since the fetch child talks to a hostile server and the build
+child reads hostile objects.
 """
 
 from __future__ import annotations
@@ -100,7 +101,11 @@ class FetchOutcome:
         :raises ValueError: a field is missing, of another type, or out of its range.
         """
         tags, shallow, pack_bytes = value.get("tags"), value.get("shallow"), value.get("pack_bytes")
-        if not isinstance(tags, list) or not isinstance(shallow, list) or len(tags) + len(shallow) > limits.refs + limits.objects:
+        if (
+            not isinstance(tags, list)
+            or not isinstance(shallow, list)
+            or len(tags) + len(shallow) > limits.refs + limits.objects
+        ):
             raise ValueError("tags or shallow")
         if type(pack_bytes) is not int or not 0 <= pack_bytes <= limits.wire_bytes:
             raise ValueError("pack_bytes")
@@ -129,7 +134,7 @@ class BuildReport:
     objects: int
     entries: int
     substitutions: dict[str, int] = field(default_factory=dict)
-    """How often a tree entry was not written as it is, by reason: ``symlink``, ``gitlink``, ``lfs_pointer``, ``name``."""
+    """How often a tree entry was not written as it is, by ``symlink``, ``gitlink``, ``lfs_pointer`` or ``name``."""
 
     substituted_paths: tuple[str, ...] = ()
     """The first hundred of them as ``reason: path``, printable."""
@@ -151,11 +156,23 @@ class BuildReport:
         if any(type(number) is not int or number < 0 for number in numbers.values()):
             raise ValueError("numbers")
         substitutions, paths, seconds = value.get("substitutions"), value.get("substituted_paths"), value.get("seconds")
-        if not isinstance(substitutions, dict) or len(substitutions) > 20 or any(type(n) is not int for n in substitutions.values()):
+        if (
+            not isinstance(substitutions, dict)
+            or len(substitutions) > 20
+            or any(type(n) is not int for n in substitutions.values())
+        ):
             raise ValueError("substitutions")
-        if not isinstance(paths, list) or len(paths) > 100 or not all(isinstance(p, str) and p.isprintable() and len(p) <= 4_000 for p in paths):
+        if (
+            not isinstance(paths, list)
+            or len(paths) > 100
+            or not all(isinstance(p, str) and p.isprintable() and len(p) <= 4_000 for p in paths)
+        ):
             raise ValueError("substituted_paths")
-        if not isinstance(seconds, dict) or len(seconds) > 20 or any(type(n) not in (int, float) for n in seconds.values()):
+        if (
+            not isinstance(seconds, dict)
+            or len(seconds) > 20
+            or any(type(n) not in (int, float) for n in seconds.values())
+        ):
             raise ValueError("seconds")
         return cls(
             commit_id=_object_id(value.get("commit_id")),
@@ -223,10 +240,14 @@ def _object_id(value: object) -> str:
 
 
 def _ref_name(value: object, *, may_be_empty: bool = False) -> str:
-    """Check a ref name by the rules of git-check-ref-format(1), as far as they keep it inside ``refs/`` and on one line."""
+    """Check a ref name by git-check-ref-format(1), as far as its rules keep it inside ``refs/`` and on one line."""
     if may_be_empty and value == "":
         return ""
-    if not isinstance(value, str) or not value.startswith("refs/") or len(value.encode("utf-8", "surrogateescape")) > 1_024:
+    if (
+        not isinstance(value, str)
+        or not value.startswith("refs/")
+        or len(value.encode("utf-8", "surrogateescape")) > 1_024
+    ):
         raise ValueError("ref name")
     parts = value.split("/")
     if any(not part or part.startswith(".") or part.endswith((".lock", ".")) or ".." in part for part in parts):
