@@ -69,6 +69,47 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FetchRequest:
+    """What the fetch child is to ask for; travels on its standard input only, since it holds the token.
+
+    ``username`` and ``password`` are plain text here: the pipeline makes the message last and keeps no copy.
+    """
+
+    url: str
+    """Text of the URL, checked again in the child."""
+
+    username: str | None
+    password: str | None
+    ref: str
+    """Branch, tag, full ref name or full commit id; empty for the remote's default branch."""
+
+    depth: int | None
+    """Commits of history to fetch; ``None`` for all."""
+
+    policy: NetworkPolicy
+    limits: Limits
+    min_level: int
+    count_only: bool
+    """Count the pack bytes instead of passing them on: a probe."""
+
+    ask_platform: bool = False
+    """Ask the platform's API for the size too, where ``platforms.py`` knows one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildRequest:
+    """What the build child is to make of the pack."""
+
+    incoming: str
+    """Absolute path of the empty, writable ``.incoming-*`` folder."""
+
+    limits: Limits
+    min_level: int
+    group_readable: bool = False
+    """May the sandbox's group read what is written (0550/0440 instead of 0500/0400)?"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FetchOutcome:
     """What the fetch child learned besides the pack, in the order in which build needs it."""
 
@@ -218,6 +259,22 @@ class ProbeReport:
 def dump_line(value: Mapping[str, Any]) -> bytes:
     """Return one message as a line of bytes."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+
+
+def request_line(request: FetchRequest | BuildRequest) -> bytes:
+    """Return a request as one line for the child's standard input."""
+    return dump_line(asdict(request))
+
+
+def fetch_request(value: Mapping[str, Any]) -> FetchRequest:
+    """Return the request that :func:`request_line` wrote; the pipeline is trusted, so nothing is checked."""
+    policy = {name: tuple(item) if isinstance(item, list) else item for name, item in value["policy"].items()}
+    return FetchRequest(**{**value, "policy": NetworkPolicy(**policy), "limits": Limits(**value["limits"])})
+
+
+def build_request(value: Mapping[str, Any]) -> BuildRequest:
+    """Return the request that :func:`request_line` wrote; the pipeline is trusted, so nothing is checked."""
+    return BuildRequest(**{**value, "limits": Limits(**value["limits"])})
 
 
 def load_line(line: bytes) -> dict[str, Any]:
