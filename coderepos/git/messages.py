@@ -78,8 +78,8 @@ class FetchRequest:
     url: str
     """Text of the URL, checked again in the child."""
 
-    username: str | None
-    password: str | None
+    username: str | None = field(repr=False)
+    password: str | None = field(repr=False)
     ref: str
     """Branch, tag, full ref name or full commit id; empty for the remote's default branch."""
 
