@@ -268,7 +268,9 @@ def request_line(request: FetchRequest | BuildRequest) -> bytes:
 
 def fetch_request(value: Mapping[str, Any]) -> FetchRequest:
     """Return the request that :func:`request_line` wrote; the pipeline is trusted, so nothing is checked."""
-    policy = {name: tuple(item) if isinstance(item, list) else item for name, item in value["policy"].items()}
+    policy: dict[str, Any] = {
+        name: tuple(item) if isinstance(item, list) else item for name, item in value["policy"].items()
+    }
     return FetchRequest(**{**value, "policy": NetworkPolicy(**policy), "limits": Limits(**value["limits"])})
 
 
