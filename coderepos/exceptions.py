@@ -178,12 +178,14 @@ class SandboxRefused(GitError):
     """The sandbox folder is not safe to use: it is a link, belongs to somebody else, or to another installation."""
 
     code = "sandbox_refused"
+    retryable = True
 
 
 class IsolationUnavailable(GitError):
     """This machine cannot isolate the clone as strictly as the settings demand; ask the operator."""
 
     code = "isolation_unavailable"
+    retryable = True
 
 
 class LimitExceeded(GitError):

@@ -1,0 +1,143 @@
+"""Who may do what in which project, and how often: one small policy class, replaceable by ``ACCESS_POLICY``."""
+
+from __future__ import annotations
+
+import re
+import time
+from enum import StrEnum
+from typing import Any, Final, Protocol, cast
+
+from django.core.cache import cache
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils.module_loading import import_string
+
+from coderepos.conf import ConfigurationError, conf
+from coderepos.exceptions import NotFound, PermissionDenied, Throttled
+from coderepos.models import CodeRepository, ProjectMembership, Role, get_project_model
+from coderepos.models.repository import CodeRepositoryQuerySet
+
+
+class Action(StrEnum):
+    """What somebody may want to do with the repositories of a project."""
+
+    VIEW = "view"
+    CONNECT = "connect"
+    CLONE = "clone"
+    CANCEL = "cancel"
+    CLEAN = "clean"
+    DELETE = "delete"
+
+
+ROLE_NEEDED: Final = {
+    Action.VIEW: Role.VIEWER,
+    Action.CONNECT: Role.DEVELOPER,
+    Action.CLONE: Role.DEVELOPER,
+    Action.CANCEL: Role.DEVELOPER,
+    Action.CLEAN: Role.MAINTAINER,
+    Action.DELETE: Role.MAINTAINER,
+}
+
+
+class AccessPolicy(Protocol):
+    """What a class named by ``ACCESS_POLICY`` has to answer; everything is denied until it allows it."""
+
+    def visible_projects(self, user: Any) -> models.QuerySet[Any]:
+        """Return the projects that ``user`` may see."""
+
+    def allows(self, user: Any, action: Action, project_id: object) -> bool:
+        """Return whether ``user`` may do ``action`` in a project."""
+
+
+class MembershipPolicy:
+    """The default policy: roles of ``ProjectMembership``, and superusers may do everything."""
+
+    def visible_projects(self, user: Any) -> models.QuerySet[Any]:
+        """Return the projects of which ``user`` is a member."""
+        projects = get_project_model()._default_manager.all()
+        if not user.is_active:
+            return projects.none()
+        if user.is_superuser:
+            return projects
+        return projects.filter(pk__in=ProjectMembership.objects.filter(user_id=user.pk).values("project_id"))
+
+    def allows(self, user: Any, action: Action, project_id: object) -> bool:
+        """Return whether the role of ``user`` in the project reaches ``action``."""
+        if not user.is_active:
+            return False
+        if user.is_superuser:
+            return True
+        role = (
+            ProjectMembership.objects.filter(user_id=user.pk, project_id=project_id)
+            .values_list("role", flat=True)
+            .first()
+        )
+        return role in Role.values and Role(role).reaches(ROLE_NEEDED[action])
+
+
+def policy() -> AccessPolicy:
+    """Return the policy of this installation."""
+    return cast("AccessPolicy", import_string(conf.ACCESS_POLICY)())
+
+
+def visible_projects(user: Any) -> models.QuerySet[Any]:
+    """Return the projects that ``user`` may see; none for anonymous callers, whatever the policy."""
+    if not getattr(user, "is_authenticated", False):
+        return get_project_model()._default_manager.none()
+    return policy().visible_projects(user)
+
+
+def visible_repositories(user: Any) -> CodeRepositoryQuerySet:
+    """Return the repositories of the projects that ``user`` may see."""
+    return CodeRepository.objects.in_projects(visible_projects(user).values("pk"))
+
+
+def find_project(user: Any, project_id: str) -> Any:
+    """Return a project by its key.
+
+    :raises NotFound: it is unknown, malformed, or not visible to ``user``: all look the same.
+    """
+    try:
+        project = visible_projects(user).filter(pk=project_id).first()
+    except (ValueError, ValidationError, OverflowError):
+        project = None
+    if project is None:
+        raise NotFound
+    return project
+
+
+def require(user: Any, action: Action, project_id: object) -> None:
+    """Let pass only who may do ``action`` in a project.
+
+    :raises PermissionDenied: the policy does not allow it.
+    """
+    if not policy().allows(user, action, project_id):
+        raise PermissionDenied
+
+
+_RATE: Final = re.compile(r"([1-9]\d{0,8})/(s|sec|second|m|min|minute|h|hour|d|day)\Z")
+_PERIOD_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def parse_rate(rate: str) -> tuple[int, int]:
+    """Return ``60/hour`` as how many in how many seconds.
+
+    :raises ConfigurationError: the text is no rate.
+    """
+    match = _RATE.match(rate)
+    if not match:
+        raise ConfigurationError(f"{rate!r} is no rate; write one like 60/hour.")
+    return int(match[1]), _PERIOD_SECONDS[match[2][0]]
+
+
+def spend_connect_quota(project_id: object) -> None:
+    """Count one connect call of a project in the current window.
+
+    :raises Throttled: the project has used up ``CONNECT_RATE_PER_PROJECT``; ``retry_after_seconds`` says when it ends.
+    """
+    allowed, period_seconds = parse_rate(conf.CONNECT_RATE_PER_PROJECT)
+    window, elapsed_seconds = divmod(int(time.time()), period_seconds)
+    key = f"coderepos:connect:{project_id}:{window}"
+    cache.add(key, 0, timeout=period_seconds)
+    if cache.incr(key) > allowed:
+        raise Throttled(retry_after_seconds=period_seconds - elapsed_seconds)

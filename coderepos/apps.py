@@ -1,0 +1,40 @@
+"""Composition: what is connected to what when Django starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.db.models.signals import post_migrate
+
+from coderepos.conf import ConfigurationError
+
+
+class CodeReposConfig(AppConfig):
+    """The app, under the label that migrations freeze."""
+
+    name = "coderepos"
+    verbose_name = "Code repositories"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the checks, the schedules and the start of workers."""
+        if not apps.is_installed("django_q"):
+            raise ConfigurationError('Add "django_q" to INSTALLED_APPS: coderepos clones in its workers.')
+        from coderepos import checks, queue
+
+        checks.register()
+        post_migrate.connect(_after_migrate, sender=self, dispatch_uid="coderepos.schedules")
+        queue.on_worker_start(_at_worker_start)
+
+
+def _after_migrate(**_: Any) -> None:
+    from coderepos import queue
+
+    queue.ensure_schedules()
+
+
+def _at_worker_start(**_: Any) -> None:
+    from coderepos import services
+
+    services.start_worker()

@@ -1,0 +1,250 @@
+"""Background work on a repository: who owns it, until when, and how it ends.
+
+Our table is the source of truth; the queue is only the doorbell. A job is owned by whoever holds its lease token, all
+times are the database's clock, and every change is one conditional UPDATE.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final, Self
+
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.db.models.functions import Coalesce, Now
+
+from coderepos.models.repository import CodeRepository
+
+LEASE_SECONDS: Final = 60
+FIRST_RETRY_SECONDS: Final = 60
+RING_AGAIN_SECONDS: Final = 15 * 60
+
+
+class LeaseLost(Exception):
+    """Somebody else owns the job now, or it was cancelled: whatever was built must go."""
+
+
+class JobKind(models.TextChoices):
+    """What a job does."""
+
+    CLONE = "CLONE"
+    UPDATE = "UPDATE"
+    CLEAN = "CLEAN"
+
+
+class JobState(models.TextChoices):
+    """Where a job is; the last three are final."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+UNFINISHED: Final = (JobState.QUEUED, JobState.RUNNING)
+
+
+class JobQuerySet(models.QuerySet["Job"]):
+    """Reads of jobs, all by the database's clock."""
+
+    def unfinished(self) -> Self:
+        """Jobs that still need somebody."""
+        return self.filter(state__in=UNFINISHED)
+
+    def due(self) -> Self:
+        """Queued jobs whose time has come."""
+        return self.filter(Q(next_attempt_at=None) | Q(next_attempt_at__lte=Now()), state=JobState.QUEUED)
+
+    def lapsed(self) -> Self:
+        """Running jobs whose owner went silent."""
+        return self.filter(state=JobState.RUNNING, lease_until__lt=Now())
+
+    def unrung(self) -> Self:
+        """Due jobs that nobody rang for lately."""
+        return self.due().filter(
+            Q(rung_at=None) | Q(rung_at__lt=Now() - timedelta(seconds=RING_AGAIN_SECONDS)),
+        )
+
+    def newest_first(self) -> Self:
+        """Order by creation, the id as the tie-break that makes pages stable."""
+        return self.order_by("-created_at", "id")
+
+    def claim(self, job_id: uuid.UUID, *, node: str) -> Job | None:
+        """Take the job if it is due or its owner went silent, and return it with a new lease.
+
+        :returns: ``None`` where it is somebody else's, finished, not due, out of attempts, or gone.
+        """
+        free = Q(state=JobState.QUEUED) & (Q(next_attempt_at=None) | Q(next_attempt_at__lte=Now()))
+        silent = Q(state=JobState.RUNNING, lease_until__lt=Now())
+        lease_token = uuid.uuid4()
+        with transaction.atomic(using=self.db):
+            won = self.filter(free | silent, pk=job_id, attempt__lt=F("max_attempts")).update(
+                state=JobState.RUNNING,
+                attempt=F("attempt") + 1,
+                lease_token=lease_token,
+                lease_until=_in(LEASE_SECONDS),
+                heartbeat_at=Now(),
+                started_at=Coalesce("started_at", Now()),
+                next_attempt_at=None,
+                node=node,
+                progress={},
+            )
+            if not won:
+                return None
+            job = self.select_related("repository").get(pk=job_id)
+            if job.kind == JobKind.CLONE and not job.repository.begin_cloning():
+                job._finish(JobState.CANCELLED)
+                return None
+        return job
+
+
+class Job(models.Model):
+    """One piece of background work; its id is the ``task_id`` of the API."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    repository = models.ForeignKey(CodeRepository, on_delete=models.CASCADE, related_name="jobs")
+    kind = models.TextField(choices=JobKind.choices, default=JobKind.CLONE)
+    state = models.TextField(choices=JobState.choices, default=JobState.QUEUED, db_default=JobState.QUEUED.value)
+    attempt = models.PositiveSmallIntegerField(default=0)
+    max_attempts = models.PositiveSmallIntegerField(default=4)
+    next_attempt_at = models.DateTimeField(null=True)
+    lease_token = models.UUIDField(null=True)
+    lease_until = models.DateTimeField(null=True)
+    heartbeat_at = models.DateTimeField(null=True)
+    rung_at = models.DateTimeField(null=True)
+    node = models.TextField(default="")
+    isolation_level = models.PositiveSmallIntegerField(null=True)
+    progress = models.JSONField(default=dict)
+    """Phase and figures of the running attempt, in the names of ``git.messages.Progress``."""
+
+    result = models.JSONField(default=dict)
+    """What the finished job counted: objects, entries, substitutions, seconds per phase."""
+
+    error_code = models.TextField(default="")
+    error_message = models.TextField(default="")
+    bytes_received = models.PositiveBigIntegerField(default=0)
+    created_at = models.DateTimeField(db_default=Now())
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta:
+        db_table = "code_repo_jobs"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["repository"], condition=Q(state__in=["QUEUED", "RUNNING"]), name="code_repo_jobs_one_open"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["state", "next_attempt_at"], name="code_repo_jobs_due"),
+            models.Index(fields=["state", "lease_until"], name="code_repo_jobs_lease"),
+            models.Index(fields=["repository", "-created_at"], name="code_repo_jobs_history"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+    @property
+    def attempts_left(self) -> bool:
+        """May a transient failure be tried again?"""
+        return self.attempt < self.max_attempts
+
+    def rung(self) -> None:
+        """Record that the doorbell was rung."""
+        Job.objects.filter(pk=self.pk).update(rung_at=Now())
+
+    def renew(self, *, progress: Mapping[str, Any], bytes_received: int) -> None:
+        """Extend the lease and write progress.
+
+        :raises LeaseLost: the lease is no longer ours.
+        """
+        won = self._owned().update(
+            lease_until=_in(LEASE_SECONDS),
+            heartbeat_at=Now(),
+            progress=dict(progress),
+            bytes_received=bytes_received,
+        )
+        if not won:
+            raise LeaseLost
+
+    def succeed(self, *, repository_values: Mapping[str, Any], **values: Any) -> None:
+        """RUNNING → SUCCEEDED and the repository COMPLETED, under the lease, in the publishing transaction.
+
+        :raises LeaseLost: the lease is no longer ours; nothing was changed.
+        """
+        won = self._owned().update(
+            state=JobState.SUCCEEDED,
+            finished_at=Now(),
+            lease_until=None,
+            error_code="",
+            error_message="",
+            **values,
+        )
+        if not won or not self.repository.complete(repository_values):
+            raise LeaseLost
+
+    def postpone(self, *, error_code: str, error_message: str) -> bool:
+        """RUNNING → QUEUED for the next attempt, 60, 120, 240 … s from now, and the repository PENDING."""
+        delay_seconds = FIRST_RETRY_SECONDS * 2 ** (self.attempt - 1)
+        with transaction.atomic():
+            won = self._owned().update(
+                state=JobState.QUEUED,
+                next_attempt_at=_in(delay_seconds),
+                lease_token=None,
+                lease_until=None,
+                rung_at=None,
+                progress={},
+                error_code=error_code,
+                error_message=error_message,
+            )
+            if won:
+                self.repository.wait_for_retry(error_code=error_code, error_message=error_message)
+        return bool(won)
+
+    def fail(self, *, error_code: str, error_message: str) -> bool:
+        """RUNNING → FAILED and the repository FAILED, under the lease."""
+        with transaction.atomic():
+            won = self._owned().update(
+                state=JobState.FAILED,
+                finished_at=Now(),
+                lease_until=None,
+                error_code=error_code,
+                error_message=error_message,
+            )
+            if won:
+                self.repository.fail(error_code=error_code, error_message=error_message)
+        return bool(won)
+
+    def abandon(self, *, error_code: str, error_message: str) -> JobState | None:
+        """Take a job from an owner who went silent: QUEUED again at once, or FAILED where no attempt is left.
+
+        :returns: the new state, or ``None`` where the owner came back or somebody else was quicker.
+        """
+        silent = Job.objects.lapsed().filter(pk=self.pk, lease_token=self.lease_token)
+        error = {"error_code": error_code, "error_message": error_message}
+        with transaction.atomic():
+            if self.attempts_left:
+                if not silent.update(
+                    state=JobState.QUEUED, next_attempt_at=None, lease_token=None, lease_until=None, rung_at=None
+                ):
+                    return None
+                self.repository.wait_for_retry(**error)
+                return JobState.QUEUED
+            if not silent.update(state=JobState.FAILED, finished_at=Now(), lease_until=None, **error):
+                return None
+            self.repository.fail(**error)
+            return JobState.FAILED
+
+    def _owned(self) -> JobQuerySet:
+        return Job.objects.filter(pk=self.pk, state=JobState.RUNNING, lease_token=self.lease_token)
+
+    def _finish(self, state: JobState) -> None:
+        self._owned().update(state=state, finished_at=Now(), lease_until=None)
+
+
+def _in(seconds: float) -> models.expressions.CombinedExpression:
+    return Now() + timedelta(seconds=seconds)

@@ -1,0 +1,79 @@
+"""The swappable project that repositories belong to, and who is a member of it."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any, Final
+
+from django.apps import apps
+from django.conf import settings
+from django.db import models
+
+from coderepos.conf import ConfigurationError, project_model_label
+
+PROJECT_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+"""What a project's primary key may look like, since it becomes a folder name."""
+
+
+class Project(models.Model):
+    """The project of hosts that have none of their own; replaced by ``CODEREPOS_PROJECT_MODEL``."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=200)
+
+    class Meta:
+        db_table = "projects"
+        ordering = ("name", "id")
+        swappable = "CODEREPOS_PROJECT_MODEL"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def get_project_model() -> type[models.Model]:
+    """Return the project model of this installation."""
+    return apps.get_model(project_model_label(), require_ready=False)
+
+
+def project_key(project_id: object) -> str:
+    """Return the folder name of a project.
+
+    :raises ConfigurationError: the key has characters that are not allowed in a folder name.
+    """
+    key = str(project_id)
+    if not PROJECT_KEY.match(key):
+        raise ConfigurationError("The primary key of a project must match [A-Za-z0-9_-]{1,64}.")
+    return key
+
+
+class Role(models.TextChoices):
+    """What a member may do; each role includes those before it."""
+
+    VIEWER = "viewer"
+    DEVELOPER = "developer"
+    MAINTAINER = "maintainer"
+
+    def reaches(self, needed: Role) -> bool:
+        """Return whether this role includes ``needed``."""
+        order = list(Role)
+        return order.index(self) >= order.index(needed)
+
+
+class ProjectMembership(models.Model):
+    """The role of one user in one project, read by the default access policy."""
+
+    project: models.ForeignKey[Any, Any] = models.ForeignKey(
+        project_model_label(), on_delete=models.CASCADE, related_name="code_repo_members"
+    )
+    user: models.ForeignKey[Any, Any] = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="code_repo_memberships"
+    )
+    role = models.TextField(choices=Role.choices, default=Role.VIEWER)
+
+    class Meta:
+        db_table = "code_repo_members"
+        constraints = [models.UniqueConstraint(fields=["project", "user"], name="code_repo_members_once")]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} is {self.role} of {self.project_id}"

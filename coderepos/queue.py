@@ -1,0 +1,74 @@
+"""The doorbell: tells a worker of django-q2 that a job waits; the only importer of ``django_q``.
+
+A ring may be delivered never or many times, in any order; the claim in the database decides. Only ids travel: the
+queue stores its arguments readable.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+from django.db import connections, router, transaction
+from django_q.conf import Conf
+from django_q.models import Schedule
+from django_q.signals import post_spawn
+from django_q.tasks import async_task, schedule
+
+from coderepos.models import Job
+
+RUN_JOB: Final = "coderepos.tasks.run_job"
+SCHEDULES: Final = {
+    "coderepos.reap": {"func": "coderepos.tasks.reap", "schedule_type": Schedule.MINUTES, "minutes": 1},
+    "coderepos.sweep": {"func": "coderepos.tasks.sweep", "schedule_type": Schedule.HOURLY},
+}
+
+logger = logging.getLogger(__name__)
+
+
+def ring(job: Job) -> None:
+    """Ring for a job once the transaction is committed; a queue that is down delays it until the reaper rings."""
+    transaction.on_commit(partial(_send, job), robust=True)
+
+
+def ring_later(job: Job, when: datetime) -> None:
+    """Ring for a job at ``when``, by the queue's scheduler; the reaper rings too where that is late."""
+    schedule(RUN_JOB, str(job.pk), schedule_type=Schedule.ONCE, next_run=when)
+
+
+def ensure_schedules() -> None:
+    """Create the missing schedules of the reaper and the sweep; does nothing before django-q2 has its tables."""
+    alias = router.db_for_write(Schedule)
+    if Schedule._meta.db_table not in connections[alias].introspection.table_names():
+        return
+    for name, defaults in SCHEDULES.items():
+        Schedule.objects.get_or_create(name=name, defaults=defaults)
+
+
+def on_worker_start(receiver: Callable[..., None]) -> None:
+    """Call ``receiver`` in every worker process that starts."""
+    post_spawn.connect(receiver, dispatch_uid=f"coderepos.{receiver.__name__}")
+
+
+def settings_in_force() -> dict[str, Any]:
+    """Return the values of the host's ``Q_CLUSTER`` that the system checks look at."""
+    return {
+        "timeout": Conf.TIMEOUT,
+        "retry": Conf.RETRY,
+        "workers": Conf.WORKERS,
+        "ack_failures": Conf.ACK_FAILURES,
+        "max_attempts": Conf.MAX_ATTEMPTS,
+        "queue_limit": Conf.QUEUE_LIMIT,
+        "bulk": Conf.BULK,
+        "catch_up": Conf.CATCH_UP,
+        "orm": Conf.ORM,
+        "sync": Conf.SYNC,
+    }
+
+
+def _send(job: Job) -> None:
+    async_task(RUN_JOB, str(job.pk))
+    job.rung()

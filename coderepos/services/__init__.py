@@ -1,0 +1,17 @@
+"""The use cases: what the API, the admin, the commands and the worker ask for."""
+
+from __future__ import annotations
+
+from coderepos.services.cloning import run_clone
+from coderepos.services.connecting import Connection, clone_again, connect_repository
+from coderepos.services.upkeep import reap, start_worker, sweep
+
+__all__ = [
+    "Connection",
+    "clone_again",
+    "connect_repository",
+    "reap",
+    "run_clone",
+    "start_worker",
+    "sweep",
+]

@@ -1,0 +1,151 @@
+"""One attempt of a clone job: claim, run the children, publish once, and say honestly how it ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from dataclasses import asdict
+from functools import partial
+from typing import Any, Final
+
+from django.db import transaction
+
+from coderepos import queue, signals
+from coderepos.crypto.secret import Secret
+from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError
+from coderepos.git.messages import CloneReport, Progress
+from coderepos.git.pipeline import clone
+from coderepos.git.sandbox import Sandbox
+from coderepos.models import CodeRepository, Job, LeaseLost, Node
+from coderepos.services import engine
+from coderepos.services.connecting import size_mb
+from coderepos.services.upkeep import prepare_root, register_node
+
+RENEW_SECONDS: Final = 10
+PROGRESS_SECONDS: Final = 1
+
+logger = logging.getLogger(__name__)
+
+
+def run_clone(*, job_id: uuid.UUID) -> str:
+    """Claim a job and carry out one attempt; returns what became of it, in one word.
+
+    Whatever happens is written to the job: also an exception that is none of ours, and the time-out of the queue,
+    which is a ``SystemExit``.
+    """
+    node = register_node()
+    job = Job.objects.claim(job_id, node=node.name)
+    if job is None:
+        return "unclaimed"
+    logger.info("job %s: attempt %s of %s", job.pk, job.attempt, job.max_attempts)
+    try:
+        _attempt(job, node)
+    except LeaseLost:
+        logger.warning("job %s: the lease was lost, the attempt is discarded", job.pk)
+        return "lost"
+    except CodeReposError as error:
+        return _settle(job, error)
+    except Exception:
+        logger.exception("job %s: unexpected failure", job.pk)
+        return _settle(job, InternalError())
+    except BaseException:
+        _settle(job, CloneTimeout())
+        raise
+    return "succeeded"
+
+
+def _attempt(job: Job, node: Node) -> None:
+    repository = job.repository
+    version = str(job.lease_token)
+    token: Secret = repository.token_ciphertext.secret()
+    prepare_root(node)
+    sandbox = engine.sandbox_of(repository)
+    sandbox.remove_others(keep=repository.version)
+    incoming = sandbox.incoming(version)
+    try:
+        report = clone(
+            engine.clone_request(repository, token), incoming=incoming, on_progress=_Heartbeat(job).on_progress
+        )
+        sandbox.publish(version)
+        _commit(job, report, sandbox)
+    finally:
+        sandbox.discard_incoming(version)
+
+
+def _commit(job: Job, report: CloneReport, sandbox: Sandbox) -> None:
+    """Make a version the visible one; a loser of the conditional UPDATE never touches the link.
+
+    Where the database fails in the middle of COMMIT nobody knows who won, so the version is left to the sweep.
+    """
+    version = str(job.lease_token)
+    build = report.build
+    try:
+        with transaction.atomic():
+            job.succeed(
+                repository_values={
+                    "repository_size_mb": size_mb(build.git_bytes + build.tree_bytes),
+                    "sandbox_path": str(sandbox.repository_path),
+                    "version": version,
+                    "node": job.node,
+                    "commit_id": build.commit_id,
+                    "ref_name": report.ref_name,
+                },
+                bytes_received=report.received_bytes,
+                isolation_level=report.isolation_level,
+                progress={},
+                result={**asdict(build), "isolation": report.isolation, "head_branch": report.head_branch},
+            )
+            sandbox.flip(version)
+            transaction.on_commit(
+                partial(
+                    signals.repository_cloned.send_robust,
+                    sender=CodeRepository,
+                    repository_id=job.repository_id,
+                    job_id=job.pk,
+                    sandbox_path=str(sandbox.repository_path),
+                )
+            )
+    except (LeaseLost, OSError, CodeReposError):
+        sandbox.discard(version)
+        raise
+    sandbox.remove_others(keep=version)
+
+
+def _settle(job: Job, error: CodeReposError) -> str:
+    """Write the failure of an attempt: another one later, or the end."""
+    values = {"error_code": error.code, "error_message": error.message}
+    logger.warning("job %s: attempt %s failed: %s: %s", job.pk, job.attempt, error.code, error.message)
+    if error.retryable and job.attempts_left:
+        if job.postpone(**values):
+            job.refresh_from_db(fields=["next_attempt_at"])
+            if job.next_attempt_at is not None:
+                queue.ring_later(job, job.next_attempt_at)
+            return "postponed"
+    elif job.fail(**values):
+        signals.repository_failed.send_robust(
+            sender=CodeRepository, repository_id=job.repository_id, job_id=job.pk, error_code=error.code
+        )
+        return "failed"
+    return "lost"
+
+
+class _Heartbeat:
+    """Renews the lease and writes progress, at most once a second when something moved, every ten seconds anyway."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._written: dict[str, Any] = {}
+        self._written_at = time.monotonic()
+
+    def on_progress(self, progress: Progress) -> None:
+        """Take note of one sign of life.
+
+        :raises LeaseLost: the job is no longer ours.
+        """
+        values = asdict(progress)
+        due_seconds = PROGRESS_SECONDS if values != self._written else RENEW_SECONDS
+        if self._written and time.monotonic() - self._written_at < due_seconds:
+            return
+        self._job.renew(progress=values, bytes_received=progress.received_bytes)
+        self._written, self._written_at = values, time.monotonic()

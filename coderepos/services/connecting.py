@@ -1,0 +1,136 @@
+"""Accepting a repository: check it, probe it, store it sealed, ring for its clone."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from functools import partial
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from coderepos import access, queue, signals
+from coderepos.access import Action
+from coderepos.conf import conf
+from coderepos.crypto.keyring import keyring
+from coderepos.crypto.secret import Secret
+from coderepos.exceptions import AlreadyConnected, InvalidState, JobRunning
+from coderepos.git.platforms import platform_of
+from coderepos.git.probe import probe
+from coderepos.git.url import parse_git_url
+from coderepos.models import CloneStatus, CodeRepository, Job
+from coderepos.models.project import project_key
+from coderepos.services import engine
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connection:
+    """An accepted repository and the job that will clone it."""
+
+    repository: CodeRepository
+    job: Job
+
+
+def connect_repository(
+    *,
+    user: Any,
+    project_id: str,
+    git_url: str,
+    access_token: Secret,
+    ref: str = "",
+    username: str = "",
+    depth: int | None = None,
+) -> Connection:
+    """Connect a repository to a project, after its size and credentials were tested against the remote.
+
+    The network is asked outside of any transaction; nothing is stored before every test has passed.
+
+    :param depth: commits of history to keep; all when ``None``.
+    :raises CodeReposError: the leaf that says why not; nothing was stored.
+    """
+    project = access.find_project(user, project_id)
+    access.require(user, Action.CONNECT, project.pk)
+    project_key(project.pk)
+    url = parse_git_url(git_url, engine.network_policy())
+    repository = CodeRepository(
+        project_id=project.pk,
+        git_url=git_url,
+        url_key=url.key,
+        ref=ref,
+        depth=depth,
+        username=username,
+        platform=platform_of(url),
+        connected_by_id=user.pk,
+    )
+    _refuse_second(repository)
+    access.spend_connect_quota(project.pk)
+    keyring().require_primary()
+
+    report = probe(engine.clone_request(repository, access_token), seconds=conf.PROBE_TIMEOUT)
+
+    repository.estimated_size_mb = size_mb(report.estimated_bytes)
+    repository.size_source = report.size_source
+    repository.ref_name = report.ref_name
+    repository.token_ciphertext = access_token
+    try:
+        with transaction.atomic():
+            repository.save(force_insert=True)
+            job = _queue_clone(repository)
+            transaction.on_commit(
+                partial(
+                    signals.repository_connected.send_robust,
+                    sender=CodeRepository,
+                    repository_id=repository.pk,
+                    job_id=job.pk,
+                )
+            )
+    except IntegrityError:
+        _refuse_second(repository)
+        raise
+    logger.info("repository %s connected to project %s, job %s", repository.pk, project.pk, job.pk)
+    return Connection(repository=repository, job=job)
+
+
+def clone_again(*, user: Any, repository: CodeRepository) -> Job:
+    """Queue another clone of a repository that is FAILED or CLEANED.
+
+    :raises PermissionDenied: the user's role does not allow it.
+    :raises JobRunning: work on it is under way.
+    :raises InvalidState: it is in any other state.
+    """
+    access.require(user, Action.CLONE, repository.project_id)
+    try:
+        with transaction.atomic():
+            if not repository.restart():
+                repository.refresh_from_db(fields=["clone_status"])
+                if repository.clone_status in (CloneStatus.PENDING, CloneStatus.CLONING, CloneStatus.CLEANING):
+                    raise JobRunning
+                raise InvalidState(f"A repository that is {repository.clone_status} cannot be cloned again.")
+            return _queue_clone(repository)
+    except IntegrityError:
+        raise JobRunning from None
+
+
+def size_mb(size_bytes: int) -> Decimal:
+    """Return bytes as MB of 10^6 bytes, rounded up to a tenth."""
+    return (Decimal(size_bytes) / 10**6).quantize(Decimal("0.1"), rounding=ROUND_CEILING)
+
+
+def _queue_clone(repository: CodeRepository) -> Job:
+    job = Job.objects.create(repository=repository, max_attempts=1 + conf.CLONE_MAX_RETRIES)
+    queue.ring(job)
+    return job
+
+
+def _refuse_second(repository: CodeRepository) -> None:
+    twin: uuid.UUID | None = (
+        CodeRepository.objects.filter(project_id=repository.project_id, url_key=repository.url_key, ref=repository.ref)
+        .values_list("pk", flat=True)
+        .first()
+    )
+    if twin is not None:
+        raise AlreadyConnected(repo_id=str(twin))

@@ -1,0 +1,55 @@
+"""What the settings mean to the Git engine, which reads none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coderepos.conf import conf
+from coderepos.crypto.secret import Secret
+from coderepos.git.limits import Limits
+from coderepos.git.messages import NetworkPolicy
+from coderepos.git.pipeline import CloneRequest
+from coderepos.git.platforms import credentials
+from coderepos.git.sandbox import Sandbox, SandboxRoot
+from coderepos.models import CodeRepository
+from coderepos.models.project import project_key
+
+
+def network_policy() -> NetworkPolicy:
+    """Return which hosts the settings allow."""
+    return NetworkPolicy(
+        allowed_hosts=tuple(conf.ALLOWED_GIT_HOSTS),
+        private_hosts=tuple(conf.PRIVATE_GIT_HOSTS),
+        insecure_http_hosts=tuple(conf.INSECURE_HTTP_HOSTS),
+        ca_bundle=conf.GIT_CA_BUNDLE,
+    )
+
+
+def limits() -> Limits:
+    """Return the bounds of one probe or clone."""
+    size_bytes = conf.max_repo_size_bytes
+    return Limits(wire_bytes=size_bytes, disk_bytes=size_bytes, clone_seconds=conf.GIT_CLONE_TIMEOUT)
+
+
+def clone_request(repository: CodeRepository, token: Secret) -> CloneRequest:
+    """Return what to ask the remote of a repository for, saved or not."""
+    return CloneRequest(
+        url=repository.git_url,
+        credentials=credentials(repository.platform, token, repository.username),
+        ref=repository.ref,
+        depth=repository.depth,
+        policy=network_policy(),
+        limits=limits(),
+        min_level=conf.SANDBOX_MIN_LEVEL,
+        group_readable=bool(conf.SANDBOX_GROUP),
+    )
+
+
+def sandbox_root() -> SandboxRoot:
+    """Return the folder that holds all sandboxes of this machine."""
+    return SandboxRoot(Path(conf.SANDBOX_BASE_PATH), group=conf.SANDBOX_GROUP)
+
+
+def sandbox_of(repository: CodeRepository) -> Sandbox:
+    """Return the folder of one repository."""
+    return sandbox_root().sandbox(project_key(repository.project_id), str(repository.pk))
