@@ -1,1 +1,1 @@
-from __future__ import annotations
+"""``python manage.py demo``: the whole way of a repository, from the request to the sandbox, on one machine."""
