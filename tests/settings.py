@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import base64
+import json
 import os
 import shutil
 import tempfile
@@ -38,5 +39,7 @@ CODEREPOS = {
     "MASTER_ENCRYPTION_KEY": base64.b64encode(bytes(range(32))).decode(),
     "SANDBOX_BASE_PATH": str(TEST_DIR / "repos"),
     "NODE_ID": "test-node",
+    # What a test that starts another process wants to differ there.
+    **json.loads(os.environ.get("CODEREPOS_TEST_OVERRIDES", "{}")),
 }
 Q_CLUSTER = {**Q_CLUSTER, "name": "coderepos-test", "workers": 2, "timeout": 360, "retry": 1140, "poll": 0.2}
