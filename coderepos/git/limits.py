@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 MB = 10**6
 
+SIZE_FACTOR = 3.5
+"""Bytes of a whole clone per pack byte of its newest commit alone, as measured over many repositories."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:

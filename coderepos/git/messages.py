@@ -292,6 +292,14 @@ def load_line(line: bytes) -> dict[str, Any]:
     return value
 
 
+def is_ref_name(value: object) -> bool:
+    """Is this a full ref name that :meth:`FetchOutcome.from_json` accepts?"""
+    try:
+        return bool(_ref_name(value))
+    except ValueError:
+        return False
+
+
 def _object_id(value: object) -> str:
     if not isinstance(value, str) or not OBJECT_ID.match(value):
         raise ValueError("object id")
