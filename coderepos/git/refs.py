@@ -1,0 +1,106 @@
+"""Which ref of an advertisement is wanted, and what to ask the server for to find it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from coderepos.exceptions import RemoteProtocolError, TooManyRefs
+from coderepos.git.limits import Limits
+from coderepos.git.messages import OBJECT_ID, is_ref_name
+
+HEAD: Final = b"HEAD"
+HEADS: Final = b"refs/heads/"
+TAGS: Final = b"refs/tags/"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRef:
+    """An advertised ref, or a commit by its id, that is to be fetched."""
+
+    name: bytes
+    """Full name, ``HEAD``, or empty for a commit by its id."""
+
+    object_id: str
+
+
+def ref_candidates(ref: str) -> list[bytes]:
+    """Return the full names that ``ref`` may mean, the first one that exists wins: branches before tags.
+
+    This is the order of ``git clone --branch``. Empty for a full commit id that is no branch or tag.
+    """
+    name = ref.encode("utf-8", "surrogateescape")
+    if not name or name == HEAD:
+        return [HEAD]
+    if name.startswith(b"refs/"):
+        return [name]
+    return [HEADS + name, TAGS + name]
+
+
+def ref_prefixes(ref: str, *, with_tags: bool) -> list[bytes]:
+    """Return what protocol v2 is asked to advertise: HEAD, the candidates and, where wanted, all tags."""
+    names = [HEAD, *(name for name in ref_candidates(ref) if name != HEAD)]
+    if not with_tags:
+        return names
+    return [*(name for name in names if not name.startswith(TAGS)), TAGS]
+
+
+def wanted_ref(refs: Mapping[bytes, bytes], ref: str) -> WantedRef | None:
+    """Return the ref that is meant, or ``None`` where the server advertises none of its candidates.
+
+    :raises RemoteProtocolError: its id is not one of a SHA-1 repository.
+    """
+    for name in ref_candidates(ref):
+        if name in refs:
+            return WantedRef(name, object_id(refs[name]))
+    return WantedRef(b"", ref) if OBJECT_ID.match(ref) else None
+
+
+def object_id(advertised: bytes) -> str:
+    """Return the checked id of an advertised ref.
+
+    :raises RemoteProtocolError: it is not an id of a SHA-1 repository.
+    """
+    text = advertised.decode("latin-1")
+    if OBJECT_ID.match(text):
+        return text
+    raise RemoteProtocolError(reason="SHA-256 object ids are not supported" if len(text) == 64 else "object id")
+
+
+def advertised_tags(refs: Mapping[bytes, bytes]) -> tuple[tuple[str, str], ...]:
+    """Return names and ids of the tags whose names Git would accept; of an annotated tag the id of the tag object."""
+    tags = ((ref_text(name), target) for name, target in refs.items() if name.startswith(TAGS))
+    return tuple((name, object_id(target)) for name, target in tags if name)
+
+
+def ref_text(name: bytes) -> str:
+    """Return a ref name as text, empty where it is none that Git would accept."""
+    text = name.decode("utf-8", "surrogateescape")
+    return text if is_ref_name(text) else ""
+
+
+class RefCounter:
+    """Counts refs while an advertisement arrives, so that too many cost neither their parsing nor their memory.
+
+    A ref is a line; the lines that peel a tag in protocol v0 are not counted.
+    """
+
+    SLACK: Final = 32
+    """Further lines of an advertisement: the service, capabilities."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limit: Final = limits.refs
+        self._refs = -self.SLACK
+        self._tail = b""
+
+    def __call__(self, data: bytes) -> None:
+        """Count the refs of the next bytes.
+
+        :raises TooManyRefs: there are more of them than the limit.
+        """
+        seen = self._tail + data
+        self._tail = seen[-3:]
+        self._refs += data.count(b"\n") - seen.count(b"^{}\n")
+        if self._refs > self._limit:
+            raise TooManyRefs(figure=self._refs, limit=self._limit)
