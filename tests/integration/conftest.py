@@ -1,0 +1,135 @@
+"""A user with a token, a project, a real Git server, a real web server and a real cluster of workers."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from model_bakery import baker
+from pytest_django.fixtures import SettingsWrapper
+from pytest_django.live_server_helper import LiveServer
+from rest_framework.authtoken.models import Token
+
+from coderepos.models import Project, ProjectMembership, Role
+from tests.cluster import Cluster, wait_until
+from tests.git.http_backend import GitServer
+
+ACCESS_TOKEN = "ghp_integrationtests0123456789abcdef"
+StartCluster = Callable[..., AbstractContextManager[Cluster]]
+
+
+@dataclass
+class Answer:
+    """One answer of the API."""
+
+    status: int
+    body: Any
+    headers: Any
+
+
+@dataclass
+class Api:
+    """The API as a program of the user sees it: real HTTP with a token."""
+
+    base: str
+    key: str
+
+    def get(self, path: str) -> Answer:
+        return self.call("GET", path)
+
+    def post(self, path: str, body: Any = None) -> Answer:
+        return self.call("POST", path, json.dumps(body or {}).encode())
+
+    def call(self, method: str, path: str, data: bytes | None = None) -> Answer:
+        headers = {"Authorization": f"Token {self.key}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.base}/api/v1/code{path}", data=data, headers=headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return Answer(answer.status, json.load(answer), answer.headers)
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, json.load(error), error.headers)
+
+    def wait_for(self, repo_id: str, *statuses: str, seconds: float = 60) -> dict[str, Any]:
+        """Return the status body once ``clone_status`` is one of ``statuses``."""
+        seen: list[dict[str, Any]] = []
+
+        def arrived() -> bool:
+            body = self.get(f"/repos/{repo_id}/status").body
+            if not seen or seen[-1] != body:
+                seen.append(body)
+            return body["clone_status"] in statuses
+
+        wait_until(arrived, seconds=seconds, what=f"{statuses} of {repo_id}, last seen {seen[-1:]},")
+        return seen[-1]
+
+
+@pytest.fixture
+def git_root(tmp_path: Path) -> Path:
+    """The folder whose repositories the Git server serves."""
+    root = tmp_path / "remote"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def git_server(git_root: Path) -> Iterator[GitServer]:
+    """A Git server that insists on the token, in the form of a generic host."""
+    with GitServer(git_root, credentials=("git", ACCESS_TOKEN)) as server:
+        yield server
+
+
+@pytest.fixture
+def code_settings(settings: SettingsWrapper, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Change keys of ``CODEREPOS`` for this process; what it returns is for other processes."""
+
+    def change(server: GitServer, **values: Any) -> dict[str, Any]:
+        changed = {
+            "SANDBOX_BASE_PATH": str(tmp_path / "repos"),
+            "PRIVATE_GIT_HOSTS": [server.host],
+            "INSECURE_HTTP_HOSTS": [] if server.tls else [server.host],
+            "GIT_CA_BUNDLE": server.ca_bundle,
+            **values,
+        }
+        settings.CODEREPOS = {**settings.CODEREPOS, **changed}
+        return changed
+
+    return change
+
+
+@pytest.fixture
+def start_cluster(child_environment: dict[str, str], tmp_path: Path) -> StartCluster:
+    """Make a cluster of workers with these keys of ``CODEREPOS``."""
+
+    def start(settings: dict[str, Any], **popen: Any) -> Cluster:
+        return Cluster(child_environment, tmp_path / "cluster.log", settings=settings, **popen)
+
+    return start
+
+
+@pytest.fixture
+def project(transactional_db: None) -> Project:
+    """A project of the user."""
+    return baker.make(Project, name="engine")
+
+
+@pytest.fixture
+def user(project: Project) -> Any:
+    """A user who is a developer of the project."""
+    user = baker.make(get_user_model(), username="dora", is_active=True)
+    baker.make(ProjectMembership, project=project, user=user, role=Role.DEVELOPER)
+    return user
+
+
+@pytest.fixture
+def api(live_server: LiveServer, user: Any) -> Api:
+    """The API, called by the user."""
+    return Api(live_server.url, Token.objects.create(user=user).key)
