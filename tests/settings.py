@@ -17,7 +17,7 @@ from config.settings import DATABASES, Q_CLUSTER, STORAGES
 if "CODEREPOS_TEST_DIR" not in os.environ:
     os.environ["CODEREPOS_TEST_DIR"] = tempfile.mkdtemp(prefix="coderepos-test-")
     atexit.register(shutil.rmtree, os.environ["CODEREPOS_TEST_DIR"], ignore_errors=True)
-TEST_DIR = Path(os.environ["CODEREPOS_TEST_DIR"])
+TEST_DIR = Path(os.environ["CODEREPOS_TEST_DIR"], os.environ.get("PYTEST_XDIST_WORKER", ""))
 
 DEBUG = False
 SECRET_KEY = "only-for-tests"
@@ -32,7 +32,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["TEST"] = {"NAME": TEST_DIR / "test.sqlite3"}
 
 STATIC_ROOT = TEST_DIR / "static"
-STATIC_ROOT.mkdir(exist_ok=True)
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 STORAGES = {**STORAGES, "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}
 
 CODEREPOS = {

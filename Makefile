@@ -1,0 +1,43 @@
+# make demo    the whole way of a repository on this machine: no internet, no git, nothing left behind
+# make test    all tests, on SQLite and on a real PostgreSQL; ARGS="-k name" for some of them
+# make lint    style, types, import directions
+#
+# Each makes .venv first where it is missing or older than requirements.txt; PYTHON=/path/to/python picks another Python.
+
+VENV ?= .venv
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
+ARGS ?=
+
+BIN := $(abspath $(VENV))/bin
+INSTALLED := $(VENV)/.installed-$(shell cksum < requirements.txt | tr ' ' '-')
+
+.PHONY: setup demo test lint
+
+setup: $(INSTALLED)
+
+$(INSTALLED):
+	@for python in $(PYTHON); do \
+	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "Installing into $(VENV) ($$("$$python" --version)); this takes a minute"; \
+	        "$$python" -m venv --clear "$(VENV)" \
+	            && "$(BIN)/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+	            && touch "$@"; \
+	        exit; \
+	    fi; \
+	done; \
+	echo "Python 3.11 or newer with its venv module is needed (Debian: apt install python3-venv)." >&2; \
+	echo "Name one that is not on PATH: make PYTHON=/path/to/python3.11" >&2; \
+	exit 1
+
+demo: setup
+	@"$(BIN)/python" manage.py demo $(ARGS)
+
+test: setup
+	env -u DATABASE_URL "$(BIN)/python" -m pytest $(ARGS)
+	"$(BIN)/python" -m tests.postgres "$(BIN)/python" -m pytest $(ARGS)
+
+lint: setup
+	"$(BIN)/ruff" check
+	"$(BIN)/ruff" format --check
+	"$(BIN)/mypy" coderepos config tests manage.py
+	"$(BIN)/lint-imports"
