@@ -1,0 +1,98 @@
+"""What a child may say while it works, checked before anything of it is used.
+
+A child talks to a hostile server or reads hostile objects, so its events are data: names come from fixed lists,
+numbers from a range, and an error is rebuilt from its code and a few short fields.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from coderepos.exceptions import CodeReposError, GitError, InternalError, LimitExceeded, leaves
+from coderepos.git.messages import Progress
+
+logger = logging.getLogger(__name__)
+
+PHASES: Final = ("connecting", "receiving", "resolving", "writing", "publishing")
+"""In the order in which a clone passes them."""
+
+_LARGEST: Final = 2**53
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
+_SHORT: Final = re.compile(r"[A-Za-z0-9_ .-]{1,80}\Z")
+_TRACE: Final = re.compile(r"[A-Za-z0-9_.<>/-]{1,120}:[0-9]{1,6} [A-Za-z0-9_.<>]{1,80}\Z")
+_RESERVED: Final = frozenset({"message", "self"})  # a message would replace the sentence that users read
+_MOST_FIELDS: Final = 12
+_MOST_FRAMES: Final = 40
+
+_ERRORS: Final = leaves(GitError) | leaves(InternalError)
+
+
+def isolation(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a ``started`` event says the child is confined by.
+
+    :raises ValueError: it names no level, or anything but short plain values.
+    """
+    confined = event.get("isolation")
+    if not isinstance(confined, dict) or confined.get("level") not in (1, 2, 3):
+        raise ValueError("isolation")
+    return _plain_fields(confined)
+
+
+def progress(event: Mapping[str, Any], before: Progress) -> Progress:
+    """Return ``before``, moved on by a ``progress`` event of either child; nothing ever goes back.
+
+    :raises ValueError: an unknown phase or a figure out of range.
+    """
+    phase = event.get("phase", before.phase)
+    if phase not in PHASES:
+        raise ValueError("phase")
+    figures = {name: event.get(name) or 0 for name in ("received_bytes", "objects", "total_objects")}
+    if any(type(figure) is not int or not 0 <= figure <= _LARGEST for figure in figures.values()):
+        raise ValueError("figures")
+    return Progress(
+        phase=max(before.phase, phase, key=PHASES.index),
+        received_bytes=max(before.received_bytes, figures["received_bytes"]),
+        objects=max(before.objects, figures["objects"]),
+        total_objects=max(before.total_objects, figures["total_objects"]),
+    )
+
+
+def error(event: Mapping[str, Any], *, child: str) -> CodeReposError:
+    """Return the exception that an ``error`` event stands for, and log where in the child it came from.
+
+    :param child: its name, for the log.
+    :raises ValueError: an unknown code, or fields that are not short plain values.
+    """
+    code, fields = event.get("code"), event.get("fields", {})
+    kind = _ERRORS.get(code) if isinstance(code, str) else None
+    if kind is None or not isinstance(fields, dict):
+        raise ValueError("error")
+    fields = _plain_fields(fields)
+    logger.warning("The %s child ends with %s at %s", child, code, " < ".join(_trace(event)) or "an unknown place")
+    if issubclass(kind, LimitExceeded):
+        figures = {name: fields.pop(name, None) for name in ("figure", "limit")}
+        if all(type(figure) is int for figure in figures.values()):
+            return kind(**figures, **fields)
+    return kind(**fields)
+
+
+def _plain_fields(fields: Mapping[object, object]) -> dict[str, Any]:
+    if len(fields) > _MOST_FIELDS:
+        raise ValueError("fields")
+    for name, value in fields.items():
+        if not isinstance(name, str) or not _NAME.match(name) or name in _RESERVED:
+            raise ValueError("fields")
+        is_number = isinstance(value, int | float) and -_LARGEST <= value <= _LARGEST
+        if not (value is None or is_number or (isinstance(value, str) and _SHORT.match(value))):
+            raise ValueError("fields")
+    return dict(fields)  # type: ignore[arg-type]
+
+
+def _trace(event: Mapping[str, Any]) -> list[str]:
+    frames = event.get("trace")
+    if not isinstance(frames, list):
+        return []
+    return [frame for frame in frames[-_MOST_FRAMES:] if isinstance(frame, str) and _TRACE.match(frame)]

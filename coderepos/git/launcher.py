@@ -1,0 +1,228 @@
+"""Starts, feeds, hears and kills one child process.
+
+A child runs with ``python -I``, an empty environment, its own session and ``/`` as working directory. Its standard
+input takes request lines, its standard output gives event lines, its standard error is ``/dev/null``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self, cast
+
+import coderepos
+from coderepos.exceptions import InternalError
+from coderepos.git.messages import LINE_BYTES, load_line
+
+logger = logging.getLogger(__name__)
+
+ROOT: Final = str(Path(coderepos.__file__).resolve().parent.parent)
+"""Folder that holds the package, so that the children import the code that started them."""
+
+EVENT_BYTES: Final = 2 * LINE_BYTES
+"""Most bytes that a child may say in all."""
+
+PIPE_BYTES: Final = 1 << 20
+"""Wanted capacity of the pack pipe: what an unprivileged user may ask for."""
+
+_READ_BYTES: Final = 1 << 16
+_REAP_SECONDS: Final = 10
+
+# Bound to its parent before anything else, so that a child outlives nobody.
+_CODE: Final = """\
+import sys
+module, pack_fd, parent_pid, root, *libraries = sys.argv[1:]
+sys.path.insert(0, root)
+sys.path.extend(folder for folder in libraries if folder not in sys.path)
+from coderepos.git.isolation import die_with
+die_with(int(parent_pid))
+from importlib import import_module
+sys.exit(import_module(module).main(int(pack_fd)))
+"""
+
+
+class Child:
+    """One child process; a context manager that leaves nothing of it behind.
+
+    :param name: ``fetch`` or ``build``, for logs.
+    :param module: dotted name of the module whose ``main(pack_fd)`` is run.
+    :param pack_fd: descriptor of the pack pipe's end that it inherits.
+    :param root: folder put first on its ``sys.path``.
+    """
+
+    def __init__(self, name: str, module: str, pack_fd: int, *, root: str = ROOT) -> None:
+        self.name: Final = name
+        self.finished = False
+        """Did it close its events, or end?"""
+        self._heard = bytearray()
+        self._heard_bytes = 0
+        self._unsent = bytearray()
+        self._closing = False
+        self._process: Final = _started(
+            [_interpreter(), "-I", "-c", _CODE, module, str(pack_fd), str(os.getpid()), root, *_libraries()], pack_fd
+        )
+        self._input: Final = cast("IO[bytes]", self._process.stdin)
+        self._events: Final = cast("IO[bytes]", self._process.stdout)
+        os.set_blocking(self.input_fd, False)
+        os.set_blocking(self.events_fd, False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    @property
+    def pid(self) -> int:
+        """Process id, also the id of its session and process group."""
+        return self._process.pid
+
+    @property
+    def input_fd(self) -> int:
+        """Descriptor of its standard input."""
+        return self._input.fileno()
+
+    @property
+    def events_fd(self) -> int:
+        """Descriptor of its events."""
+        return self._events.fileno()
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Are there bytes that its standard input had no room for?"""
+        return bool(self._unsent)
+
+    def send(self, line: bytes, *, last: bool = False) -> None:
+        """Send one line, as far as there is room now; :meth:`flush` sends the rest.
+
+        :param last: close its standard input after this line.
+        """
+        self._unsent += line
+        self._closing = last
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as there is room now."""
+        try:
+            while self._unsent:
+                del self._unsent[: os.write(self.input_fd, self._unsent)]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            # It closed its input or ended; why, its events or its exit say.
+            self._unsent.clear()
+        if self._closing:
+            self._input.close()
+
+    def hear(self) -> list[dict[str, Any]]:
+        """Return the events that arrived since the last call, without waiting.
+
+        :raises InternalError: it says too much, or what is no event.
+        """
+        lines: list[bytes] = []
+        while not self.finished:
+            try:
+                chunk = os.read(self.events_fd, _READ_BYTES)
+            except BlockingIOError:
+                break
+            self.finished = not chunk
+            self._heard_bytes += len(chunk)
+            if self._heard_bytes > EVENT_BYTES:
+                raise self.misbehaved("says too much")
+            self._heard += chunk
+            if b"\n" in chunk:
+                *complete, self._heard = self._heard.split(b"\n")
+                lines += map(bytes, complete)
+        try:
+            return [load_line(line) for line in lines]
+        except (ValueError, RecursionError):
+            raise self.misbehaved("says what is no event") from None
+
+    def exit_status(self) -> int | None:
+        """Return how it ended by itself, negative for a signal, or ``None`` while it runs or where nobody can know.
+
+        It stays a zombie until :meth:`end`, so that the id of its group stays its own.
+        """
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def end(self) -> None:
+        """Kill its process group, reap it and close its pipes."""
+        if self._process.returncode is None:
+            self._kill()
+        self._input.close()
+        self._events.close()
+
+    def _kill(self) -> None:
+        try:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            # The host reaped it (it ignores SIGCHLD or waits for any child), so its id may be a stranger's by now.
+            self._process.poll()
+            return
+        os.killpg(self.pid, signal.SIGKILL)
+        try:
+            self._process.wait(_REAP_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.error("The %s child %d does not end: the kernel holds it", self.name, self.pid)
+
+    def misbehaved(self, what: str) -> InternalError:
+        """Log what this child did and return the error for it."""
+        logger.warning("The %s child %s", self.name, what)
+        return InternalError()
+
+
+def _started(command: list[str], pack_fd: int) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd="/",
+            env={},
+            close_fds=True,
+            pass_fds=(pack_fd,),
+            start_new_session=True,
+        )
+    except OSError as error:
+        logger.error("A child process can't be started: %s", error.strerror)
+        raise InternalError from None
+
+
+def pack_pipe() -> tuple[int, int]:
+    """Return the read end and the write end of a pipe as large as the kernel grants."""
+    read_end, write_end = os.pipe()
+    try:
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError as error:
+        logger.debug("The pack pipe keeps its size: %s", error.strerror)
+    return read_end, write_end
+
+
+def _interpreter() -> str:
+    """Return the Python that runs this; embedding servers put themselves, or nothing, into ``sys.executable``."""
+    if os.path.basename(sys.executable).startswith("python"):
+        return sys.executable
+    return os.path.join(sys.exec_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
+
+
+def _libraries() -> list[str]:
+    """Return the folders of the libraries that the children import: ``-I`` hides a user's own and ``PYTHONPATH``."""
+    found = [find_spec(name) for name in ("dulwich", "urllib3")]
+    return list(dict.fromkeys(str(Path(spec.origin).parent.parent) for spec in found if spec and spec.origin))

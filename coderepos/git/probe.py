@@ -1,0 +1,101 @@
+"""Estimate the size of a repository before anything of it is accepted.
+
+The fetch child counts the pack bytes of the newest commit alone and writes nothing. This is a courtesy to the user, not
+a defence: a server may answer the clone differently, and the clone enforces every limit again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Final
+
+from coderepos.exceptions import RemoteTimeout, RepositoryTooLarge
+from coderepos.git import events
+from coderepos.git.launcher import Child
+from coderepos.git.limits import SIZE_FACTOR
+from coderepos.git.messages import FetchOutcome, ProbeReport, Progress, request_line
+from coderepos.git.pipeline import PROGRAMS, CloneRequest, Programs, fetch_request, lost
+from coderepos.git.watchdog import Watchdog
+
+_LARGEST_BYTES: Final = 2**53
+
+
+def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAMS) -> ProbeReport:
+    """Ask the remote for the newest commit alone and estimate what a clone would take.
+
+    Credentials and ref are tried by it as well.
+
+    :param seconds: wall clock for all of it, the start of the process included.
+    :raises RepositoryTooLarge: the estimate passes ``limits.wire_bytes``.
+    :raises RemoteTimeout: ``seconds`` passed.
+    :raises GitError: the leaf that names what else went wrong.
+    :raises InternalError: the child died or misbehaved; the log says how.
+    """
+    limits = replace(request.limits, clone_seconds=seconds)
+    message = fetch_request(
+        replace(request, limits=limits), depth=1, count_only=True, ask_platform=request.depth is None
+    )
+    with ExitStack() as running:
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        running.callback(os.close, nowhere)
+        child = running.enter_context(Child("fetch", programs.fetch, nowhere, root=programs.root))
+        child.send(request_line(message), last=True)
+        try:
+            return _report(_outcome(child, seconds), request)
+        except ValueError as error:
+            raise child.misbehaved(f"says what is no valid event: {error}") from None
+
+
+def _outcome(child: Child, seconds: float) -> Mapping[str, Any]:
+    """Return the child's last event, unchecked.
+
+    :raises CodeReposError: it is an error, or does not come in time.
+    :raises ValueError: it is an error that is none.
+    """
+    watchdog = Watchdog((child,), seconds=seconds, overrun=RemoteTimeout, on_progress=_nobody_waits)
+    while True:
+        for _, event in watchdog.events():
+            if event.get("event") == "outcome":
+                return event
+            if event.get("event") == "error":
+                raise events.error(event, child=child.name)
+        if child.finished:
+            raise lost(child)
+
+
+def _nobody_waits(progress: Progress) -> None:
+    """A probe is too short to report."""
+
+
+def _report(event: Mapping[str, Any], request: CloneRequest) -> ProbeReport:
+    """Return what an ``outcome`` event in counting mode says.
+
+    :raises RepositoryTooLarge: the estimate passes the limit.
+    :raises ValueError: a field is missing, of another type, or out of its range.
+    """
+    outcome = FetchOutcome.from_json(event, limits=request.limits)
+    stopped_early, platform_bytes = event.get("stopped_early"), event.get("platform_size_bytes")
+    if type(stopped_early) is not bool:
+        raise ValueError("stopped_early")
+    if platform_bytes is not None and (type(platform_bytes) is not int or not 0 <= platform_bytes <= _LARGEST_BYTES):
+        raise ValueError("platform_size_bytes")
+    counted_bytes = math.ceil(outcome.pack_bytes * SIZE_FACTOR)
+    told_bytes = platform_bytes if request.depth is None and platform_bytes else 0
+    estimated_bytes = max(counted_bytes, told_bytes)
+    limit_bytes = request.limits.wire_bytes
+    if stopped_early or estimated_bytes > limit_bytes:
+        at_least = stopped_early and counted_bytes >= told_bytes
+        raise RepositoryTooLarge.of(max(estimated_bytes, limit_bytes + 1), limit_bytes, at_least=at_least)
+    return ProbeReport(
+        pack_bytes=outcome.pack_bytes,
+        estimated_bytes=estimated_bytes,
+        size_source="platform" if told_bytes > counted_bytes else "probe",
+        stopped_early=stopped_early,
+        ref_name=outcome.ref_name,
+        head_branch=outcome.head_branch,
+        wanted_id=outcome.wanted_id,
+    )
