@@ -7,12 +7,10 @@ It reads its request on standard input, writes pack bytes to a pipe and events t
 from __future__ import annotations
 
 import base64
-import os
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from coderepos.exceptions import (
@@ -21,13 +19,21 @@ from coderepos.exceptions import (
     RefNotFound,
     RemoteProtocolError,
     RepositoryEmpty,
-    RepositoryTooLarge,
     TooManyRefs,
 )
+from coderepos.git.child import Emit, emit_to, error_event
 from coderepos.git.connection import Meter
-from coderepos.git.limits import SIZE_FACTOR
-from coderepos.git.messages import LINE_BYTES, FetchOutcome, FetchRequest, dump_line, fetch_request, load_line
+from coderepos.git.messages import LINE_BYTES, FetchOutcome, FetchRequest, fetch_request, load_line
 from coderepos.git.network import GuardedConnection
+from coderepos.git.pack_writer import PackWriter, StoppedEarly
+from coderepos.git.platforms import (
+    ASK_SECONDS,
+    KNOWN_HOSTS,
+    KnownHost,
+    PlatformAnswer,
+    ask_platform,
+    token_expiry,
+)
 from coderepos.git.refs import (
     HEAD,
     HEADS,
@@ -47,17 +53,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPES: Final = ("application/x-git-upload-pack-advertisement", "application/x-git-upload-pack-result")
 
-PROGRESS_SECONDS: Final = 0.2
-
-TRACE_FRAMES: Final = 40
-
-Emit = Callable[[Mapping[str, Any]], None]
-
 T = TypeVar("T")
-
-
-class StoppedEarly(Exception):
-    """A probe counted enough to know that the repository is too large; never leaves :func:`fetch`."""
 
 
 def main(pack_fd: int) -> int:
@@ -74,7 +70,7 @@ def run(line: bytes, pack_fd: int, emit: Emit) -> int:
 
     try:
         request = fetch_request(load_line(line))
-        ports = (parse_git_url(request.url, request.policy).port,)
+        ports = {parse_git_url(request.url, request.policy).port, *((443,) if request.ask_platform else ())}
         emit({"event": "started", "isolation": confine_fetch(request, ports=ports)})
         emit({"event": "outcome", **fetch(request, pack_fd, emit)})
     except CodeReposError as error:
@@ -86,11 +82,14 @@ def run(line: bytes, pack_fd: int, emit: Emit) -> int:
     return 0
 
 
-def fetch(request: FetchRequest, pack_fd: int, emit: Emit) -> dict[str, Any]:
+def fetch(
+    request: FetchRequest, pack_fd: int, emit: Emit, *, hosts: Mapping[str, KnownHost] = KNOWN_HOSTS
+) -> dict[str, Any]:
     """Fetch the wanted ref, write its pack to ``pack_fd`` and return the fields of the outcome.
 
-    The first request is under way while dulwich is loaded.
+    The first request, and that to the platform's API, are under way while dulwich is loaded.
 
+    :param hosts: the Git hosts whose platform is known.
     :raises GitError: the leaf that says what went wrong.
     :raises InternalError: nobody reads the pack any more.
     """
@@ -117,6 +116,10 @@ def fetch(request: FetchRequest, pack_fd: int, emit: Emit) -> dict[str, Any]:
             "GET", advertisement_url, {"Accept": "*/*", "Git-Protocol": "version=2", **headers}, inspect=counter
         )
     )
+    platform = None
+    if request.ask_platform:
+        credentials = (request.username or "", request.password or "")
+        platform = Background(lambda: ask_platform(url, request.policy, credentials, hosts=hosts))
     try:
         from coderepos.git.upload_pack import UploadPackClient
 
@@ -128,7 +131,10 @@ def fetch(request: FetchRequest, pack_fd: int, emit: Emit) -> dict[str, Any]:
             inspect=counter,
             include_tags=not request.count_only,
         )
-        return exchange(request, client, PackWriter(request, pack_fd, meter, emit))
+        outcome = exchange(request, client, PackWriter(request, pack_fd, meter, emit))
+        told = (platform and platform.result_within(ASK_SECONDS)) or PlatformAnswer()
+        expires_at = told.token_expires_at or token_expiry(advertisement.result().headers)
+        return {**outcome, "platform_size_bytes": told.size_bytes, "token_expires_at": expires_at}
     finally:
         advertisement.wait()
         connection.close()
@@ -148,18 +154,17 @@ def exchange(request: FetchRequest, client: UploadPackClient, writer: PackWriter
             wanted.append(found)
         return [found.object_id.encode() for found in wanted]
 
-    symrefs: dict[bytes, bytes] = {}
-    shallow: Iterable[bytes] = ()
-    stopped_early = False
+    head_branch, stopped_early = "", False
+    shallow: tuple[str, ...] = ()
     try:
-        result = client.receive(
+        received = client.receive(
             determine_wants,
             writer.write,
             depth=request.depth,
             ref_prefixes=ref_prefixes(request.ref, with_tags=with_tags),
         )
-        symrefs.update(result.symrefs)
-        shallow = result.new_shallow or ()
+        head_branch = ref_text(received.head_target)
+        shallow = tuple(sorted(object_id(one) for one in received.shallow))
     except StoppedEarly:
         stopped_early = True
     except RemoteProtocolError:
@@ -170,74 +175,15 @@ def exchange(request: FetchRequest, client: UploadPackClient, writer: PackWriter
     if not wanted:
         raise RefNotFound if client.has_refs([HEADS, TAGS]) else RepositoryEmpty
     writer.finish()
-    head_branch = ref_text(symrefs.get(HEAD, b""))
     outcome = FetchOutcome(
         wanted_id=wanted[0].object_id,
         ref_name=head_branch if wanted[0].name == HEAD else ref_text(wanted[0].name),
         head_branch=head_branch,
         tags=advertised_tags(advertised) if with_tags else (),
-        shallow=tuple(sorted(object_id(one) for one in shallow)),
+        shallow=shallow,
         pack_bytes=writer.pack_bytes,
     )
     return {**outcome.to_json(), "stopped_early": stopped_early}
-
-
-class PackWriter:
-    """Takes the pack bytes as they arrive: counts them, and passes them on unless it is a probe."""
-
-    def __init__(self, request: FetchRequest, pack_fd: int, meter: Meter, emit: Emit) -> None:
-        self.pack_bytes = 0
-        self._limits: Final = request.limits
-        self._count_only: Final = request.count_only
-        self._pack_fd: Final = pack_fd
-        self._meter: Final = meter
-        self._emit: Final = emit
-        self._next_progress = 0.0
-
-    def write(self, data: bytes) -> int:
-        """Take the next bytes; none at all keep the connection alive.
-
-        :raises RepositoryTooLarge: the pack is larger than the limit.
-        :raises StoppedEarly: a probe knows enough.
-        """
-        limit_bytes = self._limits.wire_bytes
-        if data and not self.pack_bytes:
-            self._meter.allow(
-                limit_bytes + limit_bytes // 8 + self._limits.preamble_bytes, reason="too much besides the pack"
-            )
-        self.pack_bytes += len(data)
-        if self._count_only:
-            if self.pack_bytes * SIZE_FACTOR > limit_bytes:
-                raise StoppedEarly
-        elif self.pack_bytes > limit_bytes:
-            raise RepositoryTooLarge(figure=self.pack_bytes, limit=limit_bytes)
-        else:
-            self._pass_on(data)
-        if time.monotonic() >= self._next_progress:
-            self._tell_progress()
-        return len(data)
-
-    def finish(self) -> None:
-        """Tell the last figure.
-
-        :raises RemoteProtocolError: there was no pack.
-        """
-        if not self.pack_bytes:
-            raise RemoteProtocolError(reason="no pack")
-        self._tell_progress()
-
-    def _pass_on(self, data: bytes) -> None:
-        try:
-            written = os.write(self._pack_fd, data)
-            while written < len(data):
-                written += os.write(self._pack_fd, memoryview(data)[written:])
-        except BrokenPipeError:
-            # The build child is gone; what it said about that is the true cause.
-            raise InternalError(reason="nobody reads the pack") from None
-
-    def _tell_progress(self) -> None:
-        self._next_progress = time.monotonic() + PROGRESS_SECONDS
-        self._emit({"event": "progress", "phase": "receiving", "received_bytes": self.pack_bytes})
 
 
 class Background(Generic[T]):
@@ -247,6 +193,7 @@ class Background(Generic[T]):
         self._call: Final = call
         self._value: T
         self._error: BaseException | None = None
+        self._started: Final = time.monotonic()
         self._thread: Final = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -256,6 +203,11 @@ class Background(Generic[T]):
         if self._error is not None:
             raise self._error
         return self._value
+
+    def result_within(self, seconds: float) -> T | None:
+        """Return the value of the call, or ``None`` where it takes longer than this from its start."""
+        self._thread.join(max(0.0, self._started + seconds - time.monotonic()))
+        return None if self._thread.is_alive() else self.result()
 
     def wait(self) -> None:
         """Wait for the call, whatever comes of it."""
@@ -274,24 +226,3 @@ def authorization(request: FetchRequest) -> dict[str, str]:
         return {}
     pair = f"{request.username or ''}:{request.password or ''}".encode()
     return {"Authorization": "Basic " + base64.b64encode(pair).decode()}
-
-
-def emit_to(descriptor: int) -> Emit:
-    """Return a function that writes events to a descriptor, one line each."""
-
-    def emit(event: Mapping[str, Any]) -> None:
-        rest = memoryview(dump_line(event))
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-
-    return emit
-
-
-def error_event(error: CodeReposError, *, cause: BaseException | None = None) -> dict[str, Any]:
-    """Return the event of an error: its code and fields, and the places in the code that it came through."""
-    origin = cause or error
-    while origin.__cause__ or origin.__context__:
-        origin = origin.__cause__ or origin.__context__ or origin
-    frames = [place for one in (error, origin) for place in traceback.walk_tb(one.__traceback__)]
-    places = [f"{os.path.basename(frame.f_code.co_filename)}:{line} {frame.f_code.co_name}" for frame, line in frames]
-    return {"event": "error", "code": error.code, "fields": error.fields, "trace": places[-TRACE_FRAMES:]}

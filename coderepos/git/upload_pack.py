@@ -7,16 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from dulwich.client import AbstractHttpGitClient, FetchPackResult
+from dulwich.client import AbstractHttpGitClient
 from dulwich.protocol import pkt_line
+from dulwich.refs import HEADREF
 
 from coderepos.exceptions import CodeReposError, RemoteProtocolError
 from coderepos.git.network import Answer, GuardedConnection
 
 _COMMAND_FETCH: Final = pkt_line(b"command=fetch\n")
 _DELIMITER: Final = b"0001"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What the server said besides the refs and the pack."""
+
+    head_target: bytes
+    """Full name of the branch that HEAD points to; empty where it is detached or unknown."""
+
+    shallow: frozenset[bytes]
+    """Ids of the commits whose parents were cut off."""
 
 
 class UploadPackClient(AbstractHttpGitClient):
@@ -58,13 +71,13 @@ class UploadPackClient(AbstractHttpGitClient):
         *,
         depth: int | None,
         ref_prefixes: Sequence[bytes],
-    ) -> FetchPackResult:
+    ) -> Received:
         """Fetch one pack.
 
         :raises RemoteProtocolError: the answer is malformed.
         """
         with malformed_answers():
-            return self.fetch_pack(
+            result = self.fetch_pack(
                 b"",
                 determine_wants,  # type: ignore[arg-type]  # ids and names are NewTypes of bytes
                 _EmptyHistory(),
@@ -72,6 +85,7 @@ class UploadPackClient(AbstractHttpGitClient):
                 depth=depth,
                 ref_prefix=ref_prefixes,
             )
+            return Received(result.symrefs.get(HEADREF, b""), frozenset(result.new_shallow or ()))
 
     def has_refs(self, ref_prefixes: Sequence[bytes]) -> bool:
         """Ask whether the repository has any ref with one of these prefixes.

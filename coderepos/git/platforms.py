@@ -1,0 +1,172 @@
+"""What differs between Git hosts: how they take a token, and how they tell the size of a repository.
+
+Only hosts of a fixed table are known; an unknown one is never guessed at, whatever its name looks like.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.message import Message
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+from coderepos.exceptions import GitError
+from coderepos.git.addresses import Resolver
+from coderepos.git.connection import Meter
+from coderepos.git.messages import NetworkPolicy
+from coderepos.git.network import GuardedConnection
+from coderepos.git.url import GitUrl, parse_git_url
+
+ASK_SECONDS: Final = 3.0
+"""Time in which a platform's API has to answer."""
+
+ANSWER_BYTES: Final = 10**6
+"""Longest answer of a platform's API."""
+
+KIB: Final = 1_024
+
+_LARGEST_BYTES: Final = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHost:
+    """A Git host whose platform is known."""
+
+    platform: str
+    """``github``, ``gitlab``, ``bitbucket`` or ``gitea``."""
+
+    api: str
+    """URL that its API starts with."""
+
+
+KNOWN_HOSTS: Final[Mapping[str, KnownHost]] = {
+    "github.com": KnownHost("github", "https://api.github.com/repos"),
+    "gitlab.com": KnownHost("gitlab", "https://gitlab.com/api/v4/projects"),
+    "bitbucket.org": KnownHost("bitbucket", "https://api.bitbucket.org/2.0/repositories"),
+    "codeberg.org": KnownHost("gitea", "https://codeberg.org/api/v1/repos"),
+}
+"""By ``host`` or ``host:port``; self-hosted installations are added by whoever knows them."""
+
+_TOKEN_USERS: Final = {"gitlab": "oauth2", "bitbucket": "x-token-auth", "gitea": "git", "generic": "git"}
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformAnswer:
+    """What a platform's API told, each ``None`` where it did not."""
+
+    size_bytes: int | None = None
+    token_expires_at: str | None = None
+
+
+def platform_of(url: GitUrl, hosts: Mapping[str, KnownHost] = KNOWN_HOSTS) -> str:
+    """Return ``github``, ``gitlab``, ``bitbucket``, ``gitea``, or ``generic`` for every other host."""
+    known = hosts.get(url.authority)
+    return known.platform if known else "generic"
+
+
+def basic_auth(platform: str, token: str, username: str = "") -> tuple[str, str]:
+    """Return user name and password under which a platform takes a token; both empty without a token.
+
+    :param username: name that the user gave, in place of the one that the platform documents.
+    """
+    if not token:
+        return "", ""
+    if username:
+        return username, token
+    if platform == "github":
+        return token, ""
+    return _TOKEN_USERS[platform], token
+
+
+def ask_platform(
+    url: GitUrl,
+    policy: NetworkPolicy,
+    credentials: tuple[str, str],
+    *,
+    hosts: Mapping[str, KnownHost] = KNOWN_HOSTS,
+    seconds: float = ASK_SECONDS,
+    resolver: Resolver = socket.getaddrinfo,
+) -> PlatformAnswer:
+    """Ask the platform's API for the size of a repository, in one request; nothing that goes wrong matters.
+
+    An API on another host than the repository is asked only where the settings allow that host too.
+
+    :param credentials: user name and password as :func:`basic_auth` returns them.
+    """
+    known = hosts.get(url.authority)
+    target = _api_target(known, url.path) if known else None
+    if known is None or target is None:
+        return PlatformAnswer()
+    try:
+        origin = parse_git_url(known.api, policy)
+        address = origin.base + target
+        meter = Meter(seconds=seconds, receive_seconds=seconds, allowed_bytes=ANSWER_BYTES, reason="answer too large")
+        connection = GuardedConnection(
+            origin,
+            policy,
+            meter,
+            requests=(("GET", address),),
+            content_types=("application/json",),
+            resolver=resolver,
+        )
+        try:
+            answer = connection.request(
+                "GET", address, {"Accept": "application/json", **_api_authorization(known, credentials)}
+            )
+            body = answer.read(ANSWER_BYTES)
+        finally:
+            connection.close()
+        return PlatformAnswer(_told_size(known, json.loads(body)), token_expiry(answer.headers))
+    except (GitError, ValueError, RecursionError):
+        return PlatformAnswer()
+
+
+def token_expiry(headers: Message) -> str | None:
+    """Return when the token expires, as ISO 8601 in UTC, where GitHub's header for it is there and well formed."""
+    found = re.fullmatch(
+        r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) (?:UTC|([+-]\d{4}))",
+        headers.get("github-authentication-token-expiration") or "",
+        re.ASCII,
+    )
+    if found is None:
+        return None
+    try:
+        moment = datetime.strptime(f"{found[1]} {found[2]} {found[3] or '+0000'}", "%Y-%m-%d %H:%M:%S %z")
+        return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):
+        return None
+
+
+def _api_target(known: KnownHost, path: str) -> str | None:
+    """Return what the one request adds to the API's URL, or ``None`` where the path is not one of the platform's."""
+    segments = [unquote(segment) for segment in path.strip("/").removesuffix(".git").split("/")]
+    if known.platform == "gitlab":
+        return f"/{quote('/'.join(segments), safe='')}?statistics=true"
+    if len(segments) != 2:
+        return None
+    return "".join(f"/{quote(segment, safe='')}" for segment in segments)
+
+
+def _api_authorization(known: KnownHost, credentials: tuple[str, str]) -> dict[str, str]:
+    username, password = credentials
+    token = password or username
+    if not token:
+        return {}
+    if known.platform == "bitbucket" and username not in ("", _TOKEN_USERS["bitbucket"]):
+        return {"Authorization": "Basic " + b64encode(f"{username}:{password}".encode()).decode()}
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _told_size(known: KnownHost, answer: Any) -> int | None:
+    value = answer
+    for name in ("statistics", "repository_size") if known.platform == "gitlab" else ("size",):
+        value = value.get(name) if isinstance(value, dict) else None
+    if type(value) is not int or not 0 <= value <= _LARGEST_BYTES // KIB:
+        return None
+    return value * KIB if known.platform in ("github", "gitea") else value
