@@ -7,6 +7,7 @@ import hmac
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from types import TracebackType
@@ -32,7 +33,7 @@ class GitServer:
     """
 
     def __init__(self, folder: Path, *, token: str, bytes_per_second: int | None = None) -> None:
-        application = make_wsgi_chain(_Folder(folder), handlers=READ_ONLY)
+        application = serving(folder)
         if bytes_per_second:
             application = throttled(application, bytes_per_second=bytes_per_second)
         self._server = make_server(
@@ -59,6 +60,16 @@ class GitServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def serving(folder: Path) -> WSGIApplication:
+    """Return an application that serves the bare repositories directly in ``folder``."""
+
+    def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        with closing(_Folder(folder)) as backend:
+            yield from make_wsgi_chain(backend, handlers=READ_ONLY)(environ, start_response)
+
+    return serve
 
 
 def protected(application: WSGIApplication, *, token: str) -> WSGIApplication:
@@ -102,17 +113,24 @@ def _password(environ: WSGIEnvironment) -> bytes:
 
 
 class _Folder(Backend):
-    """The repositories directly in one folder, opened anew by each request and so by each thread."""
+    """Repositories by their names, opened for one request."""
 
     def __init__(self, folder: Path) -> None:
-        self._repositories = {f"/{path.name}": path for path in folder.iterdir()}
+        self._paths = {f"/{path.name}": path for path in folder.iterdir()}
+        self._open: list[Repo] = []
 
     def open_repository(self, path: bytes | str) -> Repo:
         """Open the repository of this name and no other path."""
         name = path.decode() if isinstance(path, bytes) else path
-        if name not in self._repositories:
+        if name not in self._paths:
             raise NotGitRepository("There is no such repository.")
-        return Repo(str(self._repositories[name]))
+        self._open.append(Repo(str(self._paths[name])))
+        return self._open[-1]
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for repository in self._open:
+            repository.close()
 
 
 class _Server(ThreadingMixIn, WSGIServer):
