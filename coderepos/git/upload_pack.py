@@ -16,6 +16,7 @@ from dulwich.refs import HEADREF
 
 from coderepos.exceptions import CodeReposError, RemoteProtocolError
 from coderepos.git.network import Answer, GuardedConnection
+from coderepos.git.pack_writer import StoppedEarly
 
 _COMMAND_FETCH: Final = pkt_line(b"command=fetch\n")
 _DELIMITER: Final = b"0001"
@@ -162,7 +163,7 @@ def malformed_answers() -> Iterator[None]:
     """
     try:
         yield
-    except CodeReposError:
+    except (CodeReposError, StoppedEarly):
         raise
     except Exception as error:
         # dulwich lets ValueError, AssertionError, KeyError and others through besides its own errors.

@@ -52,6 +52,7 @@ class GitServer:
     :param tls: serve https with a certificate of its own for 127.0.0.1 and localhost (:attr:`ca_bundle`).
     :param bytes_per_second: slow answers down to this rate.
     :param headers: further headers of every answer.
+    :param protocol_v2: answer in protocol v2 where the client offers it.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class GitServer:
         tls: bool = False,
         bytes_per_second: int | None = None,
         headers: dict[str, str] | None = None,
+        protocol_v2: bool = True,
     ) -> None:
         self.root = root
         self.credentials = credentials
         self.tls = tls
         self.bytes_per_second = bytes_per_second
         self.headers = headers or {}
+        self.protocol_v2 = protocol_v2
         self.requests: list[RecordedRequest] = []
         """Every request so far, in the order of arrival."""
         self.sent_bytes = 0
@@ -214,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
             "CONTENT_TYPE": headers.get("content-type", ""),
             "CONTENT_LENGTH": headers.get("content-length", ""),
             "HTTP_CONTENT_ENCODING": headers.get("content-encoding", ""),
-            "GIT_PROTOCOL": headers.get("git-protocol", ""),
+            "GIT_PROTOCOL": headers.get("git-protocol", "") if self.server.owner.protocol_v2 else "",
             "REMOTE_ADDR": "127.0.0.1",
         }
 

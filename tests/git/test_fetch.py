@@ -1,0 +1,457 @@
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coderepos.exceptions import (
+    InternalError,
+    RefNotFound,
+    RemoteAuthFailed,
+    RemoteNotFound,
+    RemoteUnreachable,
+    RepositoryEmpty,
+    RepositoryTooLarge,
+    TooManyRefs,
+)
+from coderepos.git.fetch import fetch, run
+from coderepos.git.limits import Limits
+from coderepos.git.messages import FetchOutcome, NetworkPolicy, request_line
+from coderepos.git.platforms import KnownHost
+from tests.git.fetching import fetch_request, run_child, run_fetch
+from tests.git.hostile_server import Exchange, HostileServer
+from tests.git.http_backend import GitServer, git, make_repository
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two repositories: ``repo`` with branches and tags, ``empty`` without a commit."""
+    folder = tmp_path_factory.mktemp("repositories")
+    repo = make_repository(folder / "repo", commits=5)
+    git("tag", "-a", "v1", "-m", "first", "HEAD~2", cwd=repo)
+    git("tag", "light", "HEAD~1", cwd=repo)
+    git("branch", "other", "HEAD~3", cwd=repo)
+    git("branch", "twin", "HEAD~3", cwd=repo)
+    git("tag", "twin", "HEAD~1", cwd=repo)
+    git("update-ref", "refs/pull/1/head", "HEAD~4", cwd=repo)
+    git("init", "--quiet", folder / "empty")
+    return folder
+
+
+@pytest.fixture(params=[True, False], ids=["v2", "v0"])
+def server(root: Path, request: pytest.FixtureRequest) -> Iterator[GitServer]:
+    """The real server, in both versions of the protocol."""
+    with GitServer(root, protocol_v2=request.param) as running:
+        yield running
+
+
+def commit(root: Path, revision: str) -> str:
+    return git("rev-parse", revision, cwd=root / "repo")
+
+
+def objects_of(pack: bytes, folder: Path) -> set[str]:
+    """Let git index the pack and return the ids of its objects."""
+    path = folder / "x.pack"
+    path.write_bytes(pack)
+    git("index-pack", "--strict", path)
+    with (folder / "x.idx").open("rb") as index:
+        shown = subprocess.run(["git", "show-index"], stdin=index, capture_output=True, check=True, text=True)
+    return {line.split()[1] for line in shown.stdout.splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("ref", "revision", "ref_name"),
+    [
+        ("", "main", "refs/heads/main"),
+        ("HEAD", "main", "refs/heads/main"),
+        ("main", "main", "refs/heads/main"),
+        ("other", "other", "refs/heads/other"),
+        ("refs/heads/other", "other", "refs/heads/other"),
+        ("light", "refs/tags/light", "refs/tags/light"),
+        ("v1", "refs/tags/v1", "refs/tags/v1"),
+        ("refs/tags/v1", "refs/tags/v1", "refs/tags/v1"),
+        ("twin", "refs/heads/twin", "refs/heads/twin"),
+        ("refs/tags/twin", "refs/tags/twin", "refs/tags/twin"),
+        ("refs/pull/1/head", "refs/pull/1/head", "refs/pull/1/head"),
+    ],
+)
+def test_fetches_one_ref(server: GitServer, root: Path, tmp_path: Path, ref: str, revision: str, ref_name: str) -> None:
+    """The pack holds what the ref reaches and nothing else; a branch goes before a tag of the same name."""
+    fetched = run_fetch(fetch_request(server, server.url("repo"), ref=ref))
+
+    wanted = commit(root, revision)
+    assert (fetched.outcome["wanted_id"], fetched.outcome["ref_name"]) == (wanted, ref_name)
+    assert fetched.outcome["head_branch"] == "refs/heads/main"
+    assert fetched.outcome["pack_bytes"] == len(fetched.pack)
+    reachable = git("rev-list", "--objects", wanted, cwd=root / "repo")
+    tag_object = {commit(root, "refs/tags/v1")}
+    assert (
+        objects_of(fetched.pack, tmp_path) - tag_object
+        == {line.split()[0] for line in reachable.splitlines()} - tag_object
+    )
+
+
+def test_tags_come_along(server: GitServer, root: Path, tmp_path: Path) -> None:
+    """All tags are told; the pack has the tag object of the annotated one, though only main was asked for."""
+    fetched = run_fetch(fetch_request(server, server.url("repo"), ref="main"))
+
+    assert dict(fetched.outcome["tags"]) == {
+        f"refs/tags/{name}": commit(root, f"refs/tags/{name}") for name in ("v1", "light", "twin")
+    }
+    assert commit(root, "refs/tags/v1") in objects_of(fetched.pack, tmp_path)
+
+
+def test_outcome_passes_the_border(server: GitServer) -> None:
+    """The outcome survives JSON and the checks of the other side."""
+    fetched = run_fetch(fetch_request(server, server.url("repo"), depth=2))
+
+    outcome = FetchOutcome.from_json(json.loads(json.dumps(fetched.outcome)), limits=Limits())
+
+    assert outcome.pack_bytes == len(fetched.pack)
+
+
+def test_depth(server: GitServer, root: Path) -> None:
+    """A depth of two cuts history after the second commit and tells where."""
+    fetched = run_fetch(fetch_request(server, server.url("repo"), depth=2))
+
+    assert fetched.outcome["shallow"] == (commit(root, "main~1"),)
+
+
+def test_commit_by_id(root: Path) -> None:
+    """A full commit id is fetched where the server gives it away."""
+    with GitServer(root) as server:
+        wanted = commit(root, "main~1")
+        fetched = run_fetch(fetch_request(server, server.url("repo"), ref=wanted))
+
+    assert (fetched.outcome["wanted_id"], fetched.outcome["ref_name"]) == (wanted, "")
+
+
+@pytest.mark.parametrize("ref", ["nope", "refs/heads/nope", "mai", "v", "a" * 40, "abcdef"])
+def test_unknown_refs(server: GitServer, ref: str) -> None:
+    """A ref that is not there, only a part of a name, an unknown or a short id: one answer."""
+    with pytest.raises(RefNotFound):
+        run_fetch(fetch_request(server, server.url("repo"), ref=ref))
+
+
+@pytest.mark.parametrize("ref", ["", "main"])
+def test_empty_repository(server: GitServer, ref: str) -> None:
+    """A repository without a commit says so, whatever is asked for."""
+    with pytest.raises(RepositoryEmpty):
+        run_fetch(fetch_request(server, server.url("empty"), ref=ref))
+
+
+def test_unborn_head(tmp_path: Path) -> None:
+    """Where HEAD names a branch that does not exist, the default branch is what cannot be found."""
+    repo = make_repository(tmp_path / "repo", commits=1)
+    git("symbolic-ref", "HEAD", "refs/heads/gone", cwd=repo)
+
+    with GitServer(tmp_path) as server:
+        with pytest.raises(RefNotFound):
+            run_fetch(fetch_request(server, server.url("repo")))
+        assert run_fetch(fetch_request(server, server.url("repo"), ref="main")).pack
+
+
+def test_detached_head(tmp_path: Path) -> None:
+    """A detached HEAD is fetched and names no branch."""
+    repo = make_repository(tmp_path / "repo", commits=2)
+    git("checkout", "--quiet", "--detach", "HEAD~1", cwd=repo)
+
+    with GitServer(tmp_path) as server:
+        fetched = run_fetch(fetch_request(server, server.url("repo")))
+
+    assert (fetched.outcome["ref_name"], fetched.outcome["head_branch"]) == ("", "")
+    assert fetched.outcome["wanted_id"] == git("rev-parse", "HEAD", cwd=repo)
+
+
+def test_sha256_repository(tmp_path: Path) -> None:
+    """A repository with SHA-256 ids is refused with a reason."""
+    repo = tmp_path / "repo"
+    git("init", "--quiet", "--object-format=sha256", repo)
+    git("commit", "--quiet", "--allow-empty", "-m", "x", cwd=repo)
+
+    with GitServer(tmp_path) as server:
+        run = run_child(fetch_request(server, server.url("repo")))
+
+    assert run.last["code"] == "remote_protocol_error"
+    assert run.last["fields"] == {"reason": "SHA-256 object ids are not supported"}
+
+
+def test_one_connection_and_the_least_requests(root: Path) -> None:
+    """A fetch takes one TCP connection and three requests, and asks for one ref, small deltas and no thin pack."""
+    with GitServer(root) as server:
+        run_fetch(fetch_request(server, server.url("repo"), depth=1))
+
+        assert server.connections == 1
+        advertisement, refs, pack = server.requests
+    assert advertisement.path == "/repo/info/refs?service=git-upload-pack"
+    assert refs.body.count(b"ref-prefix") == 2
+    assert b"ref-prefix HEAD" in refs.body
+    assert b"ref-prefix refs/tags/" in refs.body
+    assert pack.body.count(b"want ") == 1
+    assert b"ofs-delta" in pack.body
+    assert b"include-tag" in pack.body
+    assert b"thin-pack" not in pack.body
+
+
+def test_headers_give_nothing_away(root: Path) -> None:
+    """Requests carry our own agent and, without credentials, no authorization."""
+    with GitServer(root) as server:
+        run_fetch(fetch_request(server, server.url("repo")))
+
+    for request in server.requests:
+        assert request.headers["user-agent"] == "git/coderepos"
+        assert request.headers["host"] == server.host
+        assert request.headers["accept-encoding"] == "identity"
+        assert not {"authorization", "cookie", "referer"} & set(request.headers)
+
+
+def test_credentials(root: Path) -> None:
+    """The right credentials open the repository, on every request; wrong ones and none do not."""
+    with GitServer(root, credentials=("user", "s3cret:ü")) as server:
+        run_fetch(fetch_request(server, server.url("repo"), username="user", password="s3cret:ü"))
+        expected = "Basic " + base64.b64encode("user:s3cret:ü".encode()).decode()
+        assert {request.headers["authorization"] for request in server.requests} == {expected}
+
+        for username, password in (("user", "wrong"), (None, None), ("", "")):
+            with pytest.raises(RemoteAuthFailed):
+                run_fetch(fetch_request(server, server.url("repo"), username=username, password=password))
+
+
+def test_token_as_user_name(root: Path) -> None:
+    """A token as user name without a password, as GitHub takes it."""
+    with GitServer(root, credentials=("token", "")) as server:
+        assert run_fetch(fetch_request(server, server.url("repo"), username="token", password="")).pack
+
+
+def test_tls_with_a_private_authority(root: Path) -> None:
+    """A host with a certificate of its own is reached with its CA bundle, and not without."""
+    with GitServer(root, tls=True) as server:
+        assert run_fetch(fetch_request(server, server.url("repo"))).pack
+        request = fetch_request(server, server.url("repo"))
+        unverified = fetch_request(
+            server, server.url("repo"), policy=type(request.policy)(private_hosts=request.policy.private_hosts)
+        )
+        with pytest.raises(RemoteUnreachable):
+            run_fetch(unverified)
+
+
+def test_missing_repository(server: GitServer) -> None:
+    """A repository that is not there is an answer of its own."""
+    with pytest.raises(RemoteNotFound):
+        run_fetch(fetch_request(server, server.url("nope")))
+
+
+def test_probe_counts_and_writes_nothing(server: GitServer) -> None:
+    """A probe counts the pack of the newest commit, writes none of it and asks for no tags."""
+    counted = run_fetch(fetch_request(server, server.url("repo"), depth=1, count_only=True))
+
+    assert counted.pack == b""
+    assert counted.outcome["pack_bytes"] > 100
+    assert counted.outcome["tags"] == ()
+    assert counted.outcome["stopped_early"] is False
+    assert b"refs/tags/" not in b"".join(request.body for request in server.requests)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of 8 MB that does not compress."""
+    folder = tmp_path_factory.mktemp("large")
+    repo = make_repository(folder / "repo", commits=1)
+    (repo / "noise").write_bytes(os.urandom(8_000_000))
+    git("add", "-A", cwd=repo)
+    git("commit", "--quiet", "-m", "noise", cwd=repo)
+    return folder
+
+
+def test_probe_stops_as_soon_as_it_knows(large: Path) -> None:
+    """A probe of a repository that is far too large ends after the limit over 3.5, without an error."""
+    with GitServer(large, bytes_per_second=4_000_000) as server:
+        counted = run_fetch(
+            fetch_request(server, server.url("repo"), depth=1, count_only=True, limits=Limits(wire_bytes=700_000))
+        )
+
+    assert counted.outcome["stopped_early"] is True
+    assert 200_000 < counted.outcome["pack_bytes"] < 300_000
+    assert server.sent_bytes < 2_500_000
+
+
+def test_clone_stops_at_the_limit(large: Path) -> None:
+    """A pack over the limit ends the fetch, with both figures."""
+    with GitServer(large) as server, pytest.raises(RepositoryTooLarge) as caught:
+        run_fetch(fetch_request(server, server.url("repo"), limits=Limits(wire_bytes=1_000_000)))
+
+    assert caught.value.fields["limit"] == 1_000_000
+    assert 1_000_000 < caught.value.fields["figure"] < 1_100_000
+
+
+def test_large_pack_arrives_whole(large: Path, tmp_path: Path) -> None:
+    """Every byte of a large pack arrives, over TLS too."""
+    for tls in (False, True):
+        with GitServer(large, tls=tls) as server:
+            fetched = run_fetch(fetch_request(server, server.url("repo")))
+        assert len(objects_of(fetched.pack, tmp_path)) == 6
+        (tmp_path / "x.pack").unlink()
+        (tmp_path / "x.idx").unlink()
+
+
+def test_too_many_refs(server: GitServer) -> None:
+    """More advertised refs than the limit are refused, with both figures."""
+    with pytest.raises(TooManyRefs) as caught:
+        run_fetch(fetch_request(server, server.url("repo"), limits=Limits(refs=2)))
+
+    assert caught.value.fields["limit"] == 2
+
+
+def test_reader_that_is_gone(root: Path) -> None:
+    """Where nobody reads the pack any more, the fetch ends with an error of its own."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        with GitServer(root) as server, pytest.raises(InternalError):
+            fetch(fetch_request(server, server.url("repo")), writer, lambda event: None)
+    finally:
+        os.close(writer)
+
+
+def test_progress(large: Path) -> None:
+    """Progress is told a few times a second and ends with the size of the pack."""
+    with GitServer(large, bytes_per_second=16_000_000) as server:
+        fetched = run_fetch(fetch_request(server, server.url("repo")))
+
+    assert [event["phase"] for event in fetched.events[:2]] == ["connecting", "receiving"]
+    assert fetched.events[-1]["received_bytes"] == len(fetched.pack)
+    assert len(fetched.events) < 12
+
+
+def test_platform_is_asked_beside_the_fetch(root: Path) -> None:
+    """The size that the platform tells travels in the outcome, and so does the end of the token's life."""
+
+    def api(exchange: Exchange) -> None:
+        exchange.answer(
+            b'{"size": 77}', "application/json", github_authentication_token_expiration="2031-02-03 04:05:06 UTC"
+        )
+
+    with GitServer(root.parent) as server, HostileServer(api) as platform:
+        both = (server.host, platform.host)
+        request = fetch_request(
+            server,
+            server.url(f"{root.name}/repo"),
+            policy=NetworkPolicy(private_hosts=both, insecure_http_hosts=both),
+            ask_platform=True,
+        )
+        fetched = run_fetch(request, hosts={server.host: KnownHost("github", f"http://{platform.host}/repos")})
+
+    assert [request.path for request in platform.requests] == [f"/repos/{root.name}/repo"]
+    assert fetched.outcome["platform_size_bytes"] == 77 * 1_024
+    assert fetched.outcome["token_expires_at"] == "2031-02-03T04:05:06Z"
+
+
+def test_slow_platform_is_not_waited_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An API that never answers costs a bounded wait and nothing else."""
+    monkeypatch.setattr("coderepos.git.fetch.ASK_SECONDS", 0.2)
+
+    def api(exchange: Exchange) -> None:
+        exchange.wait(20)
+
+    with GitServer(root.parent) as server, HostileServer(api) as platform:
+        both = (server.host, platform.host)
+        request = fetch_request(
+            server,
+            server.url(f"{root.name}/repo"),
+            policy=NetworkPolicy(private_hosts=both, insecure_http_hosts=both),
+            ask_platform=True,
+        )
+        started = time.monotonic()
+        fetched = run_fetch(request, hosts={server.host: KnownHost("gitea", f"http://{platform.host}/repos")})
+
+    assert time.monotonic() - started < 2
+    assert fetched.outcome["platform_size_bytes"] is None
+    assert fetched.pack
+
+
+def test_child_process(root: Path) -> None:
+    """The real child confines itself, says what it does in order, and ends well."""
+    with GitServer(root) as server:
+        run = run_child(fetch_request(server, server.url("repo"), depth=1))
+
+    assert run.stderr == ""
+    assert run.status == 0
+    kinds = [event["event"] for event in run.events]
+    assert kinds[0] == "started"
+    assert set(kinds[1:-1]) == {"progress"}
+    assert kinds[-1] == "outcome"
+    assert run.events[0]["isolation"]["level"] >= 1
+    assert run.peak_mb < 100
+
+
+def test_child_process_tells_errors_without_values(root: Path) -> None:
+    """An error of the child has a code and places in the code; the token is nowhere."""
+    with GitServer(root, credentials=("user", "other")) as server:
+        run = run_child(fetch_request(server, server.url("repo"), username="user", password="tok3n-value"))
+
+    assert run.status == 1
+    assert (run.last["event"], run.last["code"], run.last["fields"]) == ("error", "remote_auth_failed", {})
+    assert any(place.startswith("network.py:") for place in run.last["trace"])
+    assert "tok3n" not in json.dumps(run.events) + run.stderr
+
+
+@pytest.mark.parametrize("line", [b"", b"{}\n", b"[1]\n", b"nonsense\n"])
+def test_broken_request_line(line: bytes) -> None:
+    """A request line that is none is an internal error, told as an event."""
+    events: list[dict[str, object]] = []
+
+    status = run(line, 1, lambda event: events.append(dict(event)))
+
+    assert status == 1
+    assert [event["code"] for event in events] == ["internal_error"]
+
+
+def test_url_is_checked_again_in_the_child() -> None:
+    """The child does not trust the URL that it is given."""
+    events: list[dict[str, object]] = []
+    with HostileServer() as server:
+        line = request_line(fetch_request(server, "file:///etc/passwd"))
+
+    assert run(line, 1, lambda event: events.append(dict(event))) == 1
+    assert events[0]["code"] == "url_not_allowed"
+
+
+def test_user_configuration_has_no_effect(root: Path, tmp_path: Path) -> None:
+    """Hostile gitconfig, proxies, netrc and Git's variables change nothing and reach nobody (H15-H17)."""
+    with GitServer(root, credentials=("user", "right")) as server, HostileServer(lambda exchange: None) as proxy:
+        home = tmp_path / "home"
+        home.mkdir()
+        (home / ".gitconfig").write_text(
+            f'[url "http://{proxy.host}/"]\n\tinsteadOf = http://{server.host}/\n'
+            f'[http]\n\tproxy = http://{proxy.host}\n\textraHeader = "X-Leak: 1"\n[broken\n'
+        )
+        (home / ".netrc").write_text("machine 127.0.0.1 login user password right\n")
+        (home / ".git-credentials").write_text(f"http://user:right@{server.host}\n")
+        environment = {
+            "HOME": str(home),
+            "http_proxy": f"http://{proxy.host}",
+            "https_proxy": f"http://{proxy.host}",
+            "all_proxy": f"http://{proxy.host}",
+            "HTTP_PROXY": f"http://{proxy.host}",
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "http.proxy",
+            "GIT_CONFIG_VALUE_0": f"http://{proxy.host}",
+            "GIT_CONFIG_GLOBAL": str(home / ".gitconfig"),
+            "GIT_TRACE": str(tmp_path / "trace"),
+            "GIT_SSH_COMMAND": f"touch {tmp_path}/ran",
+            "GIT_ASKPASS": f"touch {tmp_path}/ran",
+        }
+        refused = run_child(fetch_request(server, server.url("repo")), environment)
+        fetched = run_child(fetch_request(server, server.url("repo"), username="user", password="right"), environment)
+
+    assert refused.last["code"] == "remote_auth_failed"
+    assert fetched.last["event"] == "outcome"
+    assert proxy.connections == 0
+    assert not any("x-leak" in request.headers for request in server.requests)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
