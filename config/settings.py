@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import math
 import secrets
 from pathlib import Path
@@ -189,9 +188,3 @@ LOGGING = {
         "django.server": {"handlers": [], "level": "INFO"},
     },
 }
-
-# Until those parts exist ------------------------------------------------------------------------------------------
-if importlib.util.find_spec("coderepos.crypto.redaction") is None:
-    LOGGING = {}
-if importlib.util.find_spec("coderepos.crypto.fields") is None:
-    INSTALLED_APPS.remove("coderepos")

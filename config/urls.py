@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from config.health import health
 
-# Until that part exists
-api = [path("api/v1/code/", include("coderepos.api.urls"))] if importlib.util.find_spec("coderepos.api") else []
-
 urlpatterns = [
     path("admin/", admin.site.urls),
-    *api,
+    path("api/v1/code/", include("coderepos.api.urls")),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     path("health", health, name="health"),
