@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models.functions import Now
 
 from coderepos.conf import project_model_label
-from coderepos.crypto.fields import EncryptedTokenField
+from coderepos.crypto.fields import EncryptedTokenField, SealedTokenModel, SealedTokenQuerySet
 
 
 class CloneStatus(models.TextChoices):
@@ -28,7 +28,7 @@ class CloneStatus(models.TextChoices):
 RESTARTABLE: Final = (CloneStatus.FAILED, CloneStatus.CLEANED)
 
 
-class CodeRepositoryQuerySet(models.QuerySet["CodeRepository"]):
+class CodeRepositoryQuerySet(SealedTokenQuerySet["CodeRepository"]):
     """Reads of repositories."""
 
     def in_projects(self, projects: models.QuerySet[Any]) -> Self:
@@ -44,7 +44,7 @@ class CodeRepositoryQuerySet(models.QuerySet["CodeRepository"]):
         return self.order_by("-created_at", "id")
 
 
-class CodeRepository(models.Model):
+class CodeRepository(SealedTokenModel):
     """One Git repository at one ref, connected to one project.
 
     ``clone_status`` is written by the arrow methods alone: each is one conditional UPDATE that says whether it won.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from coderepos.conf import conf
 from coderepos.crypto.secret import Secret
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy
+from coderepos.git.messages import Credentials, NetworkPolicy, Revealable
 from coderepos.git.pipeline import CloneRequest
-from coderepos.git.platforms import credentials
+from coderepos.git.platforms import basic_auth
 from coderepos.git.sandbox import Sandbox, SandboxRoot
 from coderepos.models import CodeRepository
 from coderepos.models.project import project_key
@@ -35,7 +36,7 @@ def clone_request(repository: CodeRepository, token: Secret) -> CloneRequest:
     """Return what to ask the remote of a repository for, saved or not."""
     return CloneRequest(
         url=repository.git_url,
-        credentials=credentials(repository.platform, token, repository.username),
+        credentials=_credentials(repository, token),
         ref=repository.ref,
         depth=repository.depth,
         policy=network_policy(),
@@ -53,3 +54,24 @@ def sandbox_root() -> SandboxRoot:
 def sandbox_of(repository: CodeRepository) -> Sandbox:
     """Return the folder of one repository."""
     return sandbox_root().sandbox(project_key(repository.project_id), str(repository.pk))
+
+
+@dataclass(frozen=True, slots=True)
+class _PublicText:
+    """A user name that is no secret, so that no log masks it."""
+
+    text: str
+
+    def reveal(self) -> str:
+        return self.text
+
+
+def _credentials(repository: CodeRepository, token: Secret) -> Credentials | None:
+    if not token:
+        return None
+    username, password = basic_auth(repository.platform, token.reveal(), repository.username)
+    return Credentials(username=_half(username, token), password=_half(password, token))
+
+
+def _half(text: str, token: Secret) -> Revealable:
+    return token if text == token.reveal() else _PublicText(text)
