@@ -1,0 +1,257 @@
+"""The admin: what is connected, what its jobs did and on which machines, all of it to read; projects' members to edit.
+
+Repositories are connected and cloned through the services alone, so rows can neither be added nor changed here, and
+nothing here ever loads a sealed token.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.timesince import timesince
+
+from coderepos import services
+from coderepos.exceptions import CodeReposError
+from coderepos.models import CloneStatus, CodeRepository, Job, Node, Project, ProjectMembership
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Any]
+    TabularInline = admin.TabularInline[Any, Any]
+else:
+    ModelAdmin, TabularInline = admin.ModelAdmin, admin.TabularInline
+
+STATUS_MARKS: Final = {
+    CloneStatus.PENDING: "…",
+    CloneStatus.CLONING: "↓",
+    CloneStatus.COMPLETED: "✓",
+    CloneStatus.FAILED: "✗",
+    CloneStatus.CLEANING: "↺",
+    CloneStatus.CLEANED: "–",
+}
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """Rows that are looked at and never edited."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Nothing is added by hand."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nothing is changed by hand."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nothing is deleted by hand: what a row stands for on disk would stay behind."""
+        return False
+
+
+@admin.register(CodeRepository)
+class CodeRepositoryAdmin(ReadOnlyAdmin):
+    """Connected repositories."""
+
+    list_display = ("git_url", "host", "ref", "project", "status", "size", "age", "node", "error_code")
+    list_filter = ("clone_status", "platform", "error_code", "node", "created_at")
+    list_select_related = ("project",)
+    search_fields = ("git_url", "ref", "commit_id", "id__startswith")
+    search_help_text = "URL, ref, commit, or how the id begins"
+    date_hierarchy = "created_at"
+    ordering = ("-created_at", "id")
+    actions = ("clone_again",)
+    fieldsets = (
+        (None, {"fields": ("id", "project", "git_url", "ref", "depth", "platform", "connected_by", "created_at")}),
+        ("State", {"fields": ("status", "error_code", "error_message", "updated_at", "history")}),
+        (
+            "Clone",
+            {"fields": ("sandbox_path", "node", "version", "commit_id", "ref_name", "cloned_at")},
+        ),
+        ("Size in MB", {"fields": ("repository_size_mb", "estimated_size_mb", "size_source")}),
+        ("Access", {"fields": ("username", "token_kid")}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[CodeRepository]:
+        """Leave the sealed tokens in the database."""
+        return CodeRepository.objects.without_token()
+
+    def has_clone_permission(self, request: HttpRequest) -> bool:
+        """Who could change repositories may clone them again, as far as their role in the project allows it too."""
+        return request.user.has_perm("coderepos.change_coderepository")
+
+    @admin.display(description="host")
+    def host(self, repository: CodeRepository) -> str:
+        """Where the repository is."""
+        return urlsplit(repository.git_url).hostname or "-"
+
+    @admin.display(description="status", ordering="clone_status")
+    def status(self, repository: CodeRepository) -> str:
+        """State with a mark that is seen at once."""
+        return f"{STATUS_MARKS[CloneStatus(repository.clone_status)]} {repository.clone_status}"
+
+    @admin.display(description="MB", ordering="repository_size_mb", empty_value="-")
+    def size(self, repository: CodeRepository) -> str | None:
+        """What the clone takes on disk, or its estimate."""
+        if repository.repository_size_mb is not None:
+            return f"{repository.repository_size_mb:g}"
+        return None if repository.estimated_size_mb is None else f"~{repository.estimated_size_mb:g}"
+
+    @admin.display(description="age", ordering="-created_at")
+    def age(self, repository: CodeRepository) -> str:
+        """Time since it was connected."""
+        return timesince(repository.created_at, depth=1)
+
+    @admin.display(description="history")
+    def history(self, repository: CodeRepository) -> str:
+        """Link to the jobs of the repository."""
+        address = reverse("admin:coderepos_job_changelist", current_app=self.admin_site.name)
+        return format_html('<a href="{}?repository__id__exact={}">Jobs</a>', address, repository.pk)
+
+    @admin.action(description="Clone again", permissions=["clone"])
+    def clone_again(self, request: HttpRequest, queryset: QuerySet[CodeRepository]) -> None:
+        """Queue another clone of every selected repository that may have one."""
+        queued, refusals = 0, Counter[str]()
+        for repository in queryset:
+            try:
+                services.clone_again(user=request.user, repository=repository)
+            except CodeReposError as error:
+                refusals[error.message] += 1
+            else:
+                queued += 1
+        if queued:
+            self.message_user(request, f"{queued} queued to be cloned again.", messages.SUCCESS)
+        for message, count in refusals.items():
+            self.message_user(request, f"{count} not queued: {message}", messages.WARNING)
+
+
+@admin.register(Job)
+class JobAdmin(ReadOnlyAdmin):
+    """Background work: the history of every repository."""
+
+    list_display = (
+        "id",
+        "repository",
+        "kind",
+        "state",
+        "attempts",
+        "phase",
+        "received",
+        "duration",
+        "isolation_level",
+        "substitutions",
+        "node",
+        "error_code",
+        "created_at",
+    )
+    list_filter = ("state", "kind", "error_code", "node", "created_at")
+    list_select_related = ("repository",)
+    search_fields = ("id__startswith", "repository__git_url")
+    search_help_text = "URL of the repository, or how the id of the job begins"
+    date_hierarchy = "created_at"
+    ordering = ("-created_at", "id")
+    show_full_result_count = False
+    fieldsets = (
+        (None, {"fields": ("id", "repository", "kind", "state", "attempts", "next_attempt_at")}),
+        ("Failure", {"fields": ("error_code", "error_message")}),
+        ("Progress", {"fields": ("phase", "received", "heartbeat_at", "lease_until", "rung_at")}),
+        ("Run", {"fields": ("node", "isolation_level", "created_at", "started_at", "finished_at", "duration")}),
+        ("Result", {"fields": ("substitutions", "substituted_paths", "phases", "result")}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
+        """Leave the sealed tokens of the repositories in the database."""
+        return Job.objects.select_related("repository").defer("repository__token_ciphertext")
+
+    @admin.display(description="attempt")
+    def attempts(self, job: Job) -> str:
+        """Attempts that were started, and how many there may be."""
+        return f"{job.attempt} of {job.max_attempts}"
+
+    @admin.display(description="phase", empty_value="-")
+    def phase(self, job: Job) -> str | None:
+        """What the running attempt does."""
+        return job.progress.get("phase")
+
+    @admin.display(description="MB received", ordering="bytes_received")
+    def received(self, job: Job) -> str:
+        """What came over the wire."""
+        return f"{job.bytes_received / 10**6:.1f}"
+
+    @admin.display(description="duration", empty_value="-")
+    def duration(self, job: Job) -> str | None:
+        """Seconds from the first attempt to the end, or until now."""
+        if job.started_at is None:
+            return None
+        return f"{((job.finished_at or timezone.now()) - job.started_at).total_seconds():.1f} s"
+
+    @admin.display(description="substitutions", empty_value="-")
+    def substitutions(self, job: Job) -> str | None:
+        """How many tree entries were not written as they are, by reason."""
+        counts = job.result.get("substitutions", {})
+        return ", ".join(f"{reason} {count}" for reason, count in counts.items() if count) or None
+
+    @admin.display(description="substituted paths", empty_value="-")
+    def substituted_paths(self, job: Job) -> str | None:
+        """Which ones, the first hundred."""
+        return format_html_join("", "{}<br>", ((path,) for path in job.result.get("substituted_paths", ()))) or None
+
+    @admin.display(description="seconds per phase", empty_value="-")
+    def phases(self, job: Job) -> str | None:
+        """Where the time went."""
+        return ", ".join(f"{name} {seconds:.1f}" for name, seconds in job.result.get("seconds", {}).items()) or None
+
+
+@admin.register(Node)
+class NodeAdmin(ReadOnlyAdmin):
+    """The machines that run workers."""
+
+    list_display = ("name", "isolation_level", "last_seen", "silence", "created_at")
+    fields = ("name", "root_id", "isolation_level", "last_seen", "created_at")
+    search_fields = ("name",)
+
+    @admin.display(description="silent for", ordering="-last_seen")
+    def silence(self, node: Node) -> str:
+        """Time since its workers were last seen."""
+        return timesince(node.last_seen)
+
+
+@admin.register(ProjectMembership)
+class ProjectMembershipAdmin(ModelAdmin):
+    """Who may do what in which project, as far as the default access policy is in use."""
+
+    list_display = ("project", "user", "role")
+    list_display_links = ("project", "user")
+    list_filter = ("role",)
+    list_select_related = ("project", "user")
+    # The host's admins of projects and users are unknown: raw ids need none of them.
+    raw_id_fields = ("project", "user")
+
+
+class MembershipInline(TabularInline):
+    """The members of one project."""
+
+    model = ProjectMembership
+    extra = 0
+    raw_id_fields = ("user",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ProjectMembership]:
+        """Read the users along."""
+        return super().get_queryset(request).select_related("user")
+
+
+class ProjectAdmin(ModelAdmin):
+    """Projects of hosts that have none of their own."""
+
+    list_display = ("name", "id")
+    search_fields = ("name", "id__startswith")
+    inlines = (MembershipInline,)
+
+
+if not Project._meta.swapped:
+    admin.site.register(Project, ProjectAdmin)

@@ -1,0 +1,112 @@
+"""Serializer fields whose values look the same whatever the host's settings of REST framework say."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from django.core.exceptions import ValidationError
+from django.db import connection
+from django.utils import timezone
+from rest_framework import serializers
+from rest_framework.fields import empty
+
+from coderepos.crypto.fields import MAX_TOKEN_CHARACTERS, validate_token
+from coderepos.crypto.secret import Secret
+
+REF_BYTES: Final = 255
+
+
+def utc_text(value: datetime) -> str:
+    """Return a time of the database as UTC in whole seconds, such as ``2024-01-15T10:30:00Z``."""
+    if timezone.is_naive(value):
+        # Without USE_TZ naive times are in TIME_ZONE, but SQLite's clock, which sets all of ours, is always UTC.
+        zone = UTC if connection.vendor == "sqlite" else timezone.get_default_timezone()
+        value = value.replace(tzinfo=zone)
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def is_plain_text(text: str) -> bool:
+    """Return whether ``text`` has neither control characters nor lone surrogates, which UTF-8 cannot carry."""
+    return not any(ord(char) < 32 or 127 <= ord(char) < 160 or 0xD800 <= ord(char) < 0xE000 for char in text)
+
+
+def no_control_characters(text: str) -> None:
+    """Refuse text that is not plain; the message does not repeat it.
+
+    :raises ValidationError: the text has control characters or lone surrogates.
+    """
+    if not is_plain_text(text):
+        raise ValidationError("Line breaks and other control characters are not allowed.", code="control")
+
+
+def at_most_ref_bytes(text: str) -> None:
+    """Refuse a ref that is longer than Git hosts accept.
+
+    :raises ValidationError: the text takes more than :data:`REF_BYTES` bytes.
+    """
+    if len(text.encode("utf-8", "surrogatepass")) > REF_BYTES:
+        raise ValidationError(f"At most {REF_BYTES} bytes are allowed.", code="max_length")
+
+
+class TokenField(serializers.CharField):
+    """An access token: goes in only, is kept to the byte, and is a :class:`Secret` as soon as it was read.
+
+    No message of this field repeats any part of what was sent.
+    """
+
+    default_error_messages = {"invalid": "The access token must be a string."}
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            write_only=True,
+            required=False,
+            allow_blank=True,
+            allow_null=True,
+            trim_whitespace=False,
+            max_length=MAX_TOKEN_CHARACTERS,
+            style={"input_type": "password", "autocomplete": "off"},
+            **kwargs,
+        )
+
+    def run_validation(self, data: Any = empty) -> Secret:  # type: ignore[override]  # a Secret is no str, on purpose
+        """Return the token; an empty one where none was sent."""
+        if data is empty or data is None:
+            return Secret("")
+        if not isinstance(data, str):
+            self.fail("invalid")
+        validate_token(data)
+        return Secret(data)
+
+
+class GitUrlField(serializers.CharField):
+    """A text that only the parser of Git URLs judges, so that every unusable one gets the same error."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(trim_whitespace=False, **kwargs)
+
+    def run_validators(self, value: str) -> None:
+        """Leave control characters and surrogates to the parser too."""
+
+
+class UtcTimeField(serializers.DateTimeField):
+    """A time as UTC in whole seconds, whatever ``TIME_ZONE`` and the host's formats are."""
+
+    def to_representation(self, value: datetime) -> str:
+        """Return the time with ``Z``."""
+        return utc_text(value)
+
+
+class MegabytesField(serializers.FloatField):
+    """A size in MB of 10^6 bytes, as a JSON number."""
+
+
+class TextOrNullField(serializers.CharField):
+    """A text of the database, where ``""`` stands for none: ``null`` in the API."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_null=True, **kwargs)
+
+    def to_representation(self, value: str) -> str | None:  # type: ignore[override]  # null is meant
+        """Return the text, or ``None`` where it is empty."""
+        return value or None

@@ -1,0 +1,192 @@
+"""The OpenAPI description of the endpoints; imported by ``urls`` where drf-spectacular is installed, by nobody else.
+
+The views stay free of it: each extension hands drf-spectacular an annotated subclass.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from drf_spectacular.extensions import OpenApiViewExtension
+from drf_spectacular.utils import (
+    OpenApiExample,
+    OpenApiParameter,
+    OpenApiResponse,
+    extend_schema,
+)
+from rest_framework import serializers
+
+from coderepos.api.errors import STATUS
+from coderepos.api.listing import AllRepositoriesQuery, RepositoryQuery
+from coderepos.api.serializers import (
+    ConnectedSerializer,
+    ConnectSerializer,
+    JobSerializer,
+    RepositorySerializer,
+    StartedSerializer,
+    StatusSerializer,
+)
+from coderepos.exceptions import LimitExceeded, RepositoryTooLarge, default_message, leaves
+from coderepos.git.limits import MB
+
+TAGS: Final = ["Code repositories"]
+REPO_ID: Final = OpenApiParameter("repo_id", str, OpenApiParameter.PATH, description="UUID of the repository.")
+PROJECT_ID: Final = OpenApiParameter("project_id", str, OpenApiParameter.PATH, description="Key of the project.")
+
+READ: Final = ("not_authenticated", "not_found")
+WRITE: Final = (*READ, "permission_denied")
+CONNECT: Final = (
+    *WRITE,
+    "invalid_request",
+    "already_connected",
+    *leaves(LimitExceeded),
+    "invalid_git_url",
+    "url_not_allowed",
+    "remote_auth_failed",
+    "remote_not_found",
+    "ref_not_found",
+    "repository_empty",
+    "throttled",
+    "remote_unreachable",
+    "remote_protocol_error",
+    "remote_timeout",
+    "encryption_unavailable",
+    "isolation_unavailable",
+)
+CLONE: Final = (*WRITE, "job_running", "invalid_state")
+"""Codes that each kind of call may answer with."""
+
+FRAMEWORK: Final = {
+    "invalid_request": (400, "The request has invalid values; see the fields."),
+    "not_authenticated": (401, "Authentication credentials were not provided or are not valid."),
+}
+
+
+class ErrorDetailSerializer(serializers.Serializer[Any]):
+    """What went wrong; further names stand beside these two, such as `fields`, `repo_id` or `limit_mb`."""
+
+    error = serializers.CharField(help_text="Stable code of the error.")
+    message = serializers.CharField(help_text="What to do about it, in one sentence.")
+
+
+class ErrorSerializer(serializers.Serializer[Any]):
+    """The body of every error."""
+
+    detail = ErrorDetailSerializer()
+
+
+def _example(code: str) -> OpenApiExample:
+    status, message = FRAMEWORK.get(code) or (STATUS[code], default_message(leaves()[code]))
+    fields: dict[str, object] = {}
+    match code:
+        case "repository_too_large":
+            error = RepositoryTooLarge.of(156_800_000, 100 * MB)
+            message, fields = error.message, error.fields
+        case "invalid_request":
+            fields = {"fields": {"git_url": ["This field is required."]}}
+        case "already_connected":
+            fields = {"repo_id": "660e8400-e29b-41d4-a716-446655440001"}
+        case "throttled":
+            fields = {"retry_after_seconds": 60}
+    return OpenApiExample(
+        code,
+        {"detail": {"error": code, "message": message, **fields}},
+        response_only=True,
+        status_codes=[str(status)],
+    )
+
+
+def _errors(codes: Iterable[str]) -> dict[int, OpenApiResponse]:
+    """Return the description of every status that ``codes`` answer with."""
+    by_status: defaultdict[int, list[OpenApiExample]] = defaultdict(list)
+    for code in codes:
+        example = _example(code)
+        by_status[int(example.status_codes[0])].append(example)
+    return {
+        status: OpenApiResponse(ErrorSerializer, ", ".join(example.name for example in examples), examples)
+        for status, examples in sorted(by_status.items())
+    }
+
+
+def _described(view: type[Any], **descriptions: Callable[[Any], Any]) -> type[Any]:
+    """Return a subclass of ``view`` whose methods carry ``descriptions``; those of ``view`` itself stay as they are."""
+
+    def override(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(self: Any, request: Any, **kwargs: Any) -> Any:
+            return method(self, request, **kwargs)
+
+        return call
+
+    methods = {name: describe(override(getattr(view, name))) for name, describe in descriptions.items()}
+    return type(view.__name__, (view,), methods)
+
+
+class ConnectExtension(OpenApiViewExtension):
+    """Describes the connect call."""
+
+    target_class = "coderepos.api.views.ConnectViewSet"
+
+    def view_replacement(self) -> type[Any]:
+        """Return the annotated view."""
+        return _described(
+            self.target,
+            connect=extend_schema(
+                operation_id="connect_repository",
+                tags=TAGS,
+                request=ConnectSerializer,
+                responses={201: ConnectedSerializer, **_errors(CONNECT)},
+            ),
+        )
+
+
+class RepositoryExtension(OpenApiViewExtension):
+    """Describes the calls about connected repositories."""
+
+    target_class = "coderepos.api.views.RepositoryViewSet"
+
+    def view_replacement(self) -> type[Any]:
+        """Return the annotated view."""
+        return _described(
+            self.target,
+            list=extend_schema(
+                operation_id="list_repositories",
+                tags=TAGS,
+                parameters=[AllRepositoriesQuery],
+                responses={200: RepositorySerializer(many=True), **_errors((*READ, "invalid_request"))},
+            ),
+            list_of_project=extend_schema(
+                operation_id="list_project_repositories",
+                tags=TAGS,
+                parameters=[PROJECT_ID, RepositoryQuery],
+                responses={200: RepositorySerializer(many=True), **_errors((*READ, "invalid_request"))},
+            ),
+            retrieve=extend_schema(
+                operation_id="get_repository",
+                tags=TAGS,
+                parameters=[REPO_ID],
+                responses={200: RepositorySerializer, **_errors(READ)},
+            ),
+            status=extend_schema(
+                operation_id="get_repository_status",
+                tags=TAGS,
+                parameters=[REPO_ID],
+                responses={200: StatusSerializer, **_errors(READ)},
+            ),
+            jobs=extend_schema(
+                operation_id="list_repository_jobs",
+                tags=TAGS,
+                parameters=[REPO_ID],
+                responses={200: JobSerializer(many=True), **_errors(READ)},
+            ),
+            clone=extend_schema(
+                operation_id="clone_repository",
+                tags=TAGS,
+                parameters=[REPO_ID],
+                request=None,
+                responses={202: StartedSerializer, **_errors(CLONE)},
+            ),
+        )

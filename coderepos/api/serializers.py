@@ -1,0 +1,188 @@
+"""What goes in and what comes out, by name and type; no serializer of an answer knows the token."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from django.core.validators import RegexValidator
+from rest_framework import serializers
+
+from coderepos.api.fields import (
+    GitUrlField,
+    MegabytesField,
+    TextOrNullField,
+    TokenField,
+    UtcTimeField,
+    at_most_ref_bytes,
+    no_control_characters,
+)
+from coderepos.api.status import RETRYABLE
+from coderepos.models import CloneStatus, CodeRepository, JobKind, JobState
+
+LARGEST_DEPTH: Final = 2**31 - 1
+
+
+class ConnectSerializer(serializers.Serializer[Any]):
+    """The body of a connect call. Names that are not listed here are ignored, whatever they are."""
+
+    git_url = GitUrlField(help_text="HTTPS URL such as https://host/owner/repository.git, without user or password.")
+    access_token = TokenField(help_text="Token that may read the repository; leave it out for a public one.")
+    project_id = serializers.CharField(help_text="Project that the repository is connected to.")
+    ref = serializers.CharField(
+        default="",
+        allow_blank=True,
+        trim_whitespace=False,
+        validators=[no_control_characters, at_most_ref_bytes],
+        help_text="Branch, tag or commit; the remote's default branch when empty.",
+    )
+    username = serializers.CharField(
+        default="",
+        allow_blank=True,
+        trim_whitespace=False,
+        max_length=255,
+        # RFC 7617, section 2: a user-id with a colon would move where the password starts.
+        validators=[no_control_characters, RegexValidator(":", "A colon is not allowed.", inverse_match=True)],
+        help_text="User name that goes with the token, where the platform's usual one is not wanted.",
+    )
+    depth = serializers.IntegerField(
+        default=None,
+        allow_null=True,
+        min_value=1,
+        max_value=LARGEST_DEPTH,
+        help_text="Commits of history to clone; all when null.",
+    )
+
+    def __repr__(self) -> str:
+        """Return the name alone: the inherited representation holds the data, and with it the token."""
+        return f"<{type(self).__name__}>"
+
+    def get_initial(self) -> dict[str, Any]:
+        """Return what a form shows again: never the token."""
+        return {**super().get_initial(), "access_token": ""}
+
+
+class ConnectedSerializer(serializers.Serializer[Any]):
+    """The answer to a connect call, made of a ``services.Connection``."""
+
+    repo_id = serializers.UUIDField(source="repository.id")
+    git_url = serializers.CharField(source="repository.git_url")
+    connected = serializers.BooleanField(default=True)
+    task_id = serializers.UUIDField(source="job.id")
+    estimated_size_mb = MegabytesField(source="repository.estimated_size_mb", allow_null=True)
+    clone_status = serializers.ChoiceField(CloneStatus.choices, source="repository.clone_status")
+    created_at = UtcTimeField(source="repository.created_at")
+
+
+class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
+    """The details of a repository."""
+
+    repo_id = serializers.UUIDField(source="id")
+    project_id = serializers.CharField()
+    ref_name = TextOrNullField(help_text="Full name of the ref that was cloned, such as refs/heads/main.")
+    commit_id = TextOrNullField(help_text="Commit that the working tree shows.")
+    clone_status = serializers.ChoiceField(CloneStatus.choices)
+    estimated_size_mb = MegabytesField(allow_null=True)
+    repository_size_mb = MegabytesField(allow_null=True)
+    error_code = TextOrNullField()
+    error_message = TextOrNullField()
+    retryable = serializers.SerializerMethodField()
+    connected_by = serializers.SerializerMethodField()
+    cloned_at = UtcTimeField(allow_null=True)
+    created_at = UtcTimeField()
+    updated_at = UtcTimeField()
+
+    class Meta:
+        model = CodeRepository
+        fields = (
+            "repo_id",
+            "project_id",
+            "git_url",
+            "platform",
+            "ref",
+            "ref_name",
+            "commit_id",
+            "depth",
+            "username",
+            "clone_status",
+            "estimated_size_mb",
+            "repository_size_mb",
+            "sandbox_path",
+            "error_code",
+            "error_message",
+            "retryable",
+            "connected_by",
+            "cloned_at",
+            "created_at",
+            "updated_at",
+        )
+        read_only_fields = fields
+
+    def get_retryable(self, repository: CodeRepository) -> bool:
+        """Is the failed work worth another try without any change by the user?"""
+        return RETRYABLE.get(repository.error_code, False)
+
+    def get_connected_by(self, repository: CodeRepository) -> str | None:
+        """User name of who connected it."""
+        return repository.connected_by.get_username() if repository.connected_by else None
+
+
+class ProgressSerializer(serializers.Serializer[Any]):
+    """How far the running attempt has come."""
+
+    phase = serializers.CharField(help_text="starting, connecting, receiving, resolving, writing or publishing.")
+    received_mb = MegabytesField()
+    limit_mb = MegabytesField()
+    objects = serializers.IntegerField()
+    percent = serializers.IntegerField(allow_null=True, help_text="Share of the phase that is done, where it is known.")
+
+
+class StatusSerializer(serializers.Serializer[Any]):
+    """What happens now, and why; made of a ``status.Status``."""
+
+    repo_id = serializers.UUIDField()
+    clone_status = serializers.ChoiceField(CloneStatus.choices)
+    repository_size_mb = MegabytesField(allow_null=True)
+    sandbox_path = serializers.CharField(allow_null=True)
+    progress_message = serializers.CharField()
+    error_message = TextOrNullField()
+    error_code = TextOrNullField()
+    retryable = serializers.BooleanField()
+    task_id = serializers.UUIDField(source="job.id", default=None, allow_null=True)
+    attempt = serializers.IntegerField(source="job.attempt", default=0)
+    max_attempts = serializers.IntegerField(source="job.max_attempts", default=None, allow_null=True)
+    next_attempt_at = UtcTimeField(source="job.next_attempt_at", default=None, allow_null=True)
+    heartbeat_at = UtcTimeField(source="job.heartbeat_at", default=None, allow_null=True)
+    progress = ProgressSerializer(allow_null=True)
+    queue_position = serializers.IntegerField(allow_null=True, help_text="Jobs ahead of this one, while it waits.")
+    updated_at = UtcTimeField()
+
+
+class StartedSerializer(serializers.Serializer[Any]):
+    """The answer to a call that started a job."""
+
+    repo_id = serializers.UUIDField(source="repository_id")
+    task_id = serializers.UUIDField(source="id")
+    clone_status = serializers.ChoiceField(CloneStatus.choices, source="repository.clone_status")
+
+
+class JobSerializer(serializers.Serializer[Any]):
+    """One entry of the history."""
+
+    task_id = serializers.UUIDField(source="id")
+    kind = serializers.ChoiceField(JobKind.choices)
+    state = serializers.ChoiceField(JobState.choices)
+    attempt = serializers.IntegerField()
+    max_attempts = serializers.IntegerField()
+    next_attempt_at = UtcTimeField(allow_null=True)
+    received_mb = serializers.SerializerMethodField()
+    isolation_level = serializers.IntegerField(allow_null=True)
+    result = serializers.DictField(help_text="What was counted: objects, entries, substitutions, seconds per phase.")
+    error_code = TextOrNullField()
+    error_message = TextOrNullField()
+    created_at = UtcTimeField()
+    started_at = UtcTimeField(allow_null=True)
+    finished_at = UtcTimeField(allow_null=True)
+
+    def get_received_mb(self, job: Any) -> float:
+        """MB that came over the wire."""
+        return round(job.bytes_received / 10**6, 1)

@@ -1,0 +1,48 @@
+"""The addresses of the API, without trailing slashes; a host mounts them with ``include("coderepos.api.urls")``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from django.apps import apps
+from django.db import connections, transaction
+from django.urls import path
+from rest_framework.serializers import Serializer
+
+from coderepos.api.views import ConnectViewSet, RepositoryViewSet
+
+if apps.is_installed("drf_spectacular"):
+    importlib.import_module("coderepos.api.schema")
+
+
+def outside_transactions(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Exempt a view from ``ATOMIC_REQUESTS`` of every database: nobody holds one open while a remote answers."""
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
+
+
+app_name = "coderepos"
+urlpatterns = [
+    path("connect", outside_transactions(ConnectViewSet.as_view({"post": "connect"})), name="connect"),
+    path("repos", RepositoryViewSet.as_view({"get": "list"}, name="Repositories"), name="repos"),
+    path("repos/<str:repo_id>", RepositoryViewSet.as_view({"get": "retrieve"}, name="Repository"), name="repo"),
+    path(
+        "repos/<str:repo_id>/status",
+        RepositoryViewSet.as_view({"get": "status"}, name="Status"),
+        name="repo-status",
+    ),
+    path(
+        "repos/<str:repo_id>/clone",
+        RepositoryViewSet.as_view({"post": "clone"}, name="Clone again", serializer_class=Serializer),
+        name="repo-clone",
+    ),
+    path("repos/<str:repo_id>/jobs", RepositoryViewSet.as_view({"get": "jobs"}, name="Jobs"), name="repo-jobs"),
+    path(
+        "projects/<str:project_id>/repos",
+        RepositoryViewSet.as_view({"get": "list_of_project"}, name="Repositories of a project"),
+        name="project-repos",
+    ),
+]

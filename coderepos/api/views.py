@@ -1,0 +1,165 @@
+"""The endpoints: each finds what the caller may see, calls one service, and answers.
+
+Every view answers errors in the shape of :mod:`coderepos.api.errors`, and demands an authenticated caller whatever the
+host's defaults are. How callers authenticate, which renderers, parsers and further throttles there are, is the host's.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+from django.utils.decorators import method_decorator
+from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
+from rest_framework.exceptions import ParseError, ValidationError
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.throttling import BaseThrottle, UserRateThrottle
+from rest_framework.viewsets import GenericViewSet
+
+from coderepos import access, services
+from coderepos.api.errors import handle_exception
+from coderepos.api.listing import Pages, narrowed
+from coderepos.api.serializers import (
+    ConnectedSerializer,
+    ConnectSerializer,
+    JobSerializer,
+    RepositorySerializer,
+    StartedSerializer,
+    StatusSerializer,
+)
+from coderepos.api.status import Status
+from coderepos.conf import conf
+from coderepos.exceptions import NotFound
+from coderepos.models import CodeRepository, Job
+from coderepos.models.repository import CodeRepositoryQuerySet
+
+BODY_BYTES: Final = 64 * 1024
+"""Largest body of a request: a token has 4,096 at most and a URL 2,048."""
+
+
+class CodeReposViewSet(GenericViewSet[Any]):
+    """What all endpoints have in common."""
+
+    permission_classes = (IsAuthenticated,)
+    filter_backends = ()
+    pagination_class = Pages
+    versioning_class = None
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Refuse a body that is too large before it is parsed: REST framework reads JSON of any size."""
+        super().initial(request, *args, **kwargs)
+        size_bytes = str(request.META.get("CONTENT_LENGTH") or "")
+        if size_bytes.isdecimal() and int(size_bytes) > BODY_BYTES:
+            raise ValidationError(f"The body of a request must not be larger than {BODY_BYTES:,} bytes.")
+
+    def get_exception_handler(self) -> Callable[[Exception, dict[str, Any]], Response]:
+        """Answer errors in our shape, whatever the host's handler is."""
+        return handle_exception
+
+
+class ConnectThrottle(UserRateThrottle):
+    """Counts the connect calls of one user against ``CONNECT_RATE_PER_USER``."""
+
+    scope = "coderepos_connect"
+
+    def get_rate(self) -> str:
+        """Return the rate that is set right now."""
+        return conf.CONNECT_RATE_PER_USER
+
+    def parse_rate(self, rate: str | None) -> tuple[int, int]:
+        """Return how many calls in how many seconds."""
+        return access.parse_rate(rate or "")
+
+
+@method_decorator(sensitive_post_parameters("access_token"), name="dispatch")
+class ConnectViewSet(CodeReposViewSet):
+    """Connect a Git repository to a project: it is probed, its token is sealed, and its clone is queued."""
+
+    serializer_class = ConnectSerializer
+
+    def get_throttles(self) -> list[BaseThrottle]:
+        """Add our limit to the host's, for calls that connect."""
+        return [*super().get_throttles(), *([ConnectThrottle()] if self.action == "connect" else [])]
+
+    @sensitive_variables()
+    def connect(self, request: Request, **kwargs: str) -> Response:
+        """Connect a repository and queue its first clone."""
+        connection = services.connect_repository(user=request.user, **self._read(request))
+        return Response(dict(ConnectedSerializer(connection).data), status=201)
+
+    @sensitive_variables()
+    def _read(self, request: Request) -> dict[str, Any]:
+        """Return the checked body; its token is a ``Secret`` and nothing else in here outlives the call."""
+        try:
+            serializer = self.get_serializer(data=request.data)
+        except RecursionError:
+            raise ParseError from None
+        if not serializer.is_valid():
+            raise ValidationError(serializer.errors)
+        return serializer.validated_data
+
+
+class RepositoryViewSet(CodeReposViewSet):
+    """The repositories of the projects that the caller may see."""
+
+    serializer_class = RepositorySerializer
+
+    def get_queryset(self) -> CodeRepositoryQuerySet:
+        """Return what the caller may see, without tokens."""
+        return access.visible_repositories(self.request.user).without_token().select_related("connected_by")
+
+    def list(self, request: Request, **kwargs: str) -> Response:
+        """List the repositories of all projects that the caller may see."""
+        return self._page(RepositorySerializer, narrowed(self.get_queryset(), request))
+
+    def list_of_project(self, request: Request, **kwargs: str) -> Response:
+        """List the repositories of one project."""
+        return self._page(RepositorySerializer, narrowed(self.get_queryset(), request, project_id=kwargs["project_id"]))
+
+    def retrieve(self, request: Request, **kwargs: str) -> Response:
+        """Return the details of a repository."""
+        return Response(dict(RepositorySerializer(self._repository()).data))
+
+    def status(self, request: Request, **kwargs: str) -> Response:
+        """Say what happens to a repository now, and why."""
+        return Response(dict(StatusSerializer(Status.read(self._repository())).data))
+
+    def jobs(self, request: Request, **kwargs: str) -> Response:
+        """List the jobs of a repository, the newest first."""
+        return self._page(JobSerializer, Job.objects.filter(repository_id=self._repository().pk).newest_first())
+
+    def clone(self, request: Request, **kwargs: str) -> Response:
+        """Clone a repository again, after its clone failed or was removed."""
+        job = services.clone_again(user=request.user, repository=self._repository())
+        job.repository.refresh_from_db(fields=["clone_status"])
+        return Response(dict(StartedSerializer(job).data), status=202)
+
+    def _repository(self) -> CodeRepository:
+        """Return the repository in the path.
+
+        :raises NotFound: the id is malformed, unknown, or of a project that the caller may not see.
+        """
+        repository = self.get_queryset().filter(pk=repository_id(self.kwargs["repo_id"])).first()
+        if repository is None:
+            raise NotFound
+        return repository
+
+    def _page(self, serializer_class: type[Any], rows: Any) -> Response:
+        return self.get_paginated_response(serializer_class(self.paginate_queryset(rows), many=True).data)
+
+
+def repository_id(text: str) -> uuid.UUID:
+    """Return the id that is written in its one canonical form, in either case.
+
+    :raises NotFound: the text is no such id.
+    """
+    try:
+        value = uuid.UUID(text)
+    except ValueError:
+        raise NotFound from None
+    if str(value) != text.lower():
+        raise NotFound
+    return value

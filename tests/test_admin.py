@@ -1,0 +1,317 @@
+"""The admin: what shows, what can be done, and that no token is ever read for it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from coderepos.crypto.secret import Secret
+from coderepos.models import (
+    CloneStatus,
+    CodeRepository,
+    Job,
+    JobState,
+    Node,
+    Project,
+    ProjectMembership,
+    Role,
+)
+
+TOKEN = "ghp_NobodyMayEverReadThis0123456789abcd"
+MODELS = ["coderepository", "job", "node", "project", "projectmembership"]
+READ_ONLY = ["coderepository", "job", "node"]
+
+MakeRepository = Callable[..., CodeRepository]
+
+
+@pytest.fixture
+def project(db: None) -> Project:
+    """A project."""
+    return Project.objects.create(name="Rocket")
+
+
+@pytest.fixture
+def make_repository(project: Project) -> MakeRepository:
+    """Return a maker of repositories with a token."""
+
+    def make(**values: Any) -> CodeRepository:
+        name = uuid.uuid4().hex[:8]
+        return CodeRepository.objects.create(
+            **{
+                "project": project,
+                "git_url": f"https://git.example.org/owner/{name}.git",
+                "url_key": f"https://git.example.org/owner/{name}",
+                "token_ciphertext": Secret(TOKEN),
+                **values,
+            }
+        )
+
+    return make
+
+
+def fill(make_repository: MakeRepository, start: int, stop: int) -> None:
+    """Make rows of everything that the admin lists, alike but for their names."""
+    for number in range(start, stop):
+        project = Project.objects.create(name=f"Project {number}")
+        user = User.objects.create_user(f"user-{number}")
+        ProjectMembership.objects.create(project=project, user=user, role=Role.VIEWER)
+        Job.objects.create(repository=make_repository(project=project, connected_by=user))
+        Node.objects.create(name=f"node-{number}")
+
+
+def page(client: Client, model: str, name: str = "changelist", *args: object) -> str:
+    """Return a page of the admin."""
+    response = client.get(reverse(f"admin:coderepos_{model}_{name}", args=args))
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_lists_cost_the_same_whatever_their_length(
+    admin_client: Client, make_repository: MakeRepository, model: str
+) -> None:
+    """A list of thirty rows takes the queries of a list of two."""
+    fill(make_repository, 0, 2)
+    with CaptureQueriesContext(connection) as of_two:
+        page(admin_client, model)
+    fill(make_repository, 2, 30)
+    with CaptureQueriesContext(connection) as of_thirty:
+        page(admin_client, model)
+
+    assert len(of_two) == len(of_thirty) <= 15
+
+
+@pytest.mark.parametrize("model", READ_ONLY)
+def test_what_happens_is_not_edited_by_hand(admin_client: Client, make_repository: MakeRepository, model: str) -> None:
+    """Repositories, jobs and nodes can be looked at by a superuser, and neither added, changed nor deleted."""
+    fill(make_repository, 0, 1)
+    row = apps.get_model("coderepos", model)._default_manager.get()
+
+    details = page(admin_client, model, "change", row.pk)
+
+    assert 'name="_save"' not in details
+    assert "deletelink" not in details
+    assert f"/{model}/add/" not in page(admin_client, model)
+    for name, args in (("add", ()), ("change", (row.pk,)), ("delete", (row.pk,))):
+        address = reverse(f"admin:coderepos_{model}_{name}", args=args)
+        assert admin_client.post(address, {"git_url": "https://evil.example/a/b", "post": "yes"}).status_code == 403
+
+
+@pytest.mark.parametrize("model", ["coderepository", "job"])
+def test_no_page_reads_or_shows_a_token(admin_client: Client, make_repository: MakeRepository, model: str) -> None:
+    """No statement names the column of the sealed token; the id of its key shows in the details alone."""
+    repository = make_repository()
+    job = Job.objects.create(repository=repository)
+
+    with CaptureQueriesContext(connection) as queries:
+        listed = page(admin_client, model)
+        details = page(admin_client, model, "change", repository.pk if model == "coderepository" else job.pk)
+
+    assert any("code_repos" in query["sql"] for query in queries)
+    assert not [query["sql"] for query in queries if "token_ciphertext" in query["sql"]]
+    assert TOKEN not in listed + details
+    assert repository.token_kid not in listed
+    assert (repository.token_kid in details) is (model == "coderepository")
+
+
+def test_list_of_repositories_says_what_matters(admin_client: Client, make_repository: MakeRepository) -> None:
+    """Host, ref, project, state, size, node and last error are seen at once."""
+    make_repository(
+        ref="release/9",
+        node="worker-7",
+        clone_status=CloneStatus.FAILED,
+        error_code="remote_timeout",
+        repository_size_mb=Decimal("28.40"),
+    )
+    make_repository(estimated_size_mb=Decimal("7.50"))
+    make_repository()
+
+    listed = page(admin_client, "coderepository")
+
+    for text in ("git.example.org", "release/9", "Rocket", "✗ FAILED", "28.4", "~7.5", "worker-7", "remote_timeout"):
+        assert text in listed
+    assert "… PENDING" in listed
+
+
+@pytest.mark.parametrize("status", CloneStatus)
+def test_every_state_has_a_mark(admin_client: Client, make_repository: MakeRepository, status: CloneStatus) -> None:
+    """No state breaks the list."""
+    make_repository(clone_status=status)
+
+    assert f" {status}</td>" in page(admin_client, "coderepository")
+
+
+def test_repositories_are_found(admin_client: Client, make_repository: MakeRepository) -> None:
+    """By a part of the URL, by the ref, by the commit and by the beginning of the id; filters narrow the list."""
+    one = make_repository(ref="release/9", commit_id="a" * 40, clone_status=CloneStatus.FAILED)
+    make_repository()
+
+    def count(query: str) -> int:
+        response = admin_client.get(reverse("admin:coderepos_coderepository_changelist") + f"?{query}")
+        assert response.status_code == 200
+        return int(response.context["cl"].result_count)
+
+    assert count("q=git.example.org") == 2
+    assert count("q=release/9") == count(f"q={'a' * 12}") == count(f"q={str(one.pk)[:13]}") == count(f"q={one.pk}") == 1
+    assert count("q=%27%22%25") == 0
+    assert (
+        count("clone_status__exact=FAILED") == count(f"project__exact={one.project_id}&clone_status__exact=FAILED") == 1
+    )
+
+
+def test_clone_again(admin_client: Client, make_repository: MakeRepository) -> None:
+    """The action queues what may be cloned again and says why the others were not."""
+    failed, cleaned, pending, complete = (
+        make_repository(clone_status=status) for status in ("FAILED", "CLEANED", "PENDING", "COMPLETED")
+    )
+
+    response = admin_client.post(
+        reverse("admin:coderepos_coderepository_changelist"),
+        {"action": "clone_again", "_selected_action": [row.pk for row in (failed, cleaned, pending, complete)]},
+        follow=True,
+    )
+
+    texts = [str(message) for message in response.context["messages"]]
+    assert sorted(texts) == [
+        "1 not queued: A repository that is COMPLETED cannot be cloned again.",
+        "1 not queued: Work on this repository is already under way; wait for it to end.",
+        "2 queued to be cloned again.",
+    ]
+    assert {job.repository_id for job in Job.objects.all()} == {failed.pk, cleaned.pk}
+
+
+def _staff(*codenames: str) -> User:
+    user = User.objects.create_user("staff", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(content_type__app_label="coderepos", codename__in=codenames))
+    return user
+
+
+def test_clone_again_needs_the_permission_to_change(client: Client, make_repository: MakeRepository) -> None:
+    """Who may only look is not offered the action, and gets nowhere by asking for it."""
+    repository = make_repository(clone_status=CloneStatus.FAILED)
+    client.force_login(_staff("view_coderepository"))
+    address = reverse("admin:coderepos_coderepository_changelist")
+
+    assert "Clone again" not in client.get(address).content.decode()
+    client.post(address, {"action": "clone_again", "_selected_action": [repository.pk]})
+    assert not Job.objects.exists()
+
+
+def test_clone_again_needs_a_role_in_the_project(
+    client: Client, make_repository: MakeRepository, project: Project
+) -> None:
+    """Permission in the admin does not replace the role in the project."""
+    repository = make_repository(clone_status=CloneStatus.FAILED)
+    user = _staff("view_coderepository", "change_coderepository")
+    client.force_login(user)
+    address = reverse("admin:coderepos_coderepository_changelist")
+    post = {"action": "clone_again", "_selected_action": [repository.pk]}
+
+    refused = client.post(address, post, follow=True)
+    assert [str(message) for message in refused.context["messages"]] == [
+        "1 not queued: Your role in this project does not allow this; ask one of its maintainers."
+    ]
+    ProjectMembership.objects.create(project=project, user=user, role=Role.DEVELOPER)
+    client.post(address, post)
+    assert Job.objects.get().repository_id == repository.pk
+
+
+def test_projects_with_repositories_are_not_deleted(
+    admin_client: Client, make_repository: MakeRepository, project: Project
+) -> None:
+    """Deleting a project here would take its repositories along and leave their files behind."""
+    make_repository()
+    address = reverse("admin:coderepos_project_delete", args=[project.pk])
+
+    assert admin_client.post(address, {"post": "yes"}).status_code == 403
+    assert Project.objects.exists()
+
+
+def test_jobs_show_their_figures(admin_client: Client, make_repository: MakeRepository) -> None:
+    """Attempts, progress, isolation, durations and substitutions are in the list and in the details."""
+    job = Job.objects.create(
+        repository=make_repository(),
+        state=JobState.RUNNING,
+        attempt=2,
+        isolation_level=3,
+        bytes_received=12_345_678,
+        progress={"phase": "receiving"},
+        started_at=timezone.now() - timedelta(seconds=30),
+        finished_at=timezone.now(),
+        result={
+            "substitutions": {"symlink": 2, "name": 0},
+            "substituted_paths": ["symlink: <b>a</b>"],
+            "seconds": {"scan": 0.25, "index": 1},
+        },
+    )
+
+    listed = page(admin_client, "job")
+    details = page(admin_client, "job", "change", job.pk)
+
+    for text in ("2 of 4", "receiving", "12.3", "30.0 s", "symlink 2"):
+        assert text in listed
+        assert text in details
+    assert "scan 0.2, index 1.0" in details
+    assert "symlink: &lt;b&gt;a&lt;/b&gt;" in details
+    assert "name 0" not in listed
+
+
+def test_new_job_shows_without_figures(admin_client: Client, make_repository: MakeRepository) -> None:
+    """A job that nobody began has dashes where figures would be."""
+    job = Job.objects.create(repository=make_repository())
+
+    assert "0 of 4" in page(admin_client, "job")
+    assert "0 of 4" in page(admin_client, "job", "change", job.pk)
+
+
+def test_history_of_a_repository_is_one_click_away(admin_client: Client, make_repository: MakeRepository) -> None:
+    """The details of a repository link to its jobs alone."""
+    repository = make_repository()
+    job = Job.objects.create(repository=repository)
+    other = Job.objects.create(repository=make_repository())
+    link = reverse("admin:coderepos_job_changelist") + f"?repository__id__exact={repository.pk}"
+
+    assert link in page(admin_client, "coderepository", "change", repository.pk)
+    jobs = admin_client.get(link).content.decode()
+    assert str(job.pk) in jobs
+    assert str(other.pk) not in jobs
+
+
+def test_nodes_show_when_they_were_seen(admin_client: Client, db: None) -> None:
+    """A machine that went silent is noticed."""
+    Node.objects.create(name="worker-7", isolation_level=2, last_seen=timezone.now() - timedelta(hours=3))
+
+    assert "3\xa0hours" in page(admin_client, "node")
+
+
+def test_members_are_edited(admin_client: Client, project: Project, django_user_model: type[User]) -> None:
+    """Members are added on their own page, by ids, since the admins of projects and users are the host's."""
+    user = django_user_model.objects.create_user("dora")
+    form = {"project": str(project.pk), "user": user.pk, "role": "maintainer"}
+
+    assert admin_client.post(reverse("admin:coderepos_projectmembership_add"), form).status_code == 302
+
+    membership = ProjectMembership.objects.get()
+    assert (membership.user, membership.project, membership.role) == (user, project, Role.MAINTAINER)
+    assert "dora" in page(admin_client, "project", "change", project.pk)
+
+
+def test_admin_passes_its_checks() -> None:
+    """Django finds nothing wrong with how our admins are declared."""
+    ours = [one for model, one in admin.site._registry.items() if model._meta.app_label == "coderepos"]
+
+    assert len(ours) == len(MODELS)
+    assert [message for one in ours for message in one.check()] == []
