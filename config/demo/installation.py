@@ -28,6 +28,7 @@ from config.demo.processes import DemoFailed, Program, tail
 READY_SECONDS: Final = 90
 SEED_SECONDS: Final = 120
 USER: Final = "demo"
+TOKEN_VARIABLE: Final = "DEMO_ACCESS_TOKEN"  # noqa: S105  the name of the variable
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,11 @@ def running(folder: Path, *, brought: Mapping[str, str]) -> Iterator[Installatio
 
 
 def environment_of(folder: Path, *, brought: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of all programs of an installation in ``folder``; nothing of the caller's settings."""
-    inherited = {name: value for name, value in os.environ.items() if name not in KEYS}
+    """Return the environment of all programs of an installation in ``folder``.
+
+    Nothing of the caller's settings is in it, and no access token: programs get those over the API.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name not in KEYS | {TOKEN_VARIABLE}}
     return {
         **inherited,
         **brought,

@@ -21,11 +21,10 @@ from django.core.management.base import BaseCommand, CommandError
 from config.demo import story
 from config.demo.console import Console
 from config.demo.git_server import GitServer
-from config.demo.installation import USER, Installation, running, temporary_folder
+from config.demo.installation import TOKEN_VARIABLE, USER, Installation, running, temporary_folder
 from config.demo.processes import DemoFailed
 from config.demo.repositories import make_oversized, make_shop
 
-TOKEN_VARIABLE: Final = "DEMO_ACCESS_TOKEN"  # noqa: S105  the name of the variable
 BROUGHT: Final = (
     "ALLOWED_GIT_HOSTS",
     "GIT_CA_BUNDLE",
