@@ -19,11 +19,9 @@ from coderepos.git import isolation, landlock, seccomp
 from coderepos.git.launcher import Child
 from coderepos.git.limits import Limits
 from coderepos.git.messages import BuildRequest, FetchRequest, NetworkPolicy, dump_line
+from tests.git.users import USERS
 
 pytestmark = pytest.mark.usefixtures("no_children_left")
-
-NOBODY = 65534
-USERS = [None, NOBODY] if os.geteuid() == 0 else [None]
 
 
 class Surroundings:

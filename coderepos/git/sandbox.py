@@ -1,0 +1,368 @@
+"""The layout of sandboxes on disk, and the only moves between its states.
+
+::
+
+    {base}/.coderepos-root                    id of the installation that the root belongs to
+    {base}/{project}/{repository}/
+        repository -> current/tree            constant
+        git        -> current/git             constant
+        current    -> versions/{token}        the only link that ever changes, in one rename
+        versions/{token}/tree, git            read-only
+        .incoming-{token}/                    where a running job builds
+        .removing-{token}/                    on its way out
+
+Every step is one rename or one link, so that a process killed between two of them leaves nothing half visible. All
+folders are reached by descriptors from the base, and no link on the way is followed.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import re
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from coderepos.exceptions import SandboxRefused
+from coderepos.git.folders import (
+    DRAFT,
+    age_seconds,
+    ages_seconds,
+    make_folder,
+    opened_folder,
+    point_link,
+    remove_if_empty,
+    set_mode,
+    sync_at_best,
+    translated,
+)
+from coderepos.git.marker import read_marker, write_marker
+from coderepos.git.removal import open_writable, remove_tree
+
+VERSIONS: Final = "versions"
+CURRENT: Final = "current"
+LINKS: Final = {"repository": f"{CURRENT}/tree", "git": f"{CURRENT}/git"}
+"""Links of a sandbox that never change."""
+
+_INCOMING: Final = ".incoming-"
+_REMOVING: Final = ".removing-"
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+
+class SandboxRoot:
+    """The folder that holds all sandboxes of one machine.
+
+    :param path: absolute path; it is created where it is missing.
+    :param group: name of a group that may read, or ``None``.
+    """
+
+    def __init__(self, path: Path, group: str | None = None) -> None:
+        self.path: Final = path
+        self._group: Final = group
+
+    @property
+    def folder_mode(self) -> int:
+        """Mode of folders that stay writable by their owner; with a group, what is made below belongs to it too."""
+        return 0o2750 if self._group else 0o700
+
+    @property
+    def published_mode(self) -> int:
+        """Mode of the top folder of a published version."""
+        return 0o550 if self._group else 0o500
+
+    def prepare(self, root_id: str) -> None:
+        """Create the root where it is missing, and mark it as belonging to ``root_id``; safe in many processes at once.
+
+        :raises SandboxRefused: it is a link or no folder, is foreign, is writable by others, the group does not exist,
+            or another installation marked it. Nothing was changed then.
+        :raises SandboxFull: there is no room even for the marker.
+        """
+        with translated():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                self.path.mkdir(mode=0o700)
+            group_id = self._group_id()
+            with self.opened() as base:
+                if read_marker(base) is None:
+                    write_marker(base, root_id)
+                if read_marker(base) != root_id:
+                    raise SandboxRefused
+                if group_id is not None and os.fstat(base).st_gid != group_id:
+                    os.fchown(base, -1, group_id)
+                set_mode(base, self.folder_mode)
+
+    def read_marker(self) -> str | None:
+        """Return the id of the installation that the root belongs to, ``None`` where there is no root or no marker.
+
+        :raises SandboxRefused: as :meth:`prepare`.
+        """
+        with translated():
+            try:
+                with self.opened() as base:
+                    return read_marker(base)
+            except FileNotFoundError:
+                return None
+
+    def sandbox(self, project_key: str, repository_id: str) -> Sandbox:
+        """Return the sandbox of one repository, which need not exist yet.
+
+        :raises SandboxRefused: a name that could not be a path segment of its own.
+        """
+        return Sandbox(self, project_key, repository_id)
+
+    def sandboxes(self) -> list[Sandbox]:
+        """Return every sandbox that is on disk."""
+        found = []
+        with translated():
+            try:
+                with self.opened() as base:
+                    for project_key in _names(base):
+                        with opened_folder(project_key, parent=base) as project:
+                            found += [Sandbox(self, project_key, name) for name in _names(project)]
+            except FileNotFoundError:
+                return found
+        return found
+
+    def free_bytes(self) -> int:
+        """Return how much room an unprivileged user has left on the root's file system."""
+        with translated():
+            status = os.statvfs(self.path)
+        return status.f_bavail * status.f_frsize
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """Open the root for the length of a ``with`` block, checked.
+
+        :raises SandboxRefused: it is a link or no folder, is foreign, or is writable by others.
+        :raises FileNotFoundError: it is not there.
+        """
+        with opened_folder(str(self.path)) as base:
+            yield base
+
+    def _group_id(self) -> int | None:
+        if self._group is None:
+            return None
+        try:
+            return grp.getgrnam(self._group).gr_gid
+        except KeyError as error:
+            raise SandboxRefused from error
+
+
+class Sandbox:
+    """The folder of one repository; all names in it are ours.
+
+    A *token* is the lease token of a job: it names what the job builds, and later the published version.
+    """
+
+    def __init__(self, root: SandboxRoot, project_key: str, repository_id: str) -> None:
+        if not _NAME.match(project_key) or not _NAME.match(repository_id):
+            raise SandboxRefused
+        self.root: Final = root
+        self.project_key: Final = project_key
+        self.repository_id: Final = repository_id
+
+    @property
+    def path(self) -> Path:
+        """Folder of the sandbox."""
+        return self.root.path / self.project_key / self.repository_id
+
+    @property
+    def repository_path(self) -> Path:
+        """Constant path of the working tree: what users and readers are told."""
+        return self.path / "repository"
+
+    def incoming(self, token: str) -> Path:
+        """Create the empty folder that a job builds in, and return its path.
+
+        :raises SandboxRefused: something is in the way.
+        :raises SandboxFull: there is no room.
+        """
+        name = _INCOMING + _checked(token)
+        with translated(), self._opened(create=True) as folder:
+            os.mkdir(name, 0o700, dir_fd=folder)
+            with opened_folder(name, parent=folder) as incoming:
+                set_mode(incoming, self.root.folder_mode)
+        return self.path / name
+
+    def publish(self, token: str) -> None:
+        """Give what a job built a name of its own, read-only; no reader sees it before :meth:`flip`.
+
+        :raises SandboxRefused: something is in the way.
+        :raises SandboxFull: there is no room.
+        """
+        source = _INCOMING + _checked(token)
+        with translated(), self._opened(create=False) as folder:
+            make_folder(VERSIONS, parent=folder, mode=self.root.folder_mode)
+            with opened_folder(VERSIONS, parent=folder) as versions:
+                os.rename(source, token, src_dir_fd=folder, dst_dir_fd=versions)
+                # Only now: a folder that its owner can't write can't be moved to another parent, unless by root.
+                with opened_folder(token, parent=versions) as version:
+                    set_mode(version, self.root.published_mode)
+                    os.fsync(version)
+                os.fsync(versions)
+            os.fsync(folder)
+
+    def flip(self, token: str) -> None:
+        """Let readers see a published version from now on, in one step.
+
+        :raises SandboxRefused: the version is not there, or something is in the way.
+        :raises SandboxFull: there is no room.
+        """
+        target = f"{VERSIONS}/{_checked(token)}"
+        with translated(), self._opened(create=False) as folder:
+            with opened_folder(VERSIONS, parent=folder) as versions, opened_folder(token, parent=versions):
+                for name, constant in LINKS.items():
+                    point_link(name, constant, folder)
+                point_link(CURRENT, target, folder)
+            sync_at_best(folder)
+
+    def current(self) -> str | None:
+        """Return the token of the version that readers see, or ``None``."""
+        with self._if_there() as folder:
+            return None if folder is None else _current(folder)
+
+    def versions(self) -> dict[str, float]:
+        """Return the age in seconds of every published version by its token."""
+        with self._if_there() as folder:
+            return {} if folder is None else ages_seconds(folder, VERSIONS)
+
+    def incomings(self) -> dict[str, float]:
+        """Return the age in seconds of everything in the making by its token."""
+        with self._if_there() as folder:
+            ages = {} if folder is None else ages_seconds(folder)
+        return {name.removeprefix(_INCOMING): age for name, age in ages.items() if name.startswith(_INCOMING)}
+
+    def disk_bytes(self) -> int:
+        """Return how much room the sandbox takes, in whole blocks."""
+        with self._if_there() as folder:
+            if folder is None:
+                return 0
+            blocks = 0
+            for _, folders, files, inside in os.fwalk(dir_fd=folder):
+                blocks += sum(os.lstat(name, dir_fd=inside).st_blocks for name in (*folders, *files))
+            return blocks * 512
+
+    def discard_incoming(self, token: str) -> None:
+        """Remove what a job built so far; not there is fine."""
+        incoming = _INCOMING + _checked(token)
+        with self._if_there() as folder:
+            if folder is not None:
+                remove_tree(incoming, parent=folder)
+
+    def discard(self, token: str) -> None:
+        """Remove what a job built, published or not, and the link to it; not there is fine."""
+        self.discard_incoming(token)
+        with self._if_there() as folder:
+            if folder is not None:
+                _remove_versions({token}, folder)
+
+    def remove_others(self, keep: str | None) -> None:
+        """Remove all versions but ``keep``, and all that was ever in the making; not there is fine.
+
+        :param keep: token of the version that stays; ``None`` or empty for none.
+        """
+        with self._if_there() as folder:
+            if folder is not None:
+                _remove_temporaries(ages_seconds(folder).keys(), folder)
+                _remove_versions(ages_seconds(folder, VERSIONS).keys() - {keep}, folder)
+
+    def sweep(self, *, keep: Collection[str], older_than_seconds: float) -> int:
+        """Remove versions and incoming folders that nobody knows, once they are old enough; return how many.
+
+        What readers see stays as long as anything is to be kept: after a commit whose outcome nobody learned, the
+        link may be ahead of the database.
+
+        :param keep: tokens that the database knows, published and building.
+        """
+        with self._if_there() as folder:
+            if folder is None:
+                return 0
+            kept = {*keep, _current(folder)} if keep else set()
+            all_is_old = age_seconds(os.fstat(folder)) > older_than_seconds
+            old = {name for name, age in ages_seconds(folder).items() if age > older_than_seconds}
+            temporaries = {name for name in old if name.removeprefix(_INCOMING) not in kept}
+            versions = {name for name, age in ages_seconds(folder, VERSIONS).items() if age > older_than_seconds} - kept
+            removed = _remove_temporaries(temporaries, folder) + _remove_versions(versions, folder)
+        if all_is_old and not keep and not self.versions() and not self.incomings():
+            self.remove()
+        return removed
+
+    def remove(self) -> None:
+        """Remove the sandbox, and the project's folder with the last of them; not there is fine."""
+        with self._if_there() as folder:
+            if folder is None:
+                return
+            # Readers lose the whole at once, not file by file.
+            remove_tree(CURRENT, parent=folder)
+        with translated(), suppress(FileNotFoundError), self.root.opened() as base:
+            with opened_folder(self.project_key, parent=base) as project:
+                remove_tree(self.repository_id, parent=project)
+            remove_if_empty(self.project_key, base)
+
+    @contextmanager
+    def _opened(self, *, create: bool) -> Iterator[int]:
+        mode = self.root.folder_mode
+        with self.root.opened() as base:
+            if create:
+                make_folder(self.project_key, parent=base, mode=mode)
+            with opened_folder(self.project_key, parent=base) as project:
+                if create:
+                    make_folder(self.repository_id, parent=project, mode=mode)
+                with opened_folder(self.repository_id, parent=project) as folder:
+                    yield folder
+
+    @contextmanager
+    def _if_there(self) -> Iterator[int | None]:
+        """Open the folder for the length of a ``with`` block, or give ``None`` where it is not there."""
+        with translated(), ExitStack() as opened:
+            try:
+                folder: int | None = opened.enter_context(self._opened(create=False))
+            except FileNotFoundError:
+                folder = None
+            yield folder
+
+
+def _current(folder: int) -> str | None:
+    try:
+        return os.readlink(CURRENT, dir_fd=folder).removeprefix(f"{VERSIONS}/")
+    except FileNotFoundError:
+        return None
+
+
+def _remove_temporaries(names: Collection[str], folder: int) -> int:
+    doomed = [name for name in names if name.startswith((_INCOMING, _REMOVING, DRAFT))]
+    return sum(remove_tree(name, parent=folder) for name in doomed)
+
+
+def _remove_versions(tokens: Collection[str], folder: int) -> int:
+    if not tokens:
+        return 0
+    if _current(folder) in tokens:
+        remove_tree(CURRENT, parent=folder)
+    removed = 0
+    with suppress(FileNotFoundError), opened_folder(VERSIONS, parent=folder) as versions:
+        for token in tokens:
+            doomed = _REMOVING + token
+            remove_tree(doomed, parent=folder)
+            with suppress(FileNotFoundError):
+                # A version that is gone by half must not look like one.
+                os.close(open_writable(token, parent=versions))
+                os.rename(token, doomed, src_dir_fd=versions, dst_dir_fd=folder)
+            removed += remove_tree(doomed, parent=folder)
+    return removed
+
+
+def _names(folder: int) -> list[str]:
+    """Return the names of folders that may be of projects or sandboxes."""
+    return [
+        name for name in os.listdir(folder) if _NAME.match(name) and stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode)
+    ]
+
+
+def _checked(token: str) -> str:
+    if not _NAME.match(token):
+        raise SandboxRefused
+    return token
