@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from typing import Final
 
 from coderepos import queue, signals
@@ -19,25 +20,23 @@ logger = logging.getLogger(__name__)
 
 
 def register_node() -> Node:
-    """Return this machine's row, made at its first sign of life.
-
-    A machine that changed its name keeps the sandbox root that its marker shows to be of this database.
-    """
-    marker = engine.sandbox_root().read_marker()
-    ours = marker is not None and Node.objects.filter(root_id=marker).exists()
-    node, _ = Node.objects.get_or_create(name=conf.node_id, defaults={"root_id": marker} if ours else {})
-    if ours and str(node.root_id) != marker:
-        Node.objects.filter(pk=node.pk).update(root_id=marker)
-        node.refresh_from_db()
+    """Return this machine's row, made at its first sign of life."""
+    node, _ = Node.objects.get_or_create(name=conf.node_id)
     return node
 
 
 def prepare_root(node: Node) -> SandboxRoot:
     """Return this machine's sandbox root, checked and marked.
 
+    A machine that changed its name keeps the root whose marker another row of this database knows.
+
     :raises SandboxRefused: it is not safe, or belongs to another installation; nothing was touched.
     """
     root = engine.sandbox_root()
+    marker = _uuid(root.read_marker())
+    if marker not in (None, node.root_id) and Node.objects.filter(root_id=marker).exists():
+        Node.objects.filter(pk=node.pk).update(root_id=marker)
+        node.refresh_from_db()
     root.prepare(str(node.root_id))
     return root
 
@@ -81,15 +80,25 @@ def sweep() -> str:
     """
     removed = 0
     for sandbox in prepare_root(register_node()).sandboxes():
-        known = _known_versions(sandbox.repository_id)
+        repository_id = _uuid(sandbox.repository_id)
+        if repository_id is None:
+            continue
+        known = _known_versions(repository_id)
         removed += sandbox.sweep(keep=known, older_than_seconds=SWEEP_AFTER_SECONDS)
     return f"{removed} removed"
 
 
-def _known_versions(repository_id: str) -> set[str]:
+def _known_versions(repository_id: uuid.UUID) -> set[str]:
     """Return the published version of a repository and the one that a running job builds."""
     published = CodeRepository.objects.filter(pk=repository_id).exclude(version="").values_list("version", flat=True)
     building = Job.objects.filter(repository_id=repository_id, state=JobState.RUNNING).values_list(
         "lease_token", flat=True
     )
     return {*published, *(str(token) for token in building)}
+
+
+def _uuid(text: str | None) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text or "")
+    except ValueError:
+        return None

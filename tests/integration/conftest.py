@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from model_bakery import baker
-from pytest_django.fixtures import SettingsWrapper
+from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 from rest_framework.authtoken.models import Token
 
@@ -88,7 +88,7 @@ def git_server(git_root: Path) -> Iterator[GitServer]:
 
 
 @pytest.fixture
-def code_settings(settings: SettingsWrapper, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def code_settings(settings: Settings, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Change keys of ``CODEREPOS`` for this process; what it returns is for other processes."""
 
     def change(server: GitServer, **values: Any) -> dict[str, Any]:
