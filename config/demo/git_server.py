@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import io
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -11,18 +12,16 @@ from contextlib import closing
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
-from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer, make_server
+from typing import TYPE_CHECKING, Any, Final, Self, TextIO
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from dulwich.errors import NotGitRepository
 from dulwich.repo import Repo
-from dulwich.server import Backend
+from dulwich.server import Backend, UploadPackHandler
 from dulwich.web import make_wsgi_chain
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-READ_ONLY: Final[dict[bytes, Any]] = {b"git-receive-pack": None}
 
 
 class GitServer:
@@ -67,7 +66,7 @@ def serving(folder: Path) -> WSGIApplication:
 
     def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         with closing(_Folder(folder)) as backend:
-            yield from make_wsgi_chain(backend, handlers=READ_ONLY)(environ, start_response)
+            yield from make_wsgi_chain(backend, handlers=HANDLERS)(environ, start_response)
 
     return serve
 
@@ -112,6 +111,17 @@ def _password(environ: WSGIEnvironment) -> bytes:
         return b""
 
 
+class _UploadPack(UploadPackHandler):
+    @classmethod
+    def required_capabilities(cls) -> tuple[bytes, ...]:
+        """Require none, as ``git`` does; dulwich would turn away clients that want no thin packs."""
+        return ()
+
+
+HANDLERS: Final[dict[bytes, Any]] = {b"git-upload-pack": _UploadPack, b"git-receive-pack": None}
+"""Fetches are served, pushes are not."""
+
+
 class _Folder(Backend):
     """Repositories by their names, opened for one request."""
 
@@ -137,14 +147,13 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a probe that has seen enough hangs up in the middle of an answer, and that is its job."""
-
-
-class _QuietServerHandler(ServerHandler):
-    def log_exception(self, exc_info: object) -> None:
-        """Say nothing, for the same reason."""
+        """Say nothing, as below."""
 
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name is the superclass's
         """Keep the demo's terminal to the demo."""
+
+    def get_stderr(self) -> TextIO:
+        """Say nothing: a probe that has seen enough hangs up in the middle of an answer, and that is its job."""
+        return io.StringIO()

@@ -98,6 +98,10 @@ def _follow(installation: Installation, console: Console, repo_id: str, *, timeo
             console.bar(_percent(status), status["progress_message"])
             if status["clone_status"] in FINAL:
                 return status
+            if status["next_attempt_at"]:
+                raise DemoFailed(
+                    f"{status['progress_message']}; the demo does not wait for it.\n{installation.tails()}"
+                )
             installation.check()
             if time.monotonic() > deadline:
                 raise DemoFailed(f"The clone took more than {timeout_seconds:g} s.\n{installation.tails()}")

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,14 +94,13 @@ def test_a_production_environment_passes_all_checks(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-def test_production_does_not_start_without_a_secret_key(tmp_path: Path) -> None:
-    """Nothing is made up outside DEBUG."""
-    environment = {**PRODUCTION, "SECRET_KEY": ""}
+@pytest.mark.parametrize("start", [("manage.py", "qcluster", "--run-once"), ("-c", "import config.wsgi")])
+def test_production_does_not_start_without_a_secret_key(tmp_path: Path, start: tuple[str, ...]) -> None:
+    """Nothing is made up outside DEBUG, and neither web server nor workers start without a key."""
+    started = run(tmp_path, *start, **{**PRODUCTION, "SECRET_KEY": ""})
 
-    checked = run(tmp_path, "manage.py", "check", "--deploy", **environment)
-
-    assert checked.returncode != 0
-    assert "SECRET_KEY" in checked.stderr
+    assert started.returncode != 0
+    assert re.search("SECRET_KEY .*empty", started.stderr)
 
 
 def test_debug_is_off_and_https_is_on_by_default(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import secrets
 import signal
@@ -83,6 +84,7 @@ class Command(BaseCommand):
 def _built_in(console: Console, folder: Path, *, keep: bool) -> None:
     token = secrets.token_urlsafe(24)
     console.step("Making two repositories and a Git server that insists on a token")
+    logging.getLogger("dulwich").setLevel(logging.WARNING)
     git_folder = folder / "git"
     git_folder.mkdir()
     figures = make_shop(git_folder / "shop.git")
