@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from typing import Any, Final
 
 from django.db import connections, router, transaction
@@ -31,7 +30,13 @@ logger = logging.getLogger(__name__)
 
 def ring(job: Job) -> None:
     """Ring for a job once the transaction is committed; a queue that is down delays it until the reaper rings."""
-    transaction.on_commit(partial(_send, job), robust=True)
+
+    def send() -> None:
+        async_task(RUN_JOB, str(job.pk))
+        job.rung()
+
+    # Not a partial: Django names the function in its log when it fails.
+    transaction.on_commit(send, robust=True)
 
 
 def ring_later(job: Job, when: datetime) -> None:
@@ -67,8 +72,3 @@ def settings_in_force() -> dict[str, Any]:
         "orm": Conf.ORM,
         "sync": Conf.SYNC,
     }
-
-
-def _send(job: Job) -> None:
-    async_task(RUN_JOB, str(job.pk))
-    job.rung()

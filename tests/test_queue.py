@@ -1,0 +1,88 @@
+"""The doorbell rings on commit, with an id and nothing else."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django_q.models import OrmQ, Schedule
+from model_bakery import baker
+
+from coderepos import queue
+from coderepos.crypto.secret import Secret
+from coderepos.models import CodeRepository, Job, Project
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def job() -> Job:
+    """A queued clone."""
+    repository = baker.make(
+        CodeRepository, project=baker.make(Project), git_url="https://h/r", token_ciphertext=Secret("t" * 30)
+    )
+    return Job.objects.create(repository=repository)
+
+
+def rung() -> list[dict[str, Any]]:
+    """Return what waits in the queue, unpacked."""
+    return [row.task for row in OrmQ.objects.all()]
+
+
+def test_bell_rings_on_commit_with_the_id_alone(job: Job) -> None:
+    """Nothing is sent before the commit; then one task with the job's id and no other value."""
+    with transaction.atomic():
+        queue.ring(job)
+        assert rung() == []
+
+    (task,) = rung()
+    assert (task["func"], task["args"], task.get("kwargs")) == ("coderepos.tasks.run_job", (str(job.pk),), {})
+    job.refresh_from_db()
+    assert job.rung_at is not None
+
+
+def test_rolled_back_work_rings_no_bell(job: Job) -> None:
+    """What was not committed is not rung for."""
+    with transaction.atomic():
+        queue.ring(job)
+        transaction.set_rollback(True)
+
+    assert rung() == []
+
+
+def test_broken_queue_does_not_break_the_request(job: Job, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """A queue that is down leaves a job that the reaper finds, and says so in the log."""
+
+    def down(*arguments: object) -> None:
+        raise ConnectionError("the broker is down")
+
+    monkeypatch.setattr(queue, "async_task", down)
+    with transaction.atomic():
+        queue.ring(job)
+
+    assert list(Job.objects.unrung()) == [job]
+    assert "the broker is down" in caplog.text
+
+
+def test_later_bell_is_a_schedule_that_runs_once(job: Job) -> None:
+    """A retry is scheduled at its time, with the job's id alone."""
+    when = datetime.now(UTC) + timedelta(seconds=60)
+
+    queue.ring_later(job, when)
+
+    schedule = Schedule.objects.get(func="coderepos.tasks.run_job")
+    assert (schedule.schedule_type, schedule.next_run, str(job.pk) in schedule.args) == (Schedule.ONCE, when, True)
+
+
+def test_schedules_are_made_once() -> None:
+    """Migrating again neither doubles the schedules nor takes back what an operator changed."""
+    queue.ensure_schedules()
+    Schedule.objects.filter(name="coderepos.reap").update(minutes=5)
+    queue.ensure_schedules()
+
+    assert {row.name: row.minutes for row in Schedule.objects.filter(name__startswith="coderepos.")} == {
+        "coderepos.reap": 5,
+        "coderepos.sweep": None,
+    }
