@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from coderepos.exceptions import TokenUndecryptable
+from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
 
 MAGIC: Final = b"CRE1"
 SUITE: Final = 1
@@ -237,12 +237,15 @@ def rewrap(sealed: bytes, *, old: KeyWrapper, new: KeyWrapper, context: Context)
 
 
 def _with_wrapped(envelope: Envelope, wrapper: KeyWrapper, dek: bytes, context: Context) -> Envelope:
+    wrapped = wrapper.wrap(dek, envelope.wrap_aad(wrapper, context))
+    if not 0 < len(wrapped) <= MAX_WRAPPED_BYTES:  # it could be stored, but never be read again
+        raise EncryptionUnavailable
     return Envelope(
         wrap_alg=wrapper.wrap_alg,
         message_id=envelope.message_id,
         commitment=envelope.commitment,
         nonce=envelope.nonce,
-        wrapped=wrapper.wrap(dek, envelope.wrap_aad(wrapper, context)),
+        wrapped=wrapped,
         ciphertext=envelope.ciphertext,
     )
 
