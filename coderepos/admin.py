@@ -176,7 +176,8 @@ class JobAdmin(ReadOnlyAdmin):
     @admin.display(description="phase", empty_value="-")
     def phase(self, job: Job) -> str | None:
         """What the running attempt does."""
-        return job.progress.get("phase")
+        phase: str | None = job.progress.get("phase")
+        return phase
 
     @admin.display(description="MB received", ordering="bytes_received")
     def received(self, job: Job) -> str:

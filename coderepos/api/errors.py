@@ -120,7 +120,7 @@ def describe(error: Exception) -> Answer:
                 headers={"WWW-Authenticate": challenge} if challenge else {},
             )
         case exceptions.Throttled():
-            return _throttled(error.wait)
+            return _throttled(getattr(error, "wait", None))
         case exceptions.UnsupportedMediaType():
             return Answer(
                 status=error.status_code,

@@ -78,8 +78,12 @@ class ErrorSerializer(serializers.Serializer[Any]):
     detail = ErrorDetailSerializer()
 
 
+def _status(code: str) -> int:
+    return FRAMEWORK[code][0] if code in FRAMEWORK else STATUS[code]
+
+
 def _example(code: str) -> OpenApiExample:
-    status, message = FRAMEWORK.get(code) or (STATUS[code], default_message(leaves()[code]))
+    message = FRAMEWORK[code][1] if code in FRAMEWORK else default_message(leaves()[code])
     fields: dict[str, object] = {}
     match code:
         case "repository_too_large":
@@ -95,19 +99,18 @@ def _example(code: str) -> OpenApiExample:
         code,
         {"detail": {"error": code, "message": message, **fields}},
         response_only=True,
-        status_codes=[str(status)],
+        status_codes=[_status(code)],
     )
 
 
 def _errors(codes: Iterable[str]) -> dict[int, OpenApiResponse]:
     """Return the description of every status that ``codes`` answer with."""
-    by_status: defaultdict[int, list[OpenApiExample]] = defaultdict(list)
+    by_status: defaultdict[int, list[str]] = defaultdict(list)
     for code in codes:
-        example = _example(code)
-        by_status[int(example.status_codes[0])].append(example)
+        by_status[_status(code)].append(code)
     return {
-        status: OpenApiResponse(ErrorSerializer, ", ".join(example.name for example in examples), examples)
-        for status, examples in sorted(by_status.items())
+        status: OpenApiResponse(ErrorSerializer, ", ".join(codes), [_example(code) for code in codes])
+        for status, codes in sorted(by_status.items())
     }
 
 
@@ -125,7 +128,7 @@ def _described(view: type[Any], **descriptions: Callable[[Any], Any]) -> type[An
     return type(view.__name__, (view,), methods)
 
 
-class ConnectExtension(OpenApiViewExtension):
+class ConnectExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]  # its __init_subclass__
     """Describes the connect call."""
 
     target_class = "coderepos.api.views.ConnectViewSet"
@@ -143,7 +146,7 @@ class ConnectExtension(OpenApiViewExtension):
         )
 
 
-class RepositoryExtension(OpenApiViewExtension):
+class RepositoryExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]  # its __init_subclass__
     """Describes the calls about connected repositories."""
 
     target_class = "coderepos.api.views.RepositoryViewSet"

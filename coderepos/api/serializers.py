@@ -17,7 +17,7 @@ from coderepos.api.fields import (
     no_control_characters,
 )
 from coderepos.api.status import RETRYABLE
-from coderepos.models import CloneStatus, CodeRepository, JobKind, JobState
+from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 
 LARGEST_DEPTH: Final = 2**31 - 1
 
@@ -183,6 +183,6 @@ class JobSerializer(serializers.Serializer[Any]):
     started_at = UtcTimeField(allow_null=True)
     finished_at = UtcTimeField(allow_null=True)
 
-    def get_received_mb(self, job: Any) -> float:
+    def get_received_mb(self, job: Job) -> float:
         """MB that came over the wire."""
         return round(job.bytes_received / 10**6, 1)

@@ -98,8 +98,9 @@ class ConnectViewSet(CodeReposViewSet):
         except RecursionError:
             raise ParseError from None
         if not serializer.is_valid():
-            raise ValidationError(serializer.errors)
-        return serializer.validated_data
+            raise ValidationError(dict(serializer.errors))
+        checked: dict[str, Any] = serializer.validated_data
+        return checked
 
 
 class RepositoryViewSet(CodeReposViewSet):

