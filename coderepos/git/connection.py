@@ -17,6 +17,9 @@ from coderepos.git.url import DEFAULT_PORTS, GitUrl, may_be_private
 READ_BYTES: Final = 262_144
 """Most bytes that are taken from the socket at once."""
 
+PREAMBLE: Final = "preamble too large"
+"""Reason of the error for too many bytes before the pack."""
+
 CONNECT_SHARE_SECONDS: Final = 3.0
 """Longest wait for one address where further ones are left to try."""
 
@@ -37,9 +40,9 @@ class Meter:
         self._allowed_bytes = allowed_bytes
         self._reason = reason
 
-    def allow(self, further_bytes: int, reason: str) -> None:
-        """Let this many bytes arrive from now on, instead of what was left."""
-        self._allowed_bytes = self.received_bytes + further_bytes
+    def allow(self, allowed_bytes: int, reason: str) -> None:
+        """Set anew how many bytes may arrive, those that did included."""
+        self._allowed_bytes = allowed_bytes
         self._reason = reason
 
     def wait_seconds(self) -> float:

@@ -7,6 +7,7 @@ It reads its request on standard input, writes pack bytes to a pipe and events t
 from __future__ import annotations
 
 import base64
+import logging
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from coderepos.exceptions import (
     TooManyRefs,
 )
 from coderepos.git.child import Emit, emit_to, error_event
-from coderepos.git.connection import Meter
+from coderepos.git.connection import PREAMBLE, Meter
 from coderepos.git.messages import LINE_BYTES, FetchOutcome, FetchRequest, fetch_request, load_line
 from coderepos.git.network import GuardedConnection
 from coderepos.git.pack_writer import PackWriter, StoppedEarly
@@ -61,6 +62,8 @@ def main(pack_fd: int) -> int:
 
     :param pack_fd: descriptor that takes the pack bytes.
     """
+    # dulwich logs what servers say.
+    logging.disable()
     return run(sys.stdin.buffer.readline(LINE_BYTES + 1), pack_fd, emit_to(sys.stdout.fileno()))
 
 
@@ -99,7 +102,7 @@ def fetch(
         seconds=limits.clone_seconds,
         receive_seconds=limits.receive_seconds,
         allowed_bytes=limits.preamble_bytes,
-        reason="preamble too large",
+        reason=PREAMBLE,
     )
     advertisement_url = f"{url.base}/info/refs?service=git-upload-pack"
     connection = GuardedConnection(
@@ -160,6 +163,7 @@ def exchange(request: FetchRequest, client: UploadPackClient, writer: PackWriter
         received = client.receive(
             determine_wants,
             writer.write,
+            progress=writer.count_piece,
             depth=request.depth,
             ref_prefixes=ref_prefixes(request.ref, with_tags=with_tags),
         )

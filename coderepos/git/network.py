@@ -112,6 +112,7 @@ class GuardedConnection:
         self._requests: Final = requests
         self._content_types: Final = content_types
         self._http: Final = PinnedConnection(url, policy, meter, resolver)
+        self._response: http.client.HTTPResponse | None = None
         self._answer: Answer | None = None
 
     def request(
@@ -131,10 +132,10 @@ class GuardedConnection:
         if (method, url) not in self._requests:
             raise RemoteProtocolError(reason="request outside of the repository")
         if self._answer is not None and not self._answer.finish():
-            self._http.close()
+            self.close()
         self._answer = None
         with translated_errors():
-            response = self._exchange(method, url.removeprefix(self._origin), headers, body)
+            response = self._response = self._exchange(method, url.removeprefix(self._origin), headers, body)
         raise_for_status(response.status)
         if _media_type(response) not in self._content_types:
             raise RemoteProtocolError(reason="content type")
@@ -146,6 +147,8 @@ class GuardedConnection:
     def close(self) -> None:
         """Close the connection; unread bytes are dropped."""
         self._http.close()
+        if self._response is not None:
+            self._response.close()
 
     def _exchange(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None

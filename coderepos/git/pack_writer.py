@@ -8,12 +8,15 @@ from typing import Final
 
 from coderepos.exceptions import InternalError, RemoteProtocolError, RepositoryTooLarge
 from coderepos.git.child import Emit
-from coderepos.git.connection import Meter
+from coderepos.git.connection import PREAMBLE, Meter
 from coderepos.git.limits import SIZE_FACTOR
 from coderepos.git.messages import FetchRequest
 
 PROGRESS_SECONDS: Final = 0.2
 """Least time between two progress events."""
+
+PIECE_BYTES: Final = 64
+"""What a pkt-line counts besides its bytes."""
 
 
 class StoppedEarly(Exception):
@@ -31,6 +34,8 @@ class PackWriter:
         self._meter: Final = meter
         self._emit: Final = emit
         self._next_progress = 0.0
+        self._bytes_before = 0
+        self._pieces = 0
 
     def write(self, data: bytes) -> int:
         """Take the next bytes; none at all keep the connection alive.
@@ -40,10 +45,9 @@ class PackWriter:
         """
         limit_bytes = self._limits.wire_bytes
         if data and not self.pack_bytes:
-            self._meter.allow(
-                limit_bytes + limit_bytes // 8 + self._limits.preamble_bytes, reason="too much besides the pack"
-            )
+            self._bytes_before = self._meter.received_bytes
         self.pack_bytes += len(data)
+        self.count_piece()
         if self._count_only:
             if self.pack_bytes * SIZE_FACTOR > limit_bytes:
                 raise StoppedEarly
@@ -54,6 +58,18 @@ class PackWriter:
         if time.monotonic() >= self._next_progress:
             self._tell_progress()
         return len(data)
+
+    def count_piece(self, text: bytes = b"") -> None:
+        """Take note of a pkt-line, of pack bytes or of progress, whose text does not matter.
+
+        Besides the pack a server may send the preamble's bytes once more, less the more pieces it cuts its answer
+        into: small ones cost time, not bytes.
+        """
+        self._pieces += 1
+        allowed_bytes = self._limits.preamble_bytes + self._bytes_before - PIECE_BYTES * self._pieces
+        if self.pack_bytes:
+            allowed_bytes += self.pack_bytes + self.pack_bytes // 8
+        self._meter.allow(allowed_bytes, reason="too much besides the pack" if self.pack_bytes else PREAMBLE)
 
     def finish(self) -> None:
         """Tell the last figure.

@@ -70,6 +70,7 @@ class UploadPackClient(AbstractHttpGitClient):
         determine_wants: Callable[..., list[bytes]],
         write_pack: Callable[[bytes], int],
         *,
+        progress: Callable[[bytes], None],
         depth: int | None,
         ref_prefixes: Sequence[bytes],
     ) -> Received:
@@ -83,6 +84,7 @@ class UploadPackClient(AbstractHttpGitClient):
                 determine_wants,  # type: ignore[arg-type]  # ids and names are NewTypes of bytes
                 _EmptyHistory(),
                 write_pack,
+                progress,
                 depth=depth,
                 ref_prefix=ref_prefixes,
             )

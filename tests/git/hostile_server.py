@@ -167,11 +167,7 @@ class HostileServer:
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
-
-    @property
-    def host(self) -> str:
-        """``127.0.0.1:port``."""
-        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     @property
     def url(self) -> str:
