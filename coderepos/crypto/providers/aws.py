@@ -1,0 +1,106 @@
+"""AWS Key Management Service; credentials and, for tests, the endpoint come from the usual places of boto3."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError, HTTPClientError
+
+from coderepos.crypto.providers.asking import CONNECT_SECONDS, READ_SECONDS, Verdict, ask, expect
+
+WRAP_AWS: Final = 2
+REFUSALS: Final = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
+TRANSIENTS: Final = frozenset(
+    {
+        "DependencyTimeoutException",
+        "InternalFailure",
+        "KMSInternalException",
+        "LimitExceededException",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+
+
+def open_key(name: str) -> AwsKeyWrapper:
+    """Return the wrapper of the key with this ARN, in the region that the ARN names."""
+    limits = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"total_max_attempts": 1},
+        max_pool_connections=4,
+    )
+    return AwsKeyWrapper(name, boto3.client("kms", region_name=name.split(":")[3], config=limits))
+
+
+class AwsKeyWrapper:
+    """Wraps our own data keys by Encrypt and Decrypt of a symmetric key, the hash of the AAD as encryption context.
+
+    An alias is resolved once, when the wrapper is made: one that moves later changes nothing before the next start.
+    """
+
+    wrap_alg: Final = WRAP_AWS
+
+    def __init__(self, name: str, client: Any) -> None:
+        """Resolve ``name``.
+
+        :raises EncryptionUnavailable: the service cannot be asked right now, or does not know the key.
+        """
+        self._client = client
+        answer = ask(f"aws-kms://{name}", lambda: client.describe_key(KeyId=name), _judge)
+        self._arn: Final = str(answer["KeyMetadata"]["Arn"])
+        self.kid: Final = f"aws-kms://{self._arn}"
+
+    def wrap(self, dek: bytes, aad: bytes) -> bytes:
+        """Return the encrypted DEK.
+
+        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        """
+        answer = ask(
+            self.kid,
+            lambda: self._client.encrypt(KeyId=self._arn, Plaintext=dek, EncryptionContext=_encryption_context(aad)),
+            _judge,
+        )
+        expect(self.kid, answer["KeyId"] == self._arn, "another key answered")
+        return bytes(answer["CiphertextBlob"])
+
+    def unwrap(self, wrapped: bytes, aad: bytes) -> bytes:
+        """Return the DEK.
+
+        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        :raises TokenUndecryptable: it was wrapped by another key or for another row, or changed.
+        """
+        answer = ask(
+            self.kid,
+            lambda: self._client.decrypt(
+                KeyId=self._arn, CiphertextBlob=wrapped, EncryptionContext=_encryption_context(aad)
+            ),
+            _judge,
+            opening=True,
+        )
+        expect(self.kid, answer["KeyId"] == self._arn, "another key answered", opening=True)
+        return bytes(answer["Plaintext"])
+
+
+def _encryption_context(aad: bytes) -> dict[str, str]:
+    """Return the AAD as AWS takes one: it stands in the audit log, hence the hash, which says nothing."""
+    return {"coderepos": hashlib.sha256(aad).hexdigest()}
+
+
+def _judge(error: Exception) -> Verdict:
+    if isinstance(error, HTTPClientError):
+        return Verdict.TRANSIENT
+    if isinstance(error, ClientError):
+        code = error.response.get("Error", {}).get("Code", "")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code in REFUSALS:
+            return Verdict.REFUSED
+        if code in TRANSIENTS or status >= 500 or status == 429:
+            return Verdict.TRANSIENT
+    return Verdict.UNAVAILABLE

@@ -1,0 +1,96 @@
+"""Azure Key Vault; credentials are those of ``DefaultAzureCredential``."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from typing import Any, Final
+
+from azure.core import exceptions as azure
+from azure.identity import DefaultAzureCredential
+from azure.keyvault.keys import KeyClient
+from azure.keyvault.keys.crypto import EncryptionAlgorithm
+
+from coderepos.crypto.envelope import KEY_BYTES
+from coderepos.crypto.providers.asking import CONNECT_SECONDS, READ_SECONDS, Verdict, ask, expect
+
+WRAP_AZURE: Final = 4
+ALGORITHM: Final = EncryptionAlgorithm.rsa_oaep_256
+DIGEST_BYTES: Final = 32
+VERSION_BYTES: Final = 32
+TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+_VERSION: Final = re.compile(rf"[0-9a-f]{{{VERSION_BYTES}}}")
+LIMITS: Final[dict[str, Any]] = {
+    "connection_timeout": CONNECT_SECONDS,
+    "read_timeout": READ_SECONDS,
+    "retry_total": 0,
+}
+
+
+def open_key(name: str) -> AzureKeyWrapper:
+    """Return the wrapper of the key ``<vault>/<key>``; a vault without a dot is one of the public cloud."""
+    host, _, key = name.partition("/")
+    url = f"https://{host if '.' in host else f'{host}.vault.azure.net'}"
+    return AzureKeyWrapper(name, KeyClient(url, DefaultAzureCredential(), **LIMITS), key)
+
+
+class AzureKeyWrapper:
+    """Wraps data keys by RSA-OAEP-256, which knows no AAD: its hash is encrypted before the DEK, and compared.
+
+    The wrapped form is the version of the key, 32 hex digits, and the RSA ciphertext. Who knows the public key can make
+    such a form, so it proves no origin; that the message is whole is proved by its data part.
+    """
+
+    wrap_alg: Final = WRAP_AZURE
+
+    def __init__(self, name: str, client: Any, key: str) -> None:
+        self._client = client
+        self._key: Final = key
+        self.kid: Final = f"azure-kv://{name}"
+
+    def wrap(self, dek: bytes, aad: bytes) -> bytes:
+        """Return the encrypted DEK.
+
+        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        """
+        # The client encrypts by itself with the public key, even with a disabled one: hence the question before.
+        newest = ask(self.kid, lambda: self._client.get_key(self._key), _judge).properties
+        expect(self.kid, bool(newest.enabled), "the key is disabled")
+        version = str(newest.version)
+        expect(self.kid, _VERSION.fullmatch(version) is not None, "the answer names no version of the key")
+        answer = ask(self.kid, lambda: self._version(version).encrypt(ALGORITHM, _digest(aad) + dek), _judge)
+        return version.encode() + bytes(answer.ciphertext)
+
+    def unwrap(self, wrapped: bytes, aad: bytes) -> bytes:
+        """Return the DEK.
+
+        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        :raises TokenUndecryptable: it was wrapped by another key or for another row, or changed.
+        """
+        version, ciphertext = wrapped[:VERSION_BYTES].decode("ascii", "replace"), wrapped[VERSION_BYTES:]
+        expect(self.kid, _VERSION.fullmatch(version) is not None, "no version of the key", opening=True)
+        answer = ask(self.kid, lambda: self._version(version).decrypt(ALGORITHM, ciphertext), _judge, opening=True)
+        both = bytes(answer.plaintext)
+        bound = len(both) == DIGEST_BYTES + KEY_BYTES and hmac.compare_digest(both[:DIGEST_BYTES], _digest(aad))
+        expect(self.kid, bound, "wrapped for another row", opening=True)
+        return both[DIGEST_BYTES:]
+
+    def _version(self, version: str) -> Any:
+        """Return a client for one version of the key, which shares the connections of the first one."""
+        return self._client.get_cryptography_client(self._key, key_version=version)
+
+
+def _digest(aad: bytes) -> bytes:
+    return hashlib.sha256(aad).digest()
+
+
+def _judge(error: Exception) -> Verdict:
+    if isinstance(error, azure.ServiceRequestError | azure.ServiceResponseError):
+        return Verdict.TRANSIENT
+    if isinstance(error, azure.HttpResponseError):
+        if error.status_code in TRANSIENT_STATUSES:
+            return Verdict.TRANSIENT
+        if error.status_code == 400:
+            return Verdict.REFUSED
+    return Verdict.UNAVAILABLE

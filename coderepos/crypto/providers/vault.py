@@ -1,0 +1,86 @@
+"""The Transit engine of HashiCorp Vault and OpenBao; address and token come from ``VAULT_ADDR`` and ``VAULT_TOKEN``."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Final
+
+import hvac
+from hvac import exceptions as vault
+from requests import exceptions as transport
+
+from coderepos.crypto.providers.asking import CONNECT_SECONDS, READ_SECONDS, Verdict, ask, expect
+
+WRAP_VAULT: Final = 5
+
+
+def open_key(name: str) -> VaultKeyWrapper:
+    """Return the wrapper of the key ``<mount>/<key>``."""
+    return VaultKeyWrapper(name, hvac.Client(timeout=(CONNECT_SECONDS, READ_SECONDS)))
+
+
+class VaultKeyWrapper:
+    """Wraps data keys by encrypt and decrypt of an AEAD key, the AAD as associated data."""
+
+    wrap_alg: Final = WRAP_VAULT
+
+    def __init__(self, name: str, client: Any) -> None:
+        self._mount, _, self._key = name.rpartition("/")
+        self._transit = client.secrets.transit
+        self.kid: Final = f"vault-transit://{name}"
+
+    def wrap(self, dek: bytes, aad: bytes) -> bytes:
+        """Return the encrypted DEK as Vault writes it, with the version of the key in front.
+
+        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        """
+        answer = ask(
+            self.kid,
+            lambda: self._transit.encrypt_data(
+                name=self._key, plaintext=_base64(dek), associated_data=_base64(aad), mount_point=self._mount
+            ),
+            _judge,
+        )
+        ciphertext = str(answer["data"]["ciphertext"])
+        expect(self.kid, ciphertext.startswith("vault:v"), "the answer is no ciphertext")
+        return ciphertext.encode()
+
+    def unwrap(self, wrapped: bytes, aad: bytes) -> bytes:
+        """Return the DEK.
+
+        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        :raises TokenUndecryptable: it was wrapped by another key or for another row, or changed.
+        """
+        expect(self.kid, wrapped.startswith(b"vault:v") and wrapped.isascii(), "no ciphertext of Vault", opening=True)
+        answer = ask(
+            self.kid,
+            lambda: self._transit.decrypt_data(
+                name=self._key,
+                ciphertext=wrapped.decode("ascii"),
+                associated_data=_base64(aad),
+                mount_point=self._mount,
+            ),
+            _judge,
+            opening=True,
+        )
+        try:
+            return base64.b64decode(answer["data"]["plaintext"], validate=True)
+        except (binascii.Error, ValueError):
+            dek = b""
+        expect(self.kid, bool(dek), "the answer is not base64", opening=True)
+        return dek
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _judge(error: Exception) -> Verdict:
+    if isinstance(error, transport.ConnectionError | transport.Timeout):
+        return Verdict.TRANSIENT
+    if isinstance(error, vault.RateLimitExceeded | vault.InternalServerError | vault.BadGateway | vault.VaultDown):
+        return Verdict.TRANSIENT
+    if isinstance(error, vault.InvalidRequest):
+        return Verdict.REFUSED
+    return Verdict.UNAVAILABLE
