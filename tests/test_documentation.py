@@ -1,0 +1,56 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from django.urls import get_resolver
+
+from coderepos.conf import AppSettings
+from coderepos.exceptions import leaves
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+
+
+def test_settings_page_has_every_key_with_its_default() -> None:
+    """The table has one row per key, with the default that the code has."""
+    text = (DOCS / "settings.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \|", text, re.MULTILINE))
+    defaults = {
+        field.name: json.dumps(field.default) if isinstance(field.default, str) else repr(field.default)
+        for field in fields(AppSettings)
+    }
+
+    assert rows == defaults
+
+
+def test_api_page_has_every_endpoint() -> None:
+    """Every address of the app stands in the page, and no other."""
+    text = (DOCS / "api.md").read_text()
+    documented = set(re.findall(r"^\| `[A-Z]+ /([^`]*)` \|", text, re.MULTILINE))
+    resolver = next(one for one in get_resolver().url_patterns if "api/v1/code/" in str(one.pattern))
+    served = {re.sub(r"<str:(\w+)>", r"{\1}", str(pattern.pattern)) for pattern in resolver.url_patterns}
+
+    assert documented == served
+
+
+@pytest.mark.parametrize("code", sorted(leaves()))
+def test_api_page_has_every_error(code: str) -> None:
+    """Every code that an answer or a job may hold is explained."""
+    assert f"`{code}`" in (DOCS / "api.md").read_text()
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Relative links name files, and anchors name headings."""
+    for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
+        for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+            target = (page.parent / path) if path else page
+            assert target.exists(), f"{page.name}: {path}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+                assert anchor in {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}
