@@ -45,7 +45,7 @@ class Families:
         self._made_again_bytes = 0
 
     def resolve(self) -> None:
-        """Fill in type, id and base of every delta.
+        """Fill in type, size, id and base of every delta.
 
         :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack.
         :raises InflatedTooLarge: too much had to be made again.
@@ -66,6 +66,7 @@ class Families:
                 digest.update(data)
                 ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
                 kinds[position] = kind
+                pack.sizes[position] = len(data)
                 resolved += 1
                 if pack.base_ids:
                     self._adopt(position)
@@ -172,10 +173,11 @@ class Families:
         return data
 
     def _undeltified(self, position: int) -> bytes:
+        # The scan has proved the size.
         return decompress(self._pack.compressed(position), bufsize=self._pack.sizes[position] or 1)
 
     def _applied(self, position: int, base: bytes) -> bytes:
         delta = self._pack.deltas.pop(position, None)
         if delta is None:
-            delta = self._undeltified(position)
+            delta = decompress(self._pack.compressed(position))
         return apply_delta(base, delta, limit=self._limits.object_bytes)

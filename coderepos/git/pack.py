@@ -18,7 +18,13 @@ from typing import Final
 from zlib import crc32, decompressobj
 from zlib import error as ZlibError  # noqa: N812 - an exception's name
 
-from coderepos.exceptions import InflatedTooLarge, ObjectTooLarge, RemoteProtocolError, RepositoryTooLarge, TooManyObjects
+from coderepos.exceptions import (
+    InflatedTooLarge,
+    ObjectTooLarge,
+    RemoteProtocolError,
+    RepositoryTooLarge,
+    TooManyObjects,
+)
 from coderepos.git.delta import delta_sizes
 from coderepos.git.limits import Limits
 
@@ -55,7 +61,7 @@ class Pack:
     """Type of each object; that of the whole family for a delta, once it is resolved."""
 
     sizes: array[int] = field(default_factory=lambda: array("Q"))
-    """Inflated bytes of each entry: the object's own, or the delta's."""
+    """Inflated bytes of each entry: of the delta, until it is resolved, then of the object."""
 
     crcs: array[int] = field(default_factory=lambda: array("I"))
     """CRC32 of each entry as it is in the file."""

@@ -65,4 +65,3 @@ def _big_endian(column: array[int]) -> bytes:
     if sys.byteorder == "little":
         column.byteswap()
     return column.tobytes()
-
