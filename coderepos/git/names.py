@@ -69,4 +69,5 @@ def is_writable(name: bytes) -> bool:
 def printable(path: bytes, *, most_characters: int = 1_000) -> str:
     """Return a path as text in which whatever does not print is escaped."""
     text = path[:most_characters].decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    escaped = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return escaped[:most_characters]
