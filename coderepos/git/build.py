@@ -19,7 +19,7 @@ from coderepos.exceptions import CodeReposError, InflatedTooLarge, InternalError
 from coderepos.git.checkout import Checkout
 from coderepos.git.child import Emit, emit_to, error_event
 from coderepos.git.families import Families
-from coderepos.git.git_folder import GitFolder
+from coderepos.git.git_folder import HEADS, GitFolder
 from coderepos.git.limits import Limits
 from coderepos.git.messages import LINE_BYTES, BuildReport, BuildRequest, FetchOutcome, build_request, load_line
 from coderepos.git.pack import COMMIT, Pack, PackScanner
@@ -152,7 +152,7 @@ def _add_refs(
     for name, object_id in (*outcome.tags, (outcome.ref_name, outcome.wanted_id)):
         position = index.position(bytes.fromhex(object_id))
         if name and position is not None:
-            refs[name] = commit_id if name.startswith("refs/heads/") else object_id
+            refs[name] = commit_id if name.startswith(HEADS) else object_id
             positions[object_id] = position
     peeled = peel(positions.values(), pack, index, families)
     named = {
@@ -161,7 +161,7 @@ def _add_refs(
         if (final := peeled.get(position)) is not None
     }
     shallow = [one for one in outcome.shallow if _is_commit(bytes.fromhex(one), pack, index)]
-    git.add_refs(outcome, commit_id, refs, named, shallow)
+    git.add_refs(outcome.ref_name, commit_id, refs, named, shallow)
 
 
 def _is_commit(object_id: bytes, pack: Pack, index: PackIndex) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import Final
+
+from dulwich.errors import ApplyDeltaError
 
 from coderepos.exceptions import RemoteProtocolError
 
@@ -11,9 +14,9 @@ _VARINT_BYTES: Final = 10
 _COPY_BYTES: Final = 0x10000  # what a copy of size 0 means
 _COMPILED_BYTES: Final = 32 * 10**6
 
+_compiled: ModuleType | None
 try:
     _compiled = import_module("dulwich._pack")
-    _compiled_error: type[Exception] = import_module("dulwich.errors").ApplyDeltaError
 except ImportError:
     # A dulwich that was installed without its extension modules.
     _compiled = None
@@ -56,7 +59,7 @@ def apply_delta(base: bytes, delta: bytes, *, limit: int) -> bytes:
         return apply_delta_slowly(base, delta, start, result_bytes)
     try:
         pieces = _compiled.apply_delta(base, delta)
-    except _compiled_error:
+    except ApplyDeltaError:
         raise RemoteProtocolError(reason="instructions of a delta") from None
     result: bytes = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     if len(result) != result_bytes:

@@ -94,9 +94,7 @@ class Families:
             if root in positions:
                 yield root, data
             if self._first_child[root] >= 0:
-                for position, data in self._walk(root, data):
-                    if position in positions:
-                        yield position, data
+                yield from (made for made in self._walk(root, data) if made[0] in positions)
 
     def _link(self, positions: set[int] | range) -> None:
         """List the children among ``positions`` of each object."""

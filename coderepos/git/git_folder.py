@@ -6,10 +6,9 @@ Layout: gitrepository-layout(5). No hooks, no remote, no reflog, no staging inde
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from coderepos.git.messages import FetchOutcome
 from coderepos.git.pack import write_all
 
 NAME: Final = "git"
@@ -18,7 +17,7 @@ PACK_FOLDER: Final = f"{NAME}/objects/pack"
 
 INCOMING_PACK: Final = f"{PACK_FOLDER}/incoming.pack"
 
-_HEADS: Final = "refs/heads/"
+HEADS: Final = "refs/heads/"
 _FOLDERS: Final = (NAME, f"{NAME}/objects", PACK_FOLDER, f"{NAME}/refs")
 _CONFIG: Final = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -55,21 +54,22 @@ class GitFolder:
 
     def add_refs(
         self,
-        outcome: FetchOutcome,
+        head: str,
         commit_id: str,
         refs: Mapping[str, str],
         peeled: Mapping[str, str],
-        shallow: list[str],
+        shallow: Sequence[str],
     ) -> None:
         """Write HEAD, refs and the ends of a shallow history.
 
+        :param head: full name of the fetched ref, empty where there is none.
+        :param commit_id: what HEAD holds unless ``head`` is a branch.
         :param refs: object ids by full name.
         :param peeled: what the tag objects among these ids finally name.
         :param shallow: commits whose parents are missing.
         """
-        on_branch = outcome.ref_name.startswith(_HEADS)
-        head = b"ref: " + _encoded(outcome.ref_name) if on_branch else commit_id.encode()
-        self._write(f"{NAME}/HEAD", head + b"\n")
+        content = b"ref: " + _encoded(head) if head.startswith(HEADS) else commit_id.encode()
+        self._write(f"{NAME}/HEAD", content + b"\n")
         self._write(f"{NAME}/config", _CONFIG)
         lines = [b"# pack-refs with: peeled fully-peeled sorted \n"]
         for name in sorted(refs, key=_encoded):

@@ -46,10 +46,7 @@ def is_ntfs_dot_git(name: bytes) -> bool:
     It ignores case, trailing dots and spaces, and what follows a colon; ``git~1`` is the short name. What follows a
     backslash is a name of its own there.
     """
-    for part in name.split(b"\\"):
-        if part.split(b":", 1)[0].rstrip(b". ").lower() in (b".git", b"git~1"):
-            return True
-    return False
+    return any(part.split(b":", 1)[0].rstrip(b". ").lower() in (b".git", b"git~1") for part in name.split(b"\\"))
 
 
 def is_hfs_dot_git(name: bytes) -> bool:
