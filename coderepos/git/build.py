@@ -1,0 +1,193 @@
+"""The child process that makes Git data and a working tree of a pack: it owns no token and has no network.
+
+It reads its request on standard input, the pack from a pipe, then the outcome of the fetch on standard input, and
+writes events to standard output (see :mod:`coderepos.git.messages`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import IO, Final
+
+from coderepos.exceptions import CodeReposError, InflatedTooLarge, InternalError, RemoteProtocolError, SandboxFull
+from coderepos.git.checkout import Checkout
+from coderepos.git.child import Emit, emit_to, error_event
+from coderepos.git.families import Families
+from coderepos.git.git_folder import HEADS, GitFolder
+from coderepos.git.limits import Limits
+from coderepos.git.messages import LINE_BYTES, BuildReport, BuildRequest, FetchOutcome, build_request, load_line
+from coderepos.git.pack import COMMIT, Pack, PackScanner
+from coderepos.git.pack_index import PackIndex
+from coderepos.git.peeling import commit_and_tree, peel
+from coderepos.git.trees import read_trees
+
+TREE_NAME: Final = b"tree"
+
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def main(pack_fd: int) -> int:
+    """Run the child process and return its exit status.
+
+    :param pack_fd: descriptor that gives the pack bytes.
+    """
+    # Nothing here makes cycles that matter, and hundreds of thousands of objects make each collection slow.
+    gc.disable()
+    return run(sys.stdin.buffer, pack_fd, emit_to(sys.stdout.fileno()))
+
+
+def run(control: IO[bytes], pack_fd: int, emit: Emit) -> int:
+    """Confine this process for good, do what the request line says, and return the exit status.
+
+    :param control: gives the request and, once the pack has arrived, the outcome of the fetch.
+    """
+    from coderepos.git.isolation import confine_build
+
+    try:
+        request = build_request(load_line(control.readline(LINE_BYTES + 1)))
+        emit({"event": "started", "isolation": confine_build(request)})
+        report = build(request, pack_fd, lambda: read_outcome(control, request.limits), emit)
+        emit({"event": "report", **report.to_json()})
+    except CodeReposError as error:
+        emit(error_event(error))
+        return 1
+    except Exception as error:
+        emit(error_event(translated(error), cause=error))
+        return 1
+    return 0
+
+
+def translated(error: Exception) -> CodeReposError:
+    """Return the leaf for an exception that is not ours."""
+    if isinstance(error, MemoryError):
+        return InflatedTooLarge()
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return SandboxFull()
+    return InternalError()
+
+
+def read_outcome(control: IO[bytes], limits: Limits) -> FetchOutcome:
+    """Wait for the outcome of the fetch and return it.
+
+    :raises RemoteProtocolError: the fetch failed, so none comes.
+    """
+    line = control.readline(LINE_BYTES + 1)
+    if not line:
+        raise RemoteProtocolError(reason="fetch ended early")
+    return FetchOutcome.from_json(load_line(line), limits=limits)
+
+
+def build(request: BuildRequest, pack_fd: int, wait_for_outcome: Callable[[], FetchOutcome], emit: Emit) -> BuildReport:
+    """Make ``git/`` and ``tree/`` below ``request.incoming`` from the pack that ``pack_fd`` gives.
+
+    :param wait_for_outcome: called once the pack has arrived.
+    :raises GitError: the leaf that says what is wrong with the pack or its trees.
+    :raises OSError: the disk is full or fails.
+    """
+    limits, clock = request.limits, _Clock()
+    incoming = os.open(request.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        git = GitFolder(incoming, group_readable=request.group_readable)
+        pack_file = git.open_pack()
+        try:
+            pack = _scanned(pack_fd, pack_file, limits, emit)
+            clock.done("scan")
+            families = Families(pack, limits)
+            families.resolve()
+            clock.done("resolve")
+            index = PackIndex(pack)
+            git.add_index(pack.trailer, index.to_bytes())
+            clock.done("index")
+            outcome = wait_for_outcome()
+            if outcome.pack_bytes != pack.size_bytes:
+                raise RemoteProtocolError(reason="size of the pack")
+            emit({"event": "progress", "phase": "writing"})
+            commit_id, tree_id = commit_and_tree(bytes.fromhex(outcome.wanted_id), pack, index, families)
+            _add_refs(git, outcome, commit_id.hex(), pack, index, families)
+            git_bytes = pack.size_bytes + git.size_bytes
+            trees = read_trees(tree_id, pack, index, families, limits, other_bytes=git_bytes)
+            checkout = Checkout(incoming, TREE_NAME, trees, group_readable=request.group_readable)
+            checkout.write(families)
+            git.finish()
+            clock.done("checkout")
+        finally:
+            os.close(pack_file)
+        _make_durable(incoming)
+        clock.done("sync")
+    finally:
+        os.close(incoming)
+    return BuildReport(
+        commit_id=commit_id.hex(),
+        git_bytes=git_bytes,
+        tree_bytes=trees.total.disk_bytes,
+        objects=len(pack),
+        entries=trees.total.entries,
+        substitutions=checkout.substitutions.counts,
+        substituted_paths=tuple(checkout.substitutions.paths),
+        seconds=clock.seconds,
+    )
+
+
+def _scanned(pack_fd: int, pack_file: int, limits: Limits, emit: Emit) -> Pack:
+    def on_progress(objects: int, total: int) -> None:
+        emit({"event": "progress", "phase": "receiving", "objects": objects, "total_objects": total})
+
+    pack = PackScanner(pack_fd, pack_file, limits, on_progress).scan()
+    emit({"event": "progress", "phase": "resolving", "objects": len(pack), "total_objects": len(pack)})
+    return pack
+
+
+def _add_refs(
+    git: GitFolder, outcome: FetchOutcome, commit_id: str, pack: Pack, index: PackIndex, families: Families
+) -> None:
+    """Write the fetched ref, the tags whose objects came along, and where the history was cut off."""
+    refs: dict[str, str] = {}
+    positions: dict[str, int] = {}
+    for name, object_id in (*outcome.tags, (outcome.ref_name, outcome.wanted_id)):
+        position = index.position(bytes.fromhex(object_id))
+        if name and position is not None:
+            refs[name] = commit_id if name.startswith(HEADS) else object_id
+            positions[object_id] = position
+    peeled = peel(positions.values(), pack, index, families)
+    named = {
+        object_id: pack.object_id(final).hex()
+        for object_id, position in positions.items()
+        if (final := peeled.get(position)) is not None
+    }
+    shallow = [one for one in outcome.shallow if _is_commit(bytes.fromhex(one), pack, index)]
+    git.add_refs(outcome.ref_name, commit_id, refs, named, shallow)
+
+
+def _is_commit(object_id: bytes, pack: Pack, index: PackIndex) -> bool:
+    position = index.position(object_id)
+    return position is not None and pack.kinds[position] == COMMIT
+
+
+def _make_durable(folder: int) -> None:
+    """Write everything of the file system to its disk: one call, where each of thousands of files would need one."""
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        os.sync()
+    elif syncfs(folder):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+class _Clock:
+    """Takes the wall clock per phase."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def done(self, phase: str) -> None:
+        """Note how long the phase took that ends now."""
+        now = time.monotonic()
+        self.seconds[phase] = round(now - self._last, 4)
+        self._last = now

@@ -1,0 +1,195 @@
+"""Writes a working tree: exact bytes, by directory descriptors, never through a link.
+
+Regular files get their final mode when they are made; folders when nothing is left to write into them. Symbolic links
+are made last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+from coderepos.git.families import Families
+from coderepos.git.links import Links
+from coderepos.git.names import printable
+from coderepos.git.pack import write_all
+from coderepos.git.trees import Entry, Trees
+
+REPORTED_PATHS: Final = 100
+
+_OPEN_FOLDERS: Final = 100
+_LINK_BYTES: Final = 16 * 10**6  # held until all links are known
+_LINK_TARGET_BYTES: Final = 4_095
+_LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
+_LFS_POINTER_BYTES: Final = 1_024
+
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class Substitutions:
+    """What was not written as it is in the tree."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)
+
+    def add(self, reason: str, path: bytes) -> None:
+        """Count one, and keep its path while there are few."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if len(self.paths) < REPORTED_PATHS:
+            self.paths.append(f"{reason}: {printable(path)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a blob goes."""
+
+    folder: int
+    entry: Entry
+
+
+class Checkout:
+    """Writes one working tree below a folder.
+
+    :param parent: descriptor of the folder in which ``name`` is made.
+    :param group_readable: may the group read what is written?
+    """
+
+    def __init__(self, parent: int, name: bytes, trees: Trees, *, group_readable: bool) -> None:
+        self._trees: Final = trees
+        self._folders: Final = _Folders(parent, name, final_mode=0o550 if group_readable else 0o500)
+        self._file_mode: Final = 0o440 if group_readable else 0o400
+        self._program_mode: Final = 0o550 if group_readable else 0o500
+        self._places: Final[dict[int, list[_Place]]] = {}
+        self._links: Final = Links()
+        self._link_bytes = 0
+        self._found_links: Final[list[tuple[_Place, bytes]]] = []
+        self.substitutions: Final = Substitutions()
+
+    def write(self, families: Families) -> None:
+        """Write everything.
+
+        :raises OSError: the disk is full, or the folder is not what it was.
+        """
+        try:
+            self._make_folders()
+            for position, data in families.objects(set(self._places)):
+                for place in self._places[position]:
+                    self._write(place, data)
+            self._make_links()
+            self._folders.finish()
+        finally:
+            self._folders.close()
+
+    def _make_folders(self) -> None:
+        todo = [(self._folders.make(-1, b""), self._trees.root)]
+        while todo:
+            folder, tree = todo.pop()
+            for name in self._trees.left_out.get(tree, ()):
+                self.substitutions.add("name", self._folders.path(folder, name))
+            for entry in self._trees.entries[tree]:
+                if entry.is_directory:
+                    todo.append((self._folders.make(folder, entry.name), entry.position))
+                elif entry.is_gitlink:
+                    self._folders.make(folder, entry.name)
+                    self.substitutions.add("gitlink", self._folders.path(folder, entry.name))
+                else:
+                    self._places.setdefault(entry.position, []).append(_Place(folder, entry))
+
+    def _write(self, place: _Place, data: bytes) -> None:
+        if place.entry.is_symlink:
+            self._found_link(place, data)
+            return
+        if len(data) <= _LFS_POINTER_BYTES and data.startswith(_LFS_POINTER):
+            self.substitutions.add("lfs_pointer", self._folders.path(place.folder, place.entry.name))
+        self._write_file(place, data, self._program_mode if place.entry.is_executable else self._file_mode)
+
+    def _write_file(self, place: _Place, data: bytes, mode: int) -> None:
+        descriptor = os.open(place.entry.name, _NEW_FILE, mode, dir_fd=self._folders.descriptor(place.folder))
+        try:
+            write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+    def _found_link(self, place: _Place, target: bytes) -> None:
+        self._link_bytes += len(target)
+        if len(target) > _LINK_TARGET_BYTES or self._link_bytes > _LINK_BYTES:
+            self._write_link_text(place, target)
+            return
+        self._links.add(self._folders.names(place.folder, place.entry.name), target)
+        self._found_links.append((place, target))
+
+    def _make_links(self) -> None:
+        for place, target in self._found_links:
+            if self._links.stays_inside(self._folders.names(place.folder, place.entry.name)):
+                os.symlink(target, place.entry.name, dir_fd=self._folders.descriptor(place.folder))
+            else:
+                self._write_link_text(place, target)
+
+    def _write_link_text(self, place: _Place, target: bytes) -> None:
+        """Write a small file that holds the link's text, as ``core.symlinks=false`` does."""
+        self.substitutions.add("symlink", self._folders.path(place.folder, place.entry.name))
+        self._write_file(place, target, self._file_mode)
+
+
+class _Folders:
+    """The folders of a working tree by number, a few of them open."""
+
+    def __init__(self, parent: int, name: bytes, *, final_mode: int) -> None:
+        self._parent: Final = parent
+        self._name: Final = name
+        self._final_mode: Final = final_mode
+        self._above: Final[list[int]] = []
+        self._names: Final[list[bytes]] = []
+        self._open: Final[OrderedDict[int, int]] = OrderedDict()
+
+    def make(self, above: int, name: bytes) -> int:
+        """Make a folder and return its number; the top one is above number -1 and has no name."""
+        if above < 0:
+            os.mkdir(self._name, 0o700, dir_fd=self._parent)
+        else:
+            os.mkdir(name, 0o700, dir_fd=self.descriptor(above))
+        self._above.append(above)
+        self._names.append(name)
+        return len(self._above) - 1
+
+    def descriptor(self, folder: int) -> int:
+        """Return an open descriptor of a folder; it stays open for a while only."""
+        descriptor = self._open.get(folder)
+        if descriptor is not None:
+            self._open.move_to_end(folder)
+            return descriptor
+        above = self._above[folder]
+        if above < 0:
+            descriptor = os.open(self._name, _FOLDER, dir_fd=self._parent)
+        else:
+            descriptor = os.open(self._names[folder], _FOLDER, dir_fd=self.descriptor(above))
+        self._open[folder] = descriptor
+        if len(self._open) > _OPEN_FOLDERS:
+            os.close(self._open.popitem(last=False)[1])
+        return descriptor
+
+    def names(self, folder: int, name: bytes) -> tuple[bytes, ...]:
+        """Return the names from the top to an entry of a folder."""
+        names = [name]
+        while self._above[folder] >= 0:
+            names.append(self._names[folder])
+            folder = self._above[folder]
+        return tuple(reversed(names))
+
+    def path(self, folder: int, name: bytes) -> bytes:
+        """Return the path of an entry of a folder."""
+        return b"/".join(self.names(folder, name))
+
+    def finish(self) -> None:
+        """Make every folder read-only, the innermost first."""
+        for folder in reversed(range(len(self._above))):
+            os.fchmod(self.descriptor(folder), self._final_mode)
+
+    def close(self) -> None:
+        """Close what is open."""
+        while self._open:
+            os.close(self._open.popitem()[1])

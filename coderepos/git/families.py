@@ -1,0 +1,181 @@
+"""Resolves families of deltas: a base object and all that is built on it, each made once.
+
+No recursion: a chain may be as long as the pack. Few objects are held at a time: those on the way from the base to the
+present one that still have unseen children. Past a budget the oldest are dropped and made again when they are needed.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Final
+from zlib import decompress
+
+from coderepos.exceptions import InflatedTooLarge, RemoteProtocolError
+from coderepos.git.delta import apply_delta
+from coderepos.git.limits import Limits
+from coderepos.git.pack import ID_BYTES, OFS_DELTA, TYPE_NAMES, Pack
+
+_HELD_BYTES: Final = 32 * 10**6
+
+
+@dataclass(slots=True)
+class _Generation:
+    """An object with children that were not seen yet."""
+
+    position: int
+    data: bytes | None
+    next_child: int
+
+
+class Families:
+    """The objects of a pack by their bases.
+
+    :param pack: whose deltas are to be resolved.
+    """
+
+    def __init__(self, pack: Pack, limits: Limits) -> None:
+        self._pack: Final = pack
+        self._limits: Final = limits
+        self._first_child = array("i")
+        self._next_sibling = array("i")
+        self._held_bytes = 0
+        self._made_again_bytes = 0
+
+    def resolve(self) -> None:
+        """Fill in type, size, id and base of every delta.
+
+        :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack.
+        :raises InflatedTooLarge: too much had to be made again.
+        """
+        pack, ids, kinds = self._pack, self._pack.ids, self._pack.kinds
+        self._link(range(len(pack)))
+        resolved = 0
+        for root in [position for position, kind in enumerate(kinds) if kind < OFS_DELTA]:
+            resolved += 1
+            if pack.base_ids:
+                self._adopt(root)
+            if self._first_child[root] < 0:
+                continue
+            kind = kinds[root]
+            name = TYPE_NAMES[kind]
+            for position, data in self._walk(root):
+                digest = sha1(b"%s %d\0" % (name, len(data)), usedforsecurity=False)
+                digest.update(data)
+                ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
+                kinds[position] = kind
+                pack.sizes[position] = len(data)
+                resolved += 1
+                if pack.base_ids:
+                    self._adopt(position)
+        if resolved != len(pack):
+            raise RemoteProtocolError(reason="base of a delta")
+
+    def objects(self, positions: set[int]) -> Iterator[tuple[int, bytes]]:
+        """Yield position and content of these objects, family by family; each is made once.
+
+        Only for a pack whose deltas are resolved.
+        """
+        bases = self._pack.bases
+        needed: set[int] = set()
+        roots = []
+        for position in sorted(positions):
+            while position not in needed:
+                needed.add(position)
+                if bases[position] < 0:
+                    roots.append(position)
+                    break
+                position = bases[position]
+        self._link(needed)
+        for root in roots:
+            data = self._undeltified(root)
+            if root in positions:
+                yield root, data
+            if self._first_child[root] >= 0:
+                yield from (made for made in self._walk(root, data) if made[0] in positions)
+
+    def _link(self, positions: set[int] | range) -> None:
+        """List the children among ``positions`` of each object."""
+        count = len(self._pack)
+        self._first_child = array("i", b"\xff" * 4 * count)
+        self._next_sibling = array("i", b"\xff" * 4 * count)
+        bases, first, following = self._pack.bases, self._first_child, self._next_sibling
+        for position in positions:
+            base = bases[position]
+            if base >= 0:
+                following[position] = first[base]
+                first[base] = position
+
+    def _adopt(self, base: int) -> None:
+        """Make the deltas that name this object's id its children."""
+        for position in self._pack.base_ids.pop(self._pack.object_id(base), ()):
+            self._pack.bases[position] = base
+            self._next_sibling[position] = self._first_child[base]
+            self._first_child[base] = position
+
+    def _walk(self, root: int, data: bytes | None = None) -> Iterator[tuple[int, bytes]]:
+        """Yield everything built on ``root``, parents before children."""
+        first, following = self._first_child, self._next_sibling
+        data = self._undeltified(root) if data is None else data
+        way = [_Generation(root, data, first[root])]
+        self._held_bytes = len(data)
+        while way:
+            parent = way[-1]
+            data = self._content(way)
+            child = parent.next_child
+            parent.next_child = following[child]
+            if parent.next_child < 0:
+                way.pop()
+                parent.data = None
+                self._held_bytes -= len(data)
+            data = self._applied(child, data)
+            yield child, data
+            if first[child] >= 0:
+                way.append(_Generation(child, data, first[child]))
+                self._hold(way, data)
+
+    def _hold(self, way: list[_Generation], data: bytes) -> None:
+        """Count the newest object on the way, and drop the oldest ones past the budget."""
+        self._held_bytes += len(data)
+        if self._held_bytes <= _HELD_BYTES:
+            return
+        for generation in way[:-1]:
+            if generation.data is not None:
+                self._held_bytes -= len(generation.data)
+                generation.data = None
+                if self._held_bytes <= _HELD_BYTES:
+                    return
+
+    def _content(self, way: list[_Generation]) -> bytes:
+        """Return the content of the last object on the way, made again where it was dropped."""
+        last = way[-1]
+        if last.data is not None:
+            return last.data
+        lost = [last.position]
+        known = {generation.position: generation.data for generation in way if generation.data is not None}
+        while lost[-1] not in known and self._pack.bases[lost[-1]] >= 0:
+            lost.append(self._pack.bases[lost[-1]])
+        start = lost.pop()
+        data = known[start] if start in known else self._undeltified(start)
+        while lost:
+            data = self._applied(lost.pop(), data)
+            self._made_again_bytes += len(data)
+            if self._made_again_bytes > self._limits.inflated_bytes(self._pack.size_bytes):
+                raise InflatedTooLarge(
+                    figure=self._made_again_bytes, limit=self._limits.inflated_bytes(self._pack.size_bytes)
+                )
+        last.data = data
+        self._hold(way, data)
+        return data
+
+    def _undeltified(self, position: int) -> bytes:
+        # The scan has proved the size.
+        return decompress(self._pack.compressed(position), bufsize=self._pack.sizes[position] or 1)
+
+    def _applied(self, position: int, base: bytes) -> bytes:
+        delta = self._pack.deltas.pop(position, None)
+        if delta is None:
+            delta = decompress(self._pack.compressed(position))
+        return apply_delta(base, delta, limit=self._limits.object_bytes)

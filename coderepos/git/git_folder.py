@@ -1,0 +1,99 @@
+"""Writes the bare Git folder beside the pack: what ``git --git-dir`` needs, and nothing that names the remote.
+
+Layout: gitrepository-layout(5). No hooks, no remote, no reflog, no staging index.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from coderepos.git.pack import write_all
+
+NAME: Final = "git"
+
+PACK_FOLDER: Final = f"{NAME}/objects/pack"
+
+INCOMING_PACK: Final = f"{PACK_FOLDER}/incoming.pack"
+
+HEADS: Final = "refs/heads/"
+_FOLDERS: Final = (NAME, f"{NAME}/objects", PACK_FOLDER, f"{NAME}/refs")
+_CONFIG: Final = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
+_NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class GitFolder:
+    """A new Git folder.
+
+    :param incoming: descriptor of the folder in which it is made.
+    :param group_readable: may the group read it?
+    """
+
+    def __init__(self, incoming: int, *, group_readable: bool) -> None:
+        self._incoming: Final = incoming
+        self._file_mode: Final = 0o440 if group_readable else 0o400
+        self._folder_mode: Final = 0o550 if group_readable else 0o500
+        self.size_bytes = 0
+        """Bytes of the files so far, without the pack."""
+        for folder in _FOLDERS:
+            os.mkdir(folder, 0o700, dir_fd=incoming)
+
+    def open_pack(self) -> int:
+        """Return a descriptor of the new pack file, for reading and writing; it has its name in :meth:`add_index`."""
+        return os.open(INCOMING_PACK, _NEW_FILE, self._file_mode, dir_fd=self._incoming)
+
+    def add_index(self, trailer: bytes, index: bytes) -> None:
+        """Write the index and give both files the name that Git wants.
+
+        :param trailer: SHA-1 of the pack.
+        """
+        name = f"{PACK_FOLDER}/pack-{trailer.hex()}"
+        self._write(f"{name}.idx", index)
+        os.rename(INCOMING_PACK, f"{name}.pack", src_dir_fd=self._incoming, dst_dir_fd=self._incoming)
+
+    def add_refs(
+        self,
+        head: str,
+        commit_id: str,
+        refs: Mapping[str, str],
+        peeled: Mapping[str, str],
+        shallow: Sequence[str],
+    ) -> None:
+        """Write HEAD, refs and the ends of a shallow history.
+
+        :param head: full name of the fetched ref, empty where there is none.
+        :param commit_id: what HEAD holds unless ``head`` is a branch.
+        :param refs: object ids by full name.
+        :param peeled: what the tag objects among these ids finally name.
+        :param shallow: commits whose parents are missing.
+        """
+        content = b"ref: " + _encoded(head) if head.startswith(HEADS) else commit_id.encode()
+        self._write(f"{NAME}/HEAD", content + b"\n")
+        self._write(f"{NAME}/config", _CONFIG)
+        lines = [b"# pack-refs with: peeled fully-peeled sorted \n"]
+        for name in sorted(refs, key=_encoded):
+            object_id = refs[name]
+            lines.append(b"%s %s\n" % (object_id.encode(), _encoded(name)))
+            if object_id in peeled:
+                lines.append(b"^%s\n" % peeled[object_id].encode())
+        self._write(f"{NAME}/packed-refs", b"".join(lines))
+        if shallow:
+            self._write(f"{NAME}/shallow", "".join(f"{one}\n" for one in sorted(shallow)).encode())
+
+    def finish(self) -> None:
+        """Make the folders read-only."""
+        for folder in reversed(_FOLDERS):
+            os.chmod(folder, self._folder_mode, dir_fd=self._incoming)
+
+    def _write(self, path: str, content: bytes) -> None:
+        descriptor = os.open(path, _NEW_FILE, self._file_mode, dir_fd=self._incoming)
+        try:
+            write_all(descriptor, content)
+        finally:
+            os.close(descriptor)
+        self.size_bytes += len(content)
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
