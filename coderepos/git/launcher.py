@@ -12,6 +12,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -29,15 +32,20 @@ ROOT: Final = str(Path(coderepos.__file__).resolve().parent.parent)
 EVENT_BYTES: Final = 2 * LINE_BYTES
 """Most bytes that a child may say in all."""
 
+EVENT_LINES: Final = 100_000
+"""Most events of a child: five a second for more than five hours."""
+
 PIPE_BYTES: Final = 1 << 20
 """Wanted capacity of the pack pipe: what an unprivileged user may ask for."""
 
 _READ_BYTES: Final = 1 << 16
 _REAP_SECONDS: Final = 10
+_PAUSE_SECONDS: Final = 0.005
 
 # Bound to its parent before anything else, so that a child outlives nobody.
 _CODE: Final = """\
-import sys
+import signal, sys
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 module, pack_fd, parent_pid, root, *libraries = sys.argv[1:]
 sys.path.insert(0, root)
 sys.path.extend(folder for folder in libraries if folder not in sys.path)
@@ -63,6 +71,7 @@ class Child:
         """Did it close its events, or end?"""
         self._heard = bytearray()
         self._heard_bytes = 0
+        self._heard_lines = 0
         self._unsent = bytearray()
         self._closing = False
         self._process: Final = _started(
@@ -136,34 +145,40 @@ class Child:
                 break
             self.finished = not chunk
             self._heard_bytes += len(chunk)
-            if self._heard_bytes > EVENT_BYTES:
-                raise self.misbehaved("says too much")
             self._heard += chunk
             if b"\n" in chunk:
                 *complete, self._heard = self._heard.split(b"\n")
                 lines += map(bytes, complete)
+            self._heard_lines += chunk.count(b"\n")
+            if self._heard_bytes > EVENT_BYTES or self._heard_lines > EVENT_LINES or len(self._heard) > LINE_BYTES:
+                raise self.misbehaved("says too much")
         try:
             return [load_line(line) for line in lines]
         except (ValueError, RecursionError):
             raise self.misbehaved("says what is no event") from None
 
-    def exit_status(self) -> int | None:
+    def exit_status(self, *, within_seconds: float = 0) -> int | None:
         """Return how it ended by itself, negative for a signal, or ``None`` while it runs or where nobody can know.
 
         It stays a zombie until :meth:`end`, so that the id of its group stays its own.
+
+        :param within_seconds: wait so long for its end; its pipes close a moment before it.
         """
+        deadline = time.monotonic() + within_seconds
         try:
-            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            while not (ended := os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(_PAUSE_SECONDS)
         except ChildProcessError:
-            return None
-        if ended is None:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def end(self) -> None:
         """Kill its process group, reap it and close its pipes."""
-        if self._process.returncode is None:
-            self._kill()
+        with signals_held():
+            if self._process.returncode is None:
+                self._kill()
         self._input.close()
         self._events.close()
 
@@ -203,6 +218,19 @@ def _started(command: list[str], pack_fd: int) -> subprocess.Popen[bytes]:
     except OSError as error:
         logger.error("A child process can't be started: %s", error.strerror)
         raise InternalError from None
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let signals for this thread wait to the end of a ``with`` block.
+
+    A handler that raises, such as a queue's time-out, would otherwise separate a process from who has to end it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def pack_pipe() -> tuple[int, int]:

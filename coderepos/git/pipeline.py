@@ -124,21 +124,22 @@ def fetch_request(
 
 def lost(child: Child) -> CodeReposError:
     """Return the error for a child that ended without a last word, and log how it ended."""
-    status = child.exit_status()
+    status = child.exit_status(within_seconds=1)
     logger.error("The %s child ended without a result, exit status %s", child.name, status)
     # SIGKILL stays unexplained: the kernel was short of memory, or somebody killed it.
     return CloneTimeout() if status == -signal.SIGXCPU else InternalError()
 
 
 def _start(programs: Programs, running: ExitStack) -> tuple[Child, Child]:
-    read_end, write_end = launcher.pack_pipe()
-    try:
-        fetch = running.enter_context(Child("fetch", programs.fetch, write_end, root=programs.root))
-        build = running.enter_context(Child("build", programs.build, read_end, root=programs.root))
-    finally:
-        # Copies held here would hide from either child that the other one ended.
-        os.close(read_end)
-        os.close(write_end)
+    with launcher.signals_held():
+        read_end, write_end = launcher.pack_pipe()
+        try:
+            fetch = running.enter_context(Child("fetch", programs.fetch, write_end, root=programs.root))
+            build = running.enter_context(Child("build", programs.build, read_end, root=programs.root))
+        finally:
+            # Copies held here would hide from either child that the other one ended.
+            os.close(read_end)
+            os.close(write_end)
     return fetch, build
 
 

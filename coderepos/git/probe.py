@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from coderepos.exceptions import RemoteTimeout, RepositoryTooLarge
 from coderepos.git import events
-from coderepos.git.launcher import Child
+from coderepos.git.launcher import Child, signals_held
 from coderepos.git.limits import SIZE_FACTOR
 from coderepos.git.messages import FetchOutcome, ProbeReport, Progress, request_line
 from coderepos.git.pipeline import PROGRAMS, CloneRequest, Programs, fetch_request, lost
@@ -42,7 +42,8 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
     with ExitStack() as running:
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         running.callback(os.close, nowhere)
-        child = running.enter_context(Child("fetch", programs.fetch, nowhere, root=programs.root))
+        with signals_held():
+            child = running.enter_context(Child("fetch", programs.fetch, nowhere, root=programs.root))
         child.send(request_line(message), last=True)
         try:
             return _report(_outcome(child, seconds), request)

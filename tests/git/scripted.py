@@ -1,0 +1,135 @@
+"""A child process that plays a script instead of fetching or building: the pipeline's other half in its tests.
+
+As fetch it finds the script in the ref of its request, as build in the file ``script`` of its incoming folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from coderepos.git import isolation
+from coderepos.git.messages import dump_line, load_line
+
+COMMIT = "1" * 40
+
+STARTED = ["say", {"event": "started", "isolation": {"level": 3, "landlock_abi": 7}}]
+
+
+def outcome(**changed: object) -> list[Any]:
+    """Return the step in which fetch tells its outcome."""
+    fields: dict[str, object] = {
+        "event": "outcome",
+        "wanted_id": COMMIT,
+        "ref_name": "refs/heads/main",
+        "head_branch": "refs/heads/main",
+        "tags": [],
+        "shallow": [],
+        "pack_bytes": 3,
+    }
+    return ["say", fields | changed]
+
+
+def report(**changed: object) -> list[Any]:
+    """Return the step in which build tells its report."""
+    fields: dict[str, object] = {
+        "event": "report",
+        "commit_id": COMMIT,
+        "git_bytes": 1,
+        "tree_bytes": 2,
+        "objects": 3,
+        "entries": 4,
+        "substitutions": {},
+        "substituted_paths": [],
+        "seconds": {"scan": 0.1},
+    }
+    return ["say", fields | changed]
+
+
+def error(code: str, **fields: object) -> list[Any]:
+    """Return the step in which a child tells an error."""
+    return ["say", {"event": "error", "code": code, "fields": fields, "trace": ["fetch.py:1 main"]}]
+
+
+FETCH = [STARTED, ["send", 3], outcome()]
+BUILD = [STARTED, ["receive"], ["await_outcome"], report()]
+
+
+def main(pack_fd: int) -> int:
+    """Play the script."""
+    request = load_line(sys.stdin.buffer.readline())
+    script = request["ref"] if "ref" in request else Path(request["incoming"], "script").read_text()
+    for name, *arguments in json.loads(script):
+        STEPS[name](pack_fd, *arguments)
+    return 0
+
+
+def say(pack_fd: int, event: dict[str, Any]) -> None:
+    """Emit one event."""
+    raw(pack_fd, dump_line(event).decode())
+
+
+def raw(pack_fd: int, text: str, times: int = 1) -> None:
+    """Write to the events what may be no event."""
+    for _ in range(times):
+        sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def send(pack_fd: int, size: int) -> None:
+    """Write pack bytes."""
+    while size:
+        size -= os.write(pack_fd, bytes(min(size, 1 << 20)))
+
+
+def receive(pack_fd: int) -> None:
+    """Read pack bytes to the end."""
+    while os.read(pack_fd, 1 << 20):
+        continue
+
+
+def await_outcome(pack_fd: int) -> None:
+    """Wait for the outcome; note how much it was."""
+    line = sys.stdin.buffer.readline()
+    if not line:
+        os._exit(3)
+    say(pack_fd, {"event": "progress", "phase": "writing", "objects": len(line)})
+
+
+def second_process(pack_fd: int) -> None:
+    """Start a process that holds all pipes open and would stay, were it not bound to this one."""
+    parent = os.getpid()
+    if not os.fork():
+        isolation.die_with(parent)
+        time.sleep(60)
+
+
+def stubborn_process(pack_fd: int) -> None:
+    """Start a process that holds all pipes open and stays."""
+    if not os.fork():
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        time.sleep(60)
+
+
+STEPS: dict[str, Callable[..., None]] = {
+    "say": say,
+    "raw": raw,
+    "send": send,
+    "receive": receive,
+    "await_outcome": await_outcome,
+    "second_process": second_process,
+    "stubborn_process": stubborn_process,
+    "sleep": lambda pack_fd, seconds: time.sleep(seconds),
+    "close_pack": lambda pack_fd: os.close(pack_fd),
+    "close_input": lambda pack_fd: os.close(0),
+    "close_events": lambda pack_fd: os.close(1),
+    "exit": lambda pack_fd, status: os._exit(status),
+    "die": lambda pack_fd, number: os.kill(os.getpid(), number),
+}

@@ -1,0 +1,142 @@
+"""What is believed of a child's words, field by field."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from coderepos.exceptions import CodeReposError, GitError, InternalError, RepositoryTooLarge, UnsafeRepository, leaves
+from coderepos.git import events
+from coderepos.git.messages import Progress
+
+START = Progress(phase="receiving", received_bytes=10, objects=5, total_objects=7)
+
+
+@pytest.mark.parametrize(
+    ("event", "after"),
+    [
+        ({}, START),
+        ({"phase": "connecting", "received_bytes": 1, "objects": None}, START),
+        ({"phase": "writing"}, Progress(phase="writing", received_bytes=10, objects=5, total_objects=7)),
+        (
+            {"received_bytes": 11, "objects": 6, "total_objects": 8},
+            Progress(phase="receiving", received_bytes=11, objects=6, total_objects=8),
+        ),
+    ],
+)
+def test_progress_only_moves_on(event: dict[str, Any], after: Progress) -> None:
+    """Phases and figures never go back."""
+    assert events.progress(event, START) == after
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"phase": "dancing"},
+        {"phase": ["writing"]},
+        {"objects": -1},
+        {"objects": 2**60},
+        {"objects": "many"},
+        {"objects": True},
+        {"received_bytes": 1.5},
+    ],
+)
+def test_odd_progress_is_refused(event: dict[str, Any]) -> None:
+    """Phases come from the list, figures are whole and in range."""
+    with pytest.raises(ValueError, match=r"phase|figures"):
+        events.progress(event, START)
+
+
+def test_confinement_is_kept_as_it_is() -> None:
+    """Level and plain facts are passed on."""
+    facts = {"level": 3, "landlock_abi": 7, "tcp": True, "landlock_refused": "E2BIG"}
+
+    assert events.isolation({"isolation": facts}) == facts
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [None, [], {}, {"level": 0}, {"level": 4}, {"level": "3"}, {"level": 3, "note": "\x1b[31m"}, {"level": [3]}],
+)
+def test_odd_confinement_is_refused(facts: object) -> None:
+    """A level out of range or a text that could hurt a reader is no fact."""
+    with pytest.raises(ValueError, match=r"isolation|fields"):
+        events.isolation({"isolation": facts})
+
+
+@pytest.mark.parametrize("code", sorted(leaves(GitError) | leaves(InternalError)))
+def test_every_error_of_a_child_is_rebuilt(code: str) -> None:
+    """Each error that a child may have comes out as its own class with its public sentence."""
+    rebuilt = events.error({"event": "error", "code": code, "fields": {}}, child="build")
+
+    assert type(rebuilt) is leaves()[code]
+    assert rebuilt.message == type(rebuilt)().message
+
+
+def test_figures_are_part_of_the_sentence() -> None:
+    """A limit with both figures names them; one that lacks a figure keeps the general sentence."""
+    whole = events.error({"code": "too_many_refs", "fields": {"figure": 9, "limit": 5, "note": "x"}}, child="fetch")
+    half = events.error({"code": "too_many_refs", "fields": {"figure": 9}}, child="fetch")
+
+    assert "at least 9 refs; the limit is 5" in whole.message
+    assert whole.fields == {"figure": 9, "limit": 5, "note": "x"}
+    assert half.fields == {}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"code": "no_such_code"},
+        {"code": ["remote_timeout"]},
+        {"code": "permission_denied"},
+        *(
+            {"code": "unsafe_repository", "fields": odd}
+            for odd in cast(
+                "list[object]",
+                [
+                    [],
+                    {"message": "what the server said"},
+                    {"self": 1},
+                    {"kind": {}},
+                    {"reason": "x" * 81},
+                    {"reason": ""},
+                    {"reason": "a\n"},
+                    {"reason": "https://user:pw@host"},
+                    {"reason": [1]},
+                    {"reason": float("nan")},
+                    {"reason": 2**60},
+                    {"Reason": "x"},
+                    {"reason ": "x"},
+                    {f"f{number}": number for number in range(13)},
+                ],
+            )
+        ),
+    ],
+)
+def test_odd_errors_are_refused(event: dict[str, Any]) -> None:
+    """No text of a server, no unknown class and no replaced sentence gets through."""
+    with pytest.raises(ValueError, match=r"error|fields"):
+        events.error(event, child="fetch")
+
+
+def test_an_error_is_raised_as_what_it_is() -> None:
+    """Fields arrive by name."""
+    error: CodeReposError = events.error({"code": "unsafe_repository", "fields": {"reason": "dot git"}}, child="build")
+
+    assert isinstance(error, UnsafeRepository)
+    assert error.fields == {"reason": "dot git"}
+    assert not isinstance(error, RepositoryTooLarge)
+
+
+def test_only_places_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The trace in the log holds files, lines and functions, whatever else a child puts there."""
+    trace = ["build.py:7 main", "token ghp_secret", 5, "pack.py:120 <genexpr>"]
+
+    events.error({"code": "internal_error", "trace": trace}, child="build")
+    events.error({"code": "internal_error", "trace": "build.py:7 main"}, child="build")
+
+    assert "build child ends with internal_error at build.py:7 main < pack.py:120 <genexpr>" in caplog.text
+    assert "at an unknown place" in caplog.text
+    assert "ghp_secret" not in caplog.text
