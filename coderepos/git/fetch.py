@@ -133,6 +133,7 @@ def fetch(
             advertisement=advertisement.result,
             inspect=counter,
             include_tags=not request.count_only,
+            most_lines=2 * limits.refs + 1_000,
         )
         outcome = exchange(request, client, PackWriter(request, pack_fd, meter, emit))
         told = (platform and platform.result_within(ASK_SECONDS)) or PlatformAnswer()

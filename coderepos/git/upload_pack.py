@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from dulwich.client import AbstractHttpGitClient
 from dulwich.protocol import pkt_line
@@ -20,6 +20,11 @@ from coderepos.git.pack_writer import StoppedEarly
 
 _COMMAND_FETCH: Final = pkt_line(b"command=fetch\n")
 _DELIMITER: Final = b"0001"
+
+READS_OF_A_LINE: Final = 2
+"""dulwich reads the length of a pkt-line, then its content."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,8 @@ class UploadPackClient(AbstractHttpGitClient):
     :param advertisement: returns the answer to the first request, which is under way already.
     :param inspect: is called with the bytes of every ref advertisement as they arrive.
     :param include_tags: ask for the tag objects that point into the fetched history.
+    :param most_lines: pkt-lines that the server may send besides those that carry pack bytes and progress; each costs
+        time, however short it is.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class UploadPackClient(AbstractHttpGitClient):
         advertisement: Callable[[], Answer],
         inspect: Callable[[bytes], None],
         include_tags: bool,
+        most_lines: int,
     ) -> None:
         super().__init__(base, dumb=False, thin_packs=False, include_tags=include_tags)
         self.fetching = False
@@ -64,6 +72,7 @@ class UploadPackClient(AbstractHttpGitClient):
         self._advertisement: Callable[[], Answer] | None = advertisement
         self._inspect: Final = inspect
         self._include_tags: Final = include_tags
+        self._reads_left = READS_OF_A_LINE * most_lines
 
     def receive(
         self,
@@ -78,13 +87,21 @@ class UploadPackClient(AbstractHttpGitClient):
 
         :raises RemoteProtocolError: the answer is malformed.
         """
+
+        def take(piece: Callable[[bytes], T]) -> Callable[[bytes], T]:
+            def taken(data: bytes) -> T:
+                self._reads_left += READS_OF_A_LINE
+                return piece(data)
+
+            return taken
+
         with malformed_answers():
             result = self.fetch_pack(
                 b"",
                 determine_wants,  # type: ignore[arg-type]  # ids and names are NewTypes of bytes
                 _EmptyHistory(),
-                write_pack,
-                progress,
+                take(write_pack),
+                take(progress),
                 depth=depth,
                 ref_prefix=ref_prefixes,
             )
@@ -119,7 +136,16 @@ class UploadPackClient(AbstractHttpGitClient):
                 cast("bytes | None", data),
                 inspect=None if self.fetching else self._inspect,
             )
-        return answer, answer.read
+        return answer, self._counted(answer.read)
+
+    def _counted(self, read: Callable[[int], bytes]) -> Callable[[int], bytes]:
+        def counted(size: int) -> bytes:
+            self._reads_left -= 1
+            if self._reads_left < 0:
+                raise RemoteProtocolError(reason="too many lines")
+            return read(size)
+
+        return counted
 
     def _smart_request(
         self, service: str, url: str, data: bytes | Iterator[bytes] | None

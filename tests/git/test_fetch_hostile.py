@@ -538,6 +538,10 @@ FLOODS: dict[str, tuple[Answer, type[GitError]]] = {
     "capabilities": (endless_body(pkt(SERVICE_LINE) + FLUSH + pkt(b"ab") * 10_000), RemoteProtocolError),
     "service lines": (endless_body(pkt(b"ab") * 10_000), RemoteProtocolError),
     "version 2 without end": (endless_body(pkt(b"version 2\n") * 5_000), TooManyRefs),
+    "packfile uris": (
+        at("pack", endless_body(pkt(b"packfile-uris\n") + pkt(b"x") * 10_000)),
+        RemoteProtocolError,
+    ),
     "shallow lines": (
         at("pack", endless_body(pkt(b"shallow-info\n") + pkt(f"shallow {ID}".encode()) * 1_000)),
         RemoteProtocolError,
