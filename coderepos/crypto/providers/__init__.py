@@ -37,6 +37,7 @@ def split_key_id(key_id: str) -> tuple[str, str]:
 
     :raises ValueError: it is the URI of no known service.
     """
+    key_id = str(key_id)
     if key_id.startswith("arn:"):
         key_id = f"aws-kms://{key_id}"
     scheme, _, name = key_id.partition("://")
