@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import weakref
-from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
 HIDDEN: Final = "***"
@@ -34,7 +33,7 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._text.encode(), other._text.encode())
+        return hmac.compare_digest(*(text.encode(errors="surrogatepass") for text in (self._text, other._text)))
 
     __hash__ = None  # type: ignore[assignment]  # equal secrets would need equal hashes, which leak
 
@@ -50,6 +49,9 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         raise TypeError("A secret is never pickled.")
 
+    def __copy__(self) -> Secret:
+        return self
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
         return self
 
@@ -57,9 +59,10 @@ class Secret:
 _living: weakref.WeakValueDictionary[int, Secret] = weakref.WeakValueDictionary()
 
 
-def living_secrets() -> Iterator[str]:
+def living_secrets() -> set[str]:
     """Return the plain text of every secret that is alive in this process, for the redactor alone."""
-    return iter({secret.reveal() for secret in list(_living.values())})
+    # valuerefs() copies the dictionary at once; values() would fail when another thread makes a secret meanwhile.
+    return {secret.reveal() for reference in _living.valuerefs() if (secret := reference()) is not None}
 
 
 def mask(text: str) -> str:
