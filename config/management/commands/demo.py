@@ -37,7 +37,7 @@ BROUGHT: Final = (
 )
 """Settings that a user with a repository of their own may bring along in the environment."""
 
-LINE_BYTES_PER_SECOND: Final = 6_000_000
+LINE_BYTES_PER_SECOND: Final = 10_000_000
 OVERSIZED_MIB: Final = 34
 """A shallow pack of this size counts for 3.5 times as much, and the limit is 100 MB."""
 
