@@ -61,7 +61,7 @@ class MembershipPolicy:
             return projects
         return projects.filter(pk__in=ProjectMembership.objects.filter(user_id=user.pk).values("project_id"))
 
-    def allows(self, user: Any, action: Action, project_id: object) -> bool:
+    def allows(self, user: Any, action: Action, project_id: Any) -> bool:
         """Return whether the role of ``user`` in the project reaches ``action``."""
         if not user.is_active:
             return False

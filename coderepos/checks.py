@@ -58,7 +58,7 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
     given = getattr(settings, "CODEREPOS", {})
     if not isinstance(given, dict):
         return [_error(2, "CODEREPOS is no dict.", "Write CODEREPOS = {...} in the settings.")]
-    messages = [
+    messages: list[checks.CheckMessage] = [
         _error(1, f"CODEREPOS has the unknown key {key!r}.", f"Known keys: {', '.join(sorted(KEYS))}.")
         for key in sorted(set(map(str, given)) - KEYS)
     ]

@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from pytest_django import Settings
 
-from coderepos import checks
+from coderepos import checks, queue
 from coderepos.conf import KEYS, conf
 
 
@@ -120,8 +120,8 @@ def test_queue_values_that_run_jobs_twice_or_never(
     monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], found: list[str]
 ) -> None:
     """Each dangerous value of Q_CLUSTER is warned of; its values are read at import, so they are given here."""
-    given = {**checks.queue.settings_in_force(), **values}
-    monkeypatch.setattr(checks.queue, "settings_in_force", lambda: given)
+    given = {**queue.settings_in_force(), **values}
+    monkeypatch.setattr(queue, "settings_in_force", lambda: given)
 
     assert ids(checks.check_queue()) == found
 

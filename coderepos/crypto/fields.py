@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from django import forms
 from django.core import checks
@@ -161,7 +161,7 @@ class EncryptedTokenField(_Field):
 
     def context_of(self, instance: models.Model) -> Context:
         """Return what the token of a row is bound to."""
-        project = instance._meta.get_field(self.project_field)
+        project = cast("models.Field[Any, Any]", instance._meta.get_field(self.project_field))
         return Context(
             table=instance._meta.db_table,
             field=self.name,
