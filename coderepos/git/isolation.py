@@ -28,6 +28,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Final
 
 from coderepos.exceptions import IsolationUnavailable
@@ -174,7 +175,8 @@ def _imports() -> tuple[str, ...]:
     prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
     libraries = [os.path.join(prefix, name) for prefix in sorted(prefixes) for name in ("lib", "lib64")]
     installed = [entry for entry in sys.path if os.path.basename(entry) in {"site-packages", "dist-packages"}]
-    packages = [path for name in _PACKAGES if name in sys.modules for path in sys.modules[name].__path__]
+    specs = [find_spec(name) for name in _PACKAGES]
+    packages = [path for spec in specs if spec for path in spec.submodule_search_locations or ()]
     return tuple(dict.fromkeys([*_LIBRARIES, *libraries, *installed, *packages]))
 
 
