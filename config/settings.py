@@ -23,7 +23,8 @@ if DEBUG and not SECRET_KEY:
 DATABASES = {
     "default": environment.database("DATABASE_URL", base=BASE_DIR, default="sqlite:///var/db.sqlite3"),
 }
-VAR_DIR.mkdir(mode=0o700, exist_ok=True)
+if not environment.text("DATABASE_URL"):
+    VAR_DIR.mkdir(mode=0o700, exist_ok=True)
 
 INSTALLED_APPS = [
     "config",

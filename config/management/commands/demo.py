@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import getpass
+import json
 import logging
 import os
 import secrets
+import shlex
 import signal
 import sys
 import time
@@ -119,7 +121,8 @@ def _built_in(console: Console, folder: Path, *, keep: bool) -> None:
             console.step("Summary")
             console.line(f"connected and cloned: {status['repository_size_mb']} MB in {seconds:.1f} s")
             console.line("refused: one over the limit (413), one with a wrong token (422)")
-            _keep(console, installation, wish, keep=keep)
+            if keep:
+                _stay(console, installation, story.Wish(server.url("shop.git"), token, ref="release/1.0"))
 
 
 def _own(console: Console, folder: Path, wish: story.Wish, *, keep: bool) -> None:
@@ -127,7 +130,8 @@ def _own(console: Console, folder: Path, wish: story.Wish, *, keep: bool) -> Non
     with _installed(console, folder, brought) as installation:
         timeout_seconds = float(brought.get("GIT_CLONE_TIMEOUT") or 300) + 60
         story.clone(installation, console, wish, timeout_seconds=timeout_seconds)
-        _keep(console, installation, wish, keep=keep)
+        if keep:
+            _stay(console, installation, wish)
 
 
 @contextmanager
@@ -139,19 +143,15 @@ def _installed(console: Console, folder: Path, brought: dict[str, str]) -> Itera
         yield installation
 
 
-def _keep(console: Console, installation: Installation, wish: story.Wish, *, keep: bool) -> None:
-    if not keep:
-        return
+def _stay(console: Console, installation: Installation, wish: story.Wish) -> None:
     authorization = f"-H 'Authorization: Token {installation.api_token}'"
     api = f"{installation.url}/api/v1/code"
+    body = json.dumps(wish.body(installation.project_id))
     console.step("Everything stays up until Ctrl-C")
     console.line(f"admin:    {installation.url}/admin/  user {USER}, password {installation.password}")
     console.line(f"API:      {installation.url}/api/docs")
     console.line(f"curl {authorization} {api}/projects/{installation.project_id}/repos")
-    console.line(
-        f"curl {authorization} -H 'Content-Type: application/json' {api}/connect \\\n"
-        f"""  -d '{{"git_url": "{wish.git_url}", "access_token": "...", "project_id": "{installation.project_id}"}}'"""
-    )
+    console.line(f"curl {authorization} -H 'Content-Type: application/json' {api}/connect -d {shlex.quote(body)}")
     with suppress(KeyboardInterrupt):
         while True:
             installation.check()
