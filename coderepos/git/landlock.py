@@ -13,7 +13,6 @@ import stat
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import IntFlag
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -32,29 +31,27 @@ _NET_ALL: Final = 3
 _SCOPE_ALL: Final = 3
 
 
-class Access(IntFlag):
-    """Rights on files and folders, bit for bit ``LANDLOCK_ACCESS_FS_*``."""
+# Rights on files and folders, LANDLOCK_ACCESS_FS_*.
+_EXECUTE: Final = 1 << 0
+_WRITE_FILE: Final = 1 << 1
+_READ_FILE: Final = 1 << 2
+_READ_DIR: Final = 1 << 3
+_REMOVE_DIR: Final = 1 << 4
+_REMOVE_FILE: Final = 1 << 5
+_MAKE_DIR: Final = 1 << 7
+_MAKE_REG: Final = 1 << 8
+_MAKE_SYM: Final = 1 << 12
+_REFER: Final = 1 << 13
+_TRUNCATE: Final = 1 << 14
+_IOCTL_DEV: Final = 1 << 15
 
-    EXECUTE = 1 << 0
-    WRITE_FILE = 1 << 1
-    READ_FILE = 1 << 2
-    READ_DIR = 1 << 3
-    REMOVE_DIR = 1 << 4
-    REMOVE_FILE = 1 << 5
-    MAKE_CHAR = 1 << 6
-    MAKE_DIR = 1 << 7
-    MAKE_REG = 1 << 8
-    MAKE_SOCK = 1 << 9
-    MAKE_FIFO = 1 << 10
-    MAKE_BLOCK = 1 << 11
-    MAKE_SYM = 1 << 12
-    REFER = 1 << 13
-    TRUNCATE = 1 << 14
-    IOCTL_DEV = 1 << 15
+READ: Final = _READ_FILE | _READ_DIR
+"""Reading files and listing folders."""
 
-    READ = READ_FILE | READ_DIR
-    BUILD = READ | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SYM | REFER | TRUNCATE
-    OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
+BUILD: Final = READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SYM | _REFER | _TRUNCATE
+"""Making, changing, moving and removing files, folders and links as well; no devices, sockets or pipes."""
+
+_OF_A_FILE: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +88,7 @@ def restrict(rules: Rules) -> int:
     version = abi()
     if not version:
         return 0
-    handled = Access((1 << (13 + (version >= 2) + (version >= 3) + (version >= 5))) - 1)
+    handled = (1 << (13 + (version >= 2) + (version >= 3) + (version >= 5))) - 1
     attributes = struct.pack("=Q", handled)
     if version >= 4:
         attributes += struct.pack("=Q", _NET_ALL)
@@ -99,8 +96,8 @@ def restrict(rules: Rules) -> int:
         attributes += struct.pack("=Q", _SCOPE_ALL)
     ruleset = _checked(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
     try:
-        _allow(ruleset, rules.read, Access.READ & handled)
-        _allow(ruleset, rules.write, Access.BUILD & handled)
+        _allow(ruleset, rules.read, READ & handled)
+        _allow(ruleset, rules.write, BUILD & handled)
         for port in rules.connect_ports if version >= 4 else ():
             _add(ruleset, _RULE_NET_PORT, struct.pack("=QQ", _NET_CONNECT_TCP, port))
         _checked(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
@@ -109,7 +106,7 @@ def restrict(rules: Rules) -> int:
     return version
 
 
-def _allow(ruleset: int, paths: Iterable[str], access: Access) -> None:
+def _allow(ruleset: int, paths: Iterable[str], access: int) -> None:
     for path in paths:
         try:
             # Follows links on purpose: the rule is for what the path leads to now.
@@ -121,7 +118,7 @@ def _allow(ruleset: int, paths: Iterable[str], access: Access) -> None:
             raise
         try:
             is_folder = stat.S_ISDIR(os.fstat(target).st_mode)
-            granted = access if is_folder else access & Access.OF_A_FILE
+            granted = access if is_folder else access & _OF_A_FILE
             _add(ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", granted, target))
         finally:
             os.close(target)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 import sys
 from collections.abc import Iterable
@@ -136,7 +135,7 @@ def architecture(machine: str | None = None) -> Architecture | None:
     """Return how the running 64-bit interpreter's machine numbers its calls, or ``None`` where no filter is known."""
     if sys.maxsize < 2**32 or sys.byteorder != "little":
         return None
-    return {"x86_64": X86_64, "aarch64": AARCH64}.get(machine or platform.machine())
+    return {"x86_64": X86_64, "aarch64": AARCH64}.get(machine or os.uname().machine)
 
 
 def program(machine: Architecture, refused: Iterable[str]) -> bytes:

@@ -321,10 +321,10 @@ def test_the_source_checkout_is_not_readable_as_a_whole() -> None:
 
 def test_rules_for_what_does_not_exist_are_left_out(tmp_path: Path) -> None:
     """Paths of other distributions are no error; an unexpected error is."""
-    landlock._allow(-1, [str(tmp_path / "missing"), "/etc/hosts/below-a-file"], landlock.Access.READ)
+    landlock._allow(-1, [str(tmp_path / "missing"), "/etc/hosts/below-a-file"], landlock.READ)
 
     with pytest.raises(OSError, match="File name too long"):
-        landlock._allow(-1, ["/" + "x" * 300], landlock.Access.READ)
+        landlock._allow(-1, ["/" + "x" * 300], landlock.READ)
 
 
 def test_limits_never_rise(monkeypatch: pytest.MonkeyPatch) -> None:
