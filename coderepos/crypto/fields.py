@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from django import forms
 from django.core import checks
@@ -17,7 +18,6 @@ from coderepos.crypto.keyring import keyring
 from coderepos.crypto.secret import HIDDEN, Secret
 
 MAX_TOKEN_CHARACTERS: Final = 4096
-_Row = TypeVar("_Row", bound=models.Model)
 
 if TYPE_CHECKING:
     _Field = models.Field[Any, Any]
@@ -84,7 +84,7 @@ class SealedToken(StoredToken):
 
     __slots__ = ("_context", "kid", "sealed")
 
-    def __init__(self, sealed: bytes, kid: str, context: Context) -> None:
+    def __init__(self, sealed: bytes, kid: str, context: Callable[[], Context]) -> None:
         self.sealed: Final = sealed
         """Bytes in format ``CRE1``."""
         self.kid: Final = kid
@@ -92,7 +92,7 @@ class SealedToken(StoredToken):
 
     def secret(self) -> Secret:
         """Return the token, opened; raises as the base class says."""
-        return Secret(keyring().open(self.sealed, self.kid, self._context))
+        return Secret(keyring().open(self.sealed, self.kid, self._context()))
 
 
 class TokenAttribute(DeferredAttribute):
@@ -103,11 +103,13 @@ class TokenAttribute(DeferredAttribute):
     def __get__(self, instance: models.Model | None, cls: type[models.Model] | None = None) -> Any:
         if instance is None:
             return self
-        value = super().__get__(instance, cls)
+        super().__get__(instance, cls)
+        kid = self.field.kid_of(instance)
+        value = instance.__dict__[self.field.attname]  # only now: what was deferred has been loaded, both at once
         if isinstance(value, Secret):
             return PendingToken(value)
         if isinstance(value, bytes):
-            return SealedToken(value, self.field.kid_of(instance), self.field.context_of(instance))
+            return SealedToken(value, kid, partial(self.field.context_of, instance))
         return value
 
     def __set__(self, instance: models.Model, value: object) -> None:
@@ -160,14 +162,16 @@ class EncryptedTokenField(_Field):
         return str(getattr(instance, self.kid_field))
 
     def context_of(self, instance: models.Model) -> Context:
-        """Return what the token of a row is bound to."""
-        project = cast("models.Field[Any, Any]", instance._meta.get_field(self.project_field))
-        return Context(
-            table=instance._meta.db_table,
-            field=self.name,
-            row_id=str(instance.pk),
-            project_id=str(getattr(instance, project.attname)),
-        )
+        """Return what the token of a row is bound to.
+
+        :raises ValueError: the row or its project has no primary key yet.
+        """
+        fields = instance._meta.pk, instance._meta.get_field(self.project_field)
+        # to_python: a UUID that is still a text must give the name that it has once it was loaded
+        row_id, project_id = (f.to_python(getattr(instance, f.attname)) for f in cast("tuple[_Field, _Field]", fields))
+        if row_id is None or project_id is None:
+            raise ValueError("A token is sealed for one row of one project: both need their primary key first.")
+        return Context(table=self.model._meta.db_table, field=self.name, row_id=str(row_id), project_id=str(project_id))
 
     def stored_form(self, value: object) -> object:
         """Return what an instance keeps of an assigned value.
@@ -181,7 +185,7 @@ class EncryptedTokenField(_Field):
             value = Secret(value)
         if isinstance(value, Secret):
             validate_token(value.reveal())
-        if value is None or isinstance(value, Secret | bytes) or hasattr(value, "resolve_expression"):
+        if value is None or isinstance(value, Secret | bytes):
             return value
         if isinstance(value, memoryview | bytearray):
             return bytes(value)
@@ -236,7 +240,7 @@ class EncryptedTokenField(_Field):
     def value_to_string(self, obj: models.Model) -> str:
         """Return the sealed bytes as base64, for fixtures; they still open for their own row alone."""
         self.seal_pending(obj)
-        return base64.b64encode(obj.__dict__[self.attname]).decode()
+        return base64.b64encode(getattr(obj, self.attname).sealed).decode()
 
     def formfield(self, **kwargs: Any) -> Any:
         """Return a password field that is never rendered back and, left empty, changes nothing."""
@@ -253,63 +257,11 @@ class EncryptedTokenField(_Field):
             }
         )
 
-    def value_from_object(self, obj: models.Model) -> str:
-        """Return nothing: forms never see a stored token."""
-        return ""
+    def value_from_object(self, obj: models.Model) -> str | None:
+        """Return nothing: forms never see a stored token; ``None`` where there is none, which fixtures keep."""
+        return None if self.null and getattr(obj, self.attname) is None else ""
 
     def save_form_data(self, instance: models.Model, data: Any) -> None:
         """Take a new token from a form; an empty one means that the old one stays."""
         if data:
             setattr(instance, self.name, data)
-
-
-def _token_fields(model: type[models.Model]) -> Iterator[EncryptedTokenField]:
-    return (field for field in model._meta.concrete_fields if isinstance(field, EncryptedTokenField))
-
-
-def _with_both(model: type[models.Model], names: Iterable[str]) -> set[str]:
-    """Return field names with the missing half of each pair of token and key name."""
-    both = set(names)
-    for field in _token_fields(model):
-        if both & {field.name, field.kid_field}:
-            both |= {field.name, field.kid_field}
-    return both
-
-
-class SealedTokenModel(models.Model):
-    """Base of models with an :class:`EncryptedTokenField`: token and key name are always saved together."""
-
-    class Meta:
-        abstract = True
-
-    def save(self, *args: Any, update_fields: Iterable[str] | None = None, **kwargs: Any) -> None:
-        """Save, both halves of the pair where ``update_fields`` names one."""
-        if update_fields is not None:
-            update_fields = _with_both(type(self), update_fields)
-        super().save(*args, update_fields=update_fields, **kwargs)
-
-
-class SealedTokenQuerySet(models.QuerySet[_Row]):
-    """Base of querysets of models with an :class:`EncryptedTokenField`: no update separates token and key name."""
-
-    def update(self, **kwargs: Any) -> int:
-        """Update, with both halves of the pair or none.
-
-        :raises ValueError: one is named without the other.
-        """
-        if _with_both(self.model, kwargs) != set(kwargs):
-            raise ValueError("A sealed token and the name of its key are updated together only.")
-        return super().update(**kwargs)
-
-    def bulk_update(self, objs: Iterable[_Row], fields: Iterable[str], batch_size: int | None = None) -> int:
-        """Update many rows, with both halves of the pair or none, each token sealed for its row.
-
-        :raises ValueError: one is named without the other.
-        """
-        rows, names = tuple(objs), list(fields)
-        if _with_both(self.model, names) != set(names):
-            raise ValueError("A sealed token and the name of its key are updated together only.")
-        for field in _token_fields(self.model):
-            for row in rows:
-                field.seal_pending(row)
-        return super().bulk_update(rows, names, batch_size=batch_size)

@@ -67,7 +67,7 @@ class Migration(migrations.Migration):
                     "token_ciphertext",
                     coderepos.crypto.fields.EncryptedTokenField(kid_field="token_kid", project_field="project"),
                 ),
-                ("token_kid", models.TextField(editable=False)),
+                ("token_kid", models.TextField(blank=True, editable=False)),
                 ("estimated_size_mb", models.DecimalField(decimal_places=2, editable=False, max_digits=10, null=True)),
                 ("size_source", models.TextField(default="probe", editable=False)),
                 ("repository_size_mb", models.DecimalField(decimal_places=2, editable=False, max_digits=10, null=True)),

@@ -11,7 +11,8 @@ from django.db import models
 from django.db.models.functions import Now
 
 from coderepos.conf import project_model_label
-from coderepos.crypto.fields import EncryptedTokenField, SealedTokenModel, SealedTokenQuerySet
+from coderepos.crypto.fields import EncryptedTokenField
+from coderepos.crypto.rows import SealedTokenModel, SealedTokenQuerySet
 
 
 class CloneStatus(models.TextChoices):
@@ -69,7 +70,7 @@ class CodeRepository(SealedTokenModel):
 
     platform = models.TextField(default="generic", editable=False)
     token_ciphertext = EncryptedTokenField(kid_field="token_kid")
-    token_kid = models.TextField(editable=False)
+    token_kid = models.TextField(blank=True, editable=False)
     estimated_size_mb = models.DecimalField(max_digits=10, decimal_places=2, null=True, editable=False)
     size_source = models.TextField(default="probe", editable=False)
     repository_size_mb = models.DecimalField(max_digits=10, decimal_places=2, null=True, editable=False)

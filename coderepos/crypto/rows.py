@@ -1,0 +1,174 @@
+"""Base classes of models with a sealed token: token and key name are written and read together, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from typing import Any, Self, TypeVar
+
+from django.db import models, router
+from django.db.models.expressions import Case
+from django.db.models.functions import Cast
+
+from coderepos.crypto.fields import EncryptedTokenField
+
+_Row = TypeVar("_Row", bound=models.Model)
+
+
+@lru_cache(maxsize=64)
+def token_fields(model: type[models.Model]) -> tuple[EncryptedTokenField, ...]:
+    """Return every sealed field of a model."""
+    return tuple(field for field in model._meta.concrete_fields if isinstance(field, EncryptedTokenField))
+
+
+def _with_both(model: type[models.Model], names: Iterable[str]) -> set[str]:
+    """Return field names with the missing half of each pair of token and key name."""
+    both = set(names)
+    for field in token_fields(model):
+        if both & {field.name, field.kid_field}:
+            both |= {field.name, field.kid_field}
+    return both
+
+
+class SealedTokenModel(models.Model):
+    """Base of models with an :class:`~coderepos.crypto.fields.EncryptedTokenField`.
+
+    A token that was not assigned anew is never written back: a row that was read before its key was rotated, and is
+    saved after it, must not return to the old key.
+    """
+
+    class Meta:
+        abstract = True
+
+    @classmethod
+    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **kwargs: Any) -> Self:
+        """Return a loaded row that remembers which tokens are those in the database."""
+        row = super().from_db(db, field_names, values, **kwargs)
+        row._remember_stored()
+        return row
+
+    def save(
+        self,
+        *,
+        force_insert: Any = False,
+        force_update: bool = False,
+        using: str | None = None,
+        update_fields: Iterable[str] | None = None,
+    ) -> None:
+        """Save, both halves of a pair where one changed, and neither where none did.
+
+        :raises DatabaseError: the row was loaded, and has gone since.
+        """
+        using = using or router.db_for_write(type(self), instance=self)
+        if update_fields is not None:
+            update_fields = _with_both(type(self), update_fields)
+        elif not force_insert and not self._state.adding and using == self._state.db:
+            update_fields = self._changed_fields()
+        super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=update_fields)
+        self._remember_stored(update_fields)
+
+    def refresh_from_db(
+        self, using: str | None = None, fields: Iterable[str] | None = None, from_queryset: Any = None
+    ) -> None:
+        """Load again, both halves of a pair where one is named: between two queries a key may be rotated."""
+        names = None if fields is None else sorted(_with_both(type(self), fields))
+        super().refresh_from_db(using=using, fields=names, from_queryset=from_queryset)
+        self._remember_stored(names)
+
+    def _changed_fields(self) -> set[str] | None:
+        """Return the names of what a save of this loaded row writes; ``None``, everything, under a new primary key."""
+        pk, stored = vars(self._state).get("stored_tokens", (None, {}))
+        if pk != self.pk:
+            return None
+        names = {field.name for field in self._meta.concrete_fields if field.attname in vars(self)}
+        names -= {field.name for field in self._meta.concrete_fields if field.primary_key or field.generated}
+        for field in token_fields(type(self)):
+            names -= {field.name, field.kid_field}
+            if field.attname in vars(self) and vars(self)[field.attname] != stored.get(field.attname, field):
+                names |= {field.name, field.kid_field}
+        return names
+
+    def _remember_stored(self, names: Collection[str] | None = None) -> None:
+        """Remember that the tokens of the fields ``names``, of all when ``None``, are those in the database."""
+        pk, stored = vars(self._state).get("stored_tokens", (None, {}))
+        fresh = {
+            field.attname: vars(self)[field.attname]
+            for field in token_fields(type(self))
+            if field.attname in vars(self) and (names is None or field.name in names)
+        }
+        vars(self._state)["stored_tokens"] = self.pk, {**(stored if pk == self.pk else {}), **fresh}
+
+
+class SealedTokenQuerySet(models.QuerySet[_Row]):
+    """Base of querysets of models with an :class:`~coderepos.crypto.fields.EncryptedTokenField`."""
+
+    def update(self, **kwargs: Any) -> int:
+        """Update, with both halves of a pair or none, each token sealed already.
+
+        :raises ValueError: one is named without the other, or a token is an expression.
+        """
+        self._require_both(kwargs)
+        for field in token_fields(self.model):
+            value = kwargs.get(field.name)
+            # bulk_update, which seals, comes here with the two that are let through
+            if hasattr(value, "resolve_expression") and not isinstance(value, Case | Cast):
+                raise ValueError("A sealed token is no expression: the database cannot seal.")
+        return super().update(**kwargs)
+
+    update.alters_data = True  # type: ignore[attr-defined]
+
+    def bulk_create(
+        self,
+        objs: Iterable[_Row],
+        batch_size: int | None = None,
+        ignore_conflicts: bool = False,
+        update_conflicts: bool = False,
+        update_fields: Collection[str] | None = None,
+        unique_fields: Collection[str] | None = None,
+    ) -> list[_Row]:
+        """Insert many rows, each token sealed for its row.
+
+        :raises ValueError: on a conflict a token would get into another row than the one that it is sealed for.
+        """
+        for field in token_fields(self.model):
+            if {field.name, field.kid_field} & set(update_fields or ()):
+                raise ValueError("A sealed token cannot be updated on a conflict: it is sealed for the new row.")
+        rows = super().bulk_create(
+            objs,
+            batch_size=batch_size,
+            ignore_conflicts=ignore_conflicts,
+            update_conflicts=update_conflicts,
+            update_fields=update_fields,
+            unique_fields=unique_fields,
+        )
+        _remember_stored(rows)
+        return rows
+
+    bulk_create.alters_data = True  # type: ignore[attr-defined]
+
+    def bulk_update(self, objs: Iterable[_Row], fields: Iterable[str], batch_size: int | None = None) -> int:
+        """Update many rows, with both halves of a pair or none, each token sealed for its row.
+
+        :raises ValueError: one is named without the other.
+        """
+        rows, names = tuple(objs), list(fields)
+        self._require_both(names)
+        for field in token_fields(self.model):
+            if field.name in names:
+                for row in rows:
+                    field.seal_pending(row)
+        updated = super().bulk_update(rows, names, batch_size=batch_size)
+        _remember_stored(rows, names)
+        return updated
+
+    bulk_update.alters_data = True  # type: ignore[attr-defined]
+
+    def _require_both(self, names: Iterable[str]) -> None:
+        if _with_both(self.model, names) != set(names):
+            raise ValueError("A sealed token and the name of its key are updated together only.")
+
+
+def _remember_stored(rows: Iterable[models.Model], names: Collection[str] | None = None) -> None:
+    for row in rows:
+        if isinstance(row, SealedTokenModel):
+            row._remember_stored(names)
