@@ -1,0 +1,3 @@
+"""Benchmarks; not collected by pytest."""
+
+from __future__ import annotations

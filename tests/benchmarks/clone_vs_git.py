@@ -1,0 +1,114 @@
+"""Race the pipeline against ``git clone`` and ``dulwich.porcelain.clone`` over loopback, in turn, in one run.
+
+::
+
+    python -m tests.benchmarks.clone_vs_git --repo PATH [--repo PATH …] [--runs 5] [--json FILE]
+
+``PATH`` is a bare repository; without any, repositories of known shapes are generated. ``git http-backend`` serves all
+of them. Absolute times of a noisy machine say little: the table's last columns are ratios of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.generated import generate, growing
+from tests.benchmarks.subjects import SUBJECTS
+from tests.git.http_backend import GitServer
+
+ROOT = Path(__file__).resolve().parents[2]
+RIVALS = {
+    "probe": ("git, depth 1", "dulwich, depth 1"),
+    "clone, depth 1": ("git, depth 1", "dulwich, depth 1"),
+    "clone, full": ("git, full", "dulwich, full"),
+}
+
+
+def main() -> int:
+    """Measure, and print a table and JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repo", action="append", type=Path, default=[], help="bare repository; may be repeated")
+    parser.add_argument("--runs", type=int, default=5, help="measured runs of each subject, after one that is not")
+    parser.add_argument("--growth", action="store_true", help="measure generated repositories of 1, 10, 50 and 100 MB")
+    parser.add_argument("--without-dulwich", action="store_true", help="leave out dulwich's own clone, which is slow")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    options = parser.parse_args()
+    subjects = [name for name in SUBJECTS if not (options.without_dulwich and name.startswith("dulwich"))]
+    results = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coderepos-bench-")))
+        for path in _repositories(options, folder):
+            results[path.name] = measure(path.resolve(), subjects, options.runs)
+            print_table(path.name, results[path.name])
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+    else:
+        print(json.dumps(results))
+    return 0
+
+
+def _repositories(options: argparse.Namespace, folder: Path) -> Iterator[Path]:
+    given: Iterable[Path] = options.repo
+    if options.growth:
+        given = growing(folder)
+    elif not options.repo:
+        given = generate(folder)
+    yield from given
+
+
+def measure(path: Path, subjects: list[str], runs: int) -> dict[str, Any]:
+    """Return the figures of all runs of each subject, run in turn: A B C A B C …"""
+    figures: dict[str, Any] = {subject: [] for subject in subjects}
+    with GitServer(path.parent) as server:
+        for number in range(runs + 1):
+            for subject in subjects:
+                sent_bytes = server.sent_bytes
+                one = _run(subject, server.url(path.name))
+                one["sent_bytes"] = server.sent_bytes - sent_bytes
+                if number:
+                    figures[subject].append(one)
+    return figures
+
+
+def _run(subject: str, url: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.subjects", subject, url], cwd=ROOT, check=True, capture_output=True
+    )
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def median(figures: list[dict[str, Any]], name: str) -> float:
+    """Return the median of one figure."""
+    return statistics.median(one[name] for one in figures)
+
+
+def print_table(name: str, figures: dict[str, Any]) -> None:
+    """Print one repository's table, in Markdown."""
+    print(f"\n### {name}\n")
+    print("| | wall s | CPU s | MB on the wire | peak MB | : git, wall | : git, CPU | : dulwich, wall |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for subject, runs in figures.items():
+        wall, cpu = median(runs, "wall_seconds"), median(runs, "cpu_seconds")
+        peaks = ", ".join(f"{child.rsplit('.', 1)[-1]} {peak:g}" for child, peak in runs[-1]["peak_mb"].items())
+        ratios = ["", "", ""]
+        if subject in RIVALS:
+            git, dulwich = (figures.get(rival) for rival in RIVALS[subject])
+            ratios[0] = f"{wall / median(git, 'wall_seconds'):.2f}" if git else ""
+            ratios[1] = f"{cpu / median(git, 'cpu_seconds'):.2f}" if git else ""
+            ratios[2] = f"{wall / median(dulwich, 'wall_seconds'):.2f}" if dulwich else ""
+        wire_mb = median(runs, "sent_bytes") / 10**6
+        print(f"| {subject} | {wall:.2f} | {cpu:.2f} | {wire_mb:.1f} | {peaks} | {' | '.join(ratios)} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""One clone or probe in a process of its own, measured from inside: ``-m tests.benchmarks.subjects SUBJECT URL``.
+
+Prints one JSON object. Importing is not counted: a worker that clones has long been running. What it starts is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from coderepos.git.limits import Limits
+from coderepos.git.messages import NetworkPolicy
+from coderepos.git.pipeline import CloneRequest, clone
+from coderepos.git.probe import probe
+from coderepos.git.sandbox import SandboxRoot
+
+LIMITS = Limits(wire_bytes=10**9, disk_bytes=2 * 10**9, clone_seconds=600)
+
+
+def main(subject: str, url: str) -> int:
+    """Measure one run of a subject and print its figures."""
+    with tempfile.TemporaryDirectory(prefix="coderepos-bench-") as folder, _PeakMemory() as peak:
+        run = SUBJECTS[subject]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        own_cpu, started = time.process_time(), time.monotonic()
+        told = run(url, Path(folder)) or {}
+        wall_seconds, own_cpu = time.monotonic() - started, time.process_time() - own_cpu
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(["chmod", "-R", "u+w", folder], check=True)
+    cpu_seconds = own_cpu + after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(json.dumps({"wall_seconds": wall_seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak.by_child_mb(), **told}))
+    return 0
+
+
+def _our_request(url: str, depth: int | None) -> CloneRequest:
+    host = url.split("/")[2]
+    return CloneRequest(
+        url=url,
+        credentials=None,
+        ref="",
+        depth=depth,
+        policy=NetworkPolicy(private_hosts=(host,), insecure_http_hosts=(host,)),
+        limits=LIMITS,
+        min_level=1,
+        group_readable=False,
+    )
+
+
+def _our_clone(depth: int | None) -> Callable[[str, Path], dict[str, Any]]:
+    def run(url: str, folder: Path) -> dict[str, Any]:
+        root = SandboxRoot(folder / "root")
+        root.prepare(str(uuid.uuid4()))
+        sandbox = root.sandbox("project", "repository")
+        incoming = sandbox.incoming("version")
+        report = clone(_our_request(url, depth), incoming=incoming, on_progress=lambda progress: None)
+        sandbox.publish("version")
+        sandbox.flip("version")
+        return {
+            "received_bytes": report.received_bytes,
+            "objects": report.build.objects,
+            "level": report.isolation_level,
+            "phases": report.build.seconds,
+        }
+
+    return run
+
+
+def _our_probe(url: str, folder: Path) -> dict[str, Any]:
+    report = probe(_our_request(url, None), seconds=600)
+    return {"received_bytes": report.pack_bytes}
+
+
+def _git(*options: str) -> Callable[[str, Path], None]:
+    def run(url: str, folder: Path) -> None:
+        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1"}
+        subprocess.run(["git", "clone", "--quiet", *options, url, folder / "git"], env=environment, check=True)
+
+    return run
+
+
+def _dulwich(depth: int | None) -> Callable[[str, Path], None]:
+    def run(url: str, folder: Path) -> None:
+        code = (
+            "import sys; from dulwich import porcelain; url, path, depth = sys.argv[1:];"
+            "porcelain.clone(url, path, depth=int(depth) or None, errstream=open('/dev/null', 'wb')).close()"
+        )
+        arguments = [sys.executable, "-c", code, url, str(folder / "dulwich"), str(depth or 0)]
+        subprocess.run(arguments, env={"PATH": os.environ["PATH"], "HOME": str(folder)}, check=True)
+
+    return run
+
+
+SUBJECTS: dict[str, Callable[[str, Path], dict[str, Any] | None]] = {
+    "probe": _our_probe,
+    "clone, depth 1": _our_clone(1),
+    "clone, full": _our_clone(None),
+    "git, depth 1": _git("--depth=1"),
+    "git, full": _git("--single-branch", "--no-tags"),
+    "dulwich, depth 1": _dulwich(1),
+    "dulwich, full": _dulwich(None),
+}
+
+
+class _PeakMemory:
+    """Samples the peak resident memory that the kernel counts for every process below this one."""
+
+    def __enter__(self) -> _PeakMemory:
+        self._peaks_kb: dict[int, tuple[str, int]] = {}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def by_child_mb(self) -> dict[str, float]:
+        """Return the largest peak in MB by what the process runs."""
+        found: dict[str, float] = {}
+        for name, peak_kb in self._peaks_kb.values():
+            found[name] = max(found.get(name, 0), round(peak_kb * 1024 / 10**6, 1))
+        return found
+
+    def _sample(self) -> None:
+        while not self._done.wait(0.01):
+            for pid in _below(os.getpid()):
+                try:
+                    status = Path(f"/proc/{pid}/status").read_text()
+                    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+                if "VmHWM:" in status:
+                    peak_kb = int(status.split("VmHWM:")[1].split()[0])
+                    self._peaks_kb[pid] = (_name(command), peak_kb)
+
+
+def _below(pid: int) -> list[int]:
+    found: list[int] = []
+    todo = [pid]
+    while todo:
+        one = todo.pop()
+        try:
+            children = Path(f"/proc/{one}/task/{one}/children").read_text().split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found += map(int, children)
+        todo += map(int, children)
+    return found
+
+
+def _name(command: str) -> str:
+    for name in ("index-pack", "remote-http", "coderepos.git.fetch", "coderepos.git.build", "dulwich"):
+        if name in command:
+            return name
+    return command.split(" ")[0].rsplit("/", 1)[-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
