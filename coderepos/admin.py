@@ -99,8 +99,8 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
     def size(self, repository: CodeRepository) -> str | None:
         """What the clone takes on disk, or its estimate."""
         if repository.repository_size_mb is not None:
-            return f"{repository.repository_size_mb:g}"
-        return None if repository.estimated_size_mb is None else f"~{repository.estimated_size_mb:g}"
+            return f"{repository.repository_size_mb:.1f}"
+        return None if repository.estimated_size_mb is None else f"~{repository.estimated_size_mb:.1f}"
 
     @admin.display(description="age", ordering="-created_at")
     def age(self, repository: CodeRepository) -> str:

@@ -100,7 +100,7 @@ def main() -> None:
         path("<str:org>/code/", include("coderepos.api.urls")),
     ]
     call_command("migrate", verbosity=0)
-    project = get_project_model()._default_manager.create(title="Rocket")
+    project: Any = get_project_model()._default_manager.create(title="Rocket")
     user = User.objects.create_superuser("root", password="secret")
     ProjectMembership.objects.create(project=project, user=user, role="developer")
     repository = CodeRepository.objects.create(

@@ -7,12 +7,13 @@ import logging
 from typing import Any
 
 import pytest
+from django.core.exceptions import BadRequest, SuspiciousOperation
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
-from django.core.exceptions import SuspiciousOperation
 from django.db import connection
-from django.http import Http404
+from django.http import Http404, UnreadablePostError
 from pytest_django import Settings
 from rest_framework import exceptions
+from rest_framework.authentication import SessionAuthentication
 from rest_framework.settings import api_settings
 from rest_framework.test import APIClient
 from rest_framework.views import exception_handler
@@ -97,6 +98,8 @@ def test_figures_of_a_limit_show() -> None:
     [
         (exceptions.ParseError("secret"), 400, "invalid_request"),
         (SuspiciousOperation("secret"), 400, "invalid_request"),
+        (BadRequest("secret"), 400, "invalid_request"),
+        (UnreadablePostError("secret"), 400, "invalid_request"),
         (exceptions.ValidationError({"depth": ["Too deep."]}), 400, "invalid_request"),
         (exceptions.ValidationError({"a": {"b": ["Nested."]}}), 400, "invalid_request"),
         (exceptions.ValidationError(["No field."]), 400, "invalid_request"),
@@ -165,8 +168,6 @@ def test_anonymous_callers_cannot_write(db: None, body: Body, repository: CodeRe
 
 def test_401_becomes_403_where_the_host_offers_no_challenge(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which of both an anonymous caller gets follows the first way to authenticate, as everywhere in REST framework."""
-    from rest_framework.authentication import SessionAuthentication
-
     monkeypatch.setattr(RepositoryViewSet, "authentication_classes", (SessionAuthentication,))
     response = APIClient().get(f"{ADDRESS}/repos")
 
@@ -336,7 +337,7 @@ class TestUnexpected:
 
         [record] = [record for record in caplog.records if record.name == "coderepos.api.errors"]
         assert "ConnectViewSet" in record.getMessage()
-        assert record.exc_info is not None
+        assert "Traceback" in caplog.text
         assert "the text of a mistake" in caplog.text
         assert TOKEN not in caplog.text
 

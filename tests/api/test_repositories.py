@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
 
+from coderepos.api.listing import Pages
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, Project, ProjectMembership
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
 
@@ -105,6 +106,12 @@ def test_times_do_not_depend_on_the_host(
 def test_upper_case_id_is_the_same_id(api: APIClient, repository: CodeRepository) -> None:
     """RFC 9562 has no upper case, but asks to read it."""
     assert api.get(f"{ADDRESS}/repos/{str(repository.pk).upper()}").json()["repo_id"] == str(repository.pk)
+
+
+@pytest.mark.parametrize("form", ["{0.hex}", "{{{0}}}", "urn:uuid:{0}", "{0}-"])
+def test_an_id_has_one_form(api: APIClient, repository: CodeRepository, form: str) -> None:
+    """Other ways to write an id that exists are not addresses of it."""
+    assert api.get(f"{ADDRESS}/repos/{form.format(repository.pk)}").status_code == 404
 
 
 @pytest.mark.parametrize("rest", ["", "/status", "/jobs"])
@@ -253,10 +260,18 @@ def test_pages(api: APIClient, make_repository: MakeRepository) -> None:
     assert api.get(f"{ADDRESS}/repos?page=x").json()["detail"]["error"] == "not_found"
 
 
-def test_page_size_has_a_bound(api: APIClient) -> None:
-    """Nobody makes us read more than 200 rows at once."""
-    from coderepos.api.listing import Pages
+@pytest.mark.parametrize("ordering", ["", "clone_status", "-repository_size_mb"])
+def test_pages_are_stable_whatever_the_order(api: APIClient, repository: CodeRepository, ordering: str) -> None:
+    """The id decides between rows that are equal in the order that was asked for."""
+    with CaptureQueriesContext(connection) as queries:
+        api.get(f"{ADDRESS}/repos?ordering={ordering}")
 
+    [ordered] = [query["sql"] for query in queries if "ORDER BY" in query["sql"]]
+    assert '"code_repos"."id" ASC' in ordered.rpartition("ORDER BY")[2]
+
+
+def test_page_size_has_a_bound() -> None:
+    """Nobody makes us read more than 200 rows at once."""
     assert Pages.max_page_size == 200
 
 
