@@ -111,7 +111,7 @@ class UrlNotAllowed(GitError):
 
 
 class RemoteAuthFailed(GitError):
-    """The Git host refused the credentials; check that the token is valid and may read this repository."""
+    """The Git host refused access; check the URL, and that the token is valid and may read this repository."""
 
     code = "remote_auth_failed"
 

@@ -7,6 +7,7 @@ import io
 import socket
 import ssl
 import time
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from coderepos.exceptions import RemoteProtocolError, RemoteTimeout, RemoteUnreachable
@@ -97,24 +98,22 @@ class PinnedConnection(http.client.HTTPConnection):
         self.sock = cast("socket.socket", _MeteredSocket(connected, self._meter))
 
     def _connect_first(self) -> socket.socket:
-        for number, (family, address) in enumerate(self._addresses, start=1):
-            last = number == len(self._addresses)
-            candidate = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                wait_seconds = self._meter.wait_seconds()
-                candidate.settimeout(wait_seconds if last else min(wait_seconds, CONNECT_SHARE_SECONDS))
-                candidate.connect(address)
-                self._check_peer(candidate)
-            except OSError:
-                candidate.close()
-                if last:
-                    raise
-            except BaseException:
-                candidate.close()
-                raise
-            else:
-                return candidate
-        raise RemoteUnreachable
+        *others, last = self._addresses
+        for family, address in others:
+            with suppress(OSError):
+                return self._connect_to(family, address, min(self._meter.wait_seconds(), CONNECT_SHARE_SECONDS))
+        return self._connect_to(*last, self._meter.wait_seconds())
+
+    def _connect_to(self, family: socket.AddressFamily, address: tuple[Any, ...], seconds: float) -> socket.socket:
+        candidate = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            candidate.settimeout(seconds)
+            candidate.connect(address)
+            self._check_peer(candidate)
+        except BaseException:
+            candidate.close()
+            raise
+        return candidate
 
     def _check_peer(self, connected: socket.socket) -> None:
         """Check the address once more; one of this machine's own public addresses is private too."""

@@ -7,6 +7,7 @@ It reads its request on standard input, writes pack bytes to a pipe and events t
 from __future__ import annotations
 
 import base64
+import gc
 import logging
 import sys
 import threading
@@ -25,7 +26,7 @@ from coderepos.exceptions import (
 from coderepos.git.child import Emit, emit_to, error_event
 from coderepos.git.connection import PREAMBLE, Meter
 from coderepos.git.messages import LINE_BYTES, FetchOutcome, FetchRequest, fetch_request, load_line
-from coderepos.git.network import GuardedConnection
+from coderepos.git.opening import open_repository, repository_connection
 from coderepos.git.pack_writer import PackWriter, StoppedEarly
 from coderepos.git.platforms import (
     ASK_SECONDS,
@@ -52,8 +53,6 @@ from coderepos.git.url import parse_git_url
 if TYPE_CHECKING:
     from coderepos.git.upload_pack import UploadPackClient
 
-CONTENT_TYPES: Final = ("application/x-git-upload-pack-advertisement", "application/x-git-upload-pack-result")
-
 T = TypeVar("T")
 
 
@@ -62,8 +61,8 @@ def main(pack_fd: int) -> int:
 
     :param pack_fd: descriptor that takes the pack bytes.
     """
-    # dulwich logs what servers say.
-    logging.disable()
+    logging.disable()  # dulwich logs what servers say
+    gc.disable()  # too short a life for it, and imports are faster without
     return run(sys.stdin.buffer.readline(LINE_BYTES + 1), pack_fd, emit_to(sys.stdout.fileno()))
 
 
@@ -104,21 +103,10 @@ def fetch(
         allowed_bytes=limits.preamble_bytes,
         reason=PREAMBLE,
     )
-    advertisement_url = f"{url.base}/info/refs?service=git-upload-pack"
-    connection = GuardedConnection(
-        url,
-        request.policy,
-        meter,
-        requests=(("GET", advertisement_url), ("POST", f"{url.base}/git-upload-pack")),
-        content_types=CONTENT_TYPES,
-    )
+    connection = repository_connection(url, request.policy, meter)
     headers = {"Pragma": "no-cache", **authorization(request)}
     counter = RefCounter(limits)
-    advertisement = Background(
-        lambda: connection.request(
-            "GET", advertisement_url, {"Accept": "*/*", "Git-Protocol": "version=2", **headers}, inspect=counter
-        )
-    )
+    opening = Background(lambda: open_repository(url, connection, headers, inspect=counter))
     platform = None
     if request.ask_platform:
         credentials = (request.username or "", request.password or "")
@@ -127,20 +115,19 @@ def fetch(
         from coderepos.git.upload_pack import UploadPackClient
 
         client = UploadPackClient(
-            url.base,
             connection,
             headers=headers,
-            advertisement=advertisement.result,
+            opening=opening.result,
             inspect=counter,
             include_tags=not request.count_only,
             most_lines=2 * limits.refs + 1_000,
         )
         outcome = exchange(request, client, PackWriter(request, pack_fd, meter, emit))
         told = (platform and platform.result_within(ASK_SECONDS)) or PlatformAnswer()
-        expires_at = told.token_expires_at or token_expiry(advertisement.result().headers)
+        expires_at = told.token_expires_at or token_expiry(opening.result().advertisement.headers)
         return {**outcome, "platform_size_bytes": told.size_bytes, "token_expires_at": expires_at}
     finally:
-        advertisement.wait()
+        opening.wait()
         connection.close()
 
 

@@ -11,7 +11,7 @@ import http.client
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, NoReturn
 
 from coderepos.exceptions import (
     GitError,
@@ -28,6 +28,9 @@ from coderepos.git.url import GitUrl
 
 USER_AGENT: Final = "git/coderepos"
 """Starts with ``git/``, since some hosts answer smart HTTP to nothing else."""
+
+REDIRECT: Final = "redirect"
+"""Reason of the error for a redirect."""
 
 LEFTOVER_BYTES: Final = 65_536
 """Unread bytes of an answer that are worth reading to keep its connection."""
@@ -62,11 +65,13 @@ class Answer:
         parts = [self._buffer[self._position :]]
         missing = size - len(parts[0])
         self._buffer, self._position = b"", 0
-        while missing and (data := self._receive()):
-            parts.append(data[:missing])
-            if len(data) > missing:
-                self._buffer, self._position = data, missing
-            missing -= len(parts[-1])
+        with translated_errors():
+            while missing and (data := self._receive()):
+                if len(data) > missing:
+                    self._buffer, self._position = data, missing
+                    data = data[:missing]
+                parts.append(data)
+                missing -= len(data)
         return b"".join(parts)
 
     def finish(self) -> bool:
@@ -81,10 +86,9 @@ class Answer:
         """Do nothing: the connection decides whether it is kept."""
 
     def _receive(self) -> bytes:
-        with translated_errors():
-            data = self._response.read1(READ_BYTES)
-            if not data and self._response.length:
-                raise http.client.IncompleteRead(b"")
+        data = self._response.read1(READ_BYTES)
+        if not data and self._response.length:
+            raise http.client.IncompleteRead(b"")
         if self._inspect is not None:
             self._inspect(data)
         return data
@@ -136,7 +140,9 @@ class GuardedConnection:
         self._answer = None
         with translated_errors():
             response = self._response = self._exchange(method, url.removeprefix(self._origin), headers, body)
-        raise_for_status(response.status)
+        if response.status != 200:
+            self.close()
+            raise_for_status(response.status)
         if _media_type(response) not in self._content_types:
             raise RemoteProtocolError(reason="content type")
         if response.getheader("Content-Encoding", "identity").strip().lower() != "identity":
@@ -167,15 +173,13 @@ class GuardedConnection:
         return self._http.getresponse()
 
 
-def raise_for_status(status: int) -> None:
-    """Raise the error that fits an HTTP status; 200 passes.
+def raise_for_status(status: int) -> NoReturn:
+    """Raise the error that fits an HTTP status other than 200.
 
     Some hosts, GitHub among them, answer 401 for repositories that do not exist.
     """
-    if status == 200:
-        return
     if 300 <= status < 400:
-        raise RemoteProtocolError(reason="redirect")
+        raise RemoteProtocolError(reason=REDIRECT)
     if status in (401, 403):
         raise RemoteAuthFailed
     if status in (404, 410):

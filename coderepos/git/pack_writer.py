@@ -82,9 +82,9 @@ class PackWriter:
 
     def _pass_on(self, data: bytes) -> None:
         try:
-            written = os.write(self._pack_fd, data)
-            while written < len(data):
-                written += os.write(self._pack_fd, memoryview(data)[written:])
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._pack_fd, rest) :]
         except BrokenPipeError:
             # The build child is gone; what it said about that is the true cause.
             raise InternalError(reason="nobody reads the pack") from None

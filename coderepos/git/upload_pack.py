@@ -15,7 +15,8 @@ from dulwich.protocol import pkt_line
 from dulwich.refs import HEADREF
 
 from coderepos.exceptions import CodeReposError, RemoteProtocolError
-from coderepos.git.network import Answer, GuardedConnection
+from coderepos.git.network import GuardedConnection
+from coderepos.git.opening import Opening
 from coderepos.git.pack_writer import StoppedEarly
 
 _COMMAND_FETCH: Final = pkt_line(b"command=fetch\n")
@@ -43,9 +44,8 @@ class UploadPackClient(AbstractHttpGitClient):
 
     dulwich's own HTTP client is made for any URL, redirects and proxies; this one asks what the connection allows.
 
-    :param base: URL of the repository without a trailing slash.
     :param headers: headers of every request, credentials among them.
-    :param advertisement: returns the answer to the first request, which is under way already.
+    :param opening: returns how the first request went, which is under way already.
     :param inspect: is called with the bytes of every ref advertisement as they arrive.
     :param include_tags: ask for the tag objects that point into the fetched history.
     :param most_lines: pkt-lines that the server may send besides those that carry pack bytes and progress; each costs
@@ -54,22 +54,21 @@ class UploadPackClient(AbstractHttpGitClient):
 
     def __init__(
         self,
-        base: str,
         connection: GuardedConnection,
         *,
         headers: dict[str, str],
-        advertisement: Callable[[], Answer],
+        opening: Callable[[], Opening],
         inspect: Callable[[bytes], None],
         include_tags: bool,
         most_lines: int,
     ) -> None:
-        super().__init__(base, dumb=False, thin_packs=False, include_tags=include_tags)
+        super().__init__("", dumb=False, thin_packs=False, include_tags=include_tags)
         self.fetching = False
         """Was the pack asked for?"""
-        self._base: Final = base
         self._connection: Final = connection
         self._headers: Final = headers
-        self._advertisement: Callable[[], Answer] | None = advertisement
+        self._opening: Final = opening
+        self._opened = False
         self._inspect: Final = inspect
         self._include_tags: Final = include_tags
         self._reads_left = READS_OF_A_LINE * most_lines
@@ -117,7 +116,7 @@ class UploadPackClient(AbstractHttpGitClient):
             return any(target is not None for target in refs.values())
 
     def _get_url(self, path: str | bytes) -> str:
-        return self._base + "/"
+        return self._opening().base + "/"
 
     def _http_request(
         self,
@@ -126,8 +125,8 @@ class UploadPackClient(AbstractHttpGitClient):
         data: bytes | Iterator[bytes] | None = None,
         raise_for_status: bool = True,
     ) -> tuple[Any, Callable[[int], bytes]]:
-        if data is None and self._advertisement is not None:
-            answer, self._advertisement = self._advertisement(), None
+        if data is None and not self._opened:
+            answer, self._opened = self._opening().advertisement, True
         else:
             answer = self._connection.request(
                 "GET" if data is None else "POST",

@@ -142,6 +142,43 @@ def test_redirects_are_not_followed(stage: str, status: int) -> None:
     assert target.connections == 0
 
 
+def test_redirect_to_the_same_url_with_suffix() -> None:
+    """A host that redirects to the URL with .git, as GitLab does, is asked there, over the URL that we write."""
+
+    def answer(exchange: Exchange) -> None:
+        if ".git/" in exchange.path:
+            v2_server()(exchange)
+        else:
+            redirect(301, "https://evil.example/")(exchange)
+
+    with HostileServer(answer) as server:
+        fetched = run_fetch(fetch_request(server, server.url.removesuffix(".git")))
+        paths = [request.path for request in server.requests]
+
+    assert fetched.pack == pack_of()
+    assert paths == [
+        "/owner/repository/info/refs?service=git-upload-pack",
+        "/owner/repository.git/info/refs?service=git-upload-pack",
+        "/owner/repository.git/git-upload-pack",
+        "/owner/repository.git/git-upload-pack",
+    ]
+
+
+def test_redirects_without_end() -> None:
+    """A host that redirects both spellings of the URL is asked twice and refused."""
+    with HostileServer(redirect(302, "/again")) as server:
+        with pytest.raises(RemoteProtocolError):
+            run_fetch(fetch_request(server, server.url.removesuffix(".git")))
+        assert len(server.requests) == 2
+
+
+def test_too_many_lines() -> None:
+    """An advertisement of very many short lines ends before its bytes do."""
+    error = refusal(body(capabilities([b"version 2\n", *[b"x"] * 3_000])), limits=Limits(refs=1))
+
+    assert error.fields == {"reason": "too many lines"}
+
+
 @pytest.mark.parametrize(
     "content_type", ["text/html", "text/plain; charset=utf-8", "", "application/x-git-upload-pack", "application/json"]
 )

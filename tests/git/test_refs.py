@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coderepos.exceptions import RemoteProtocolError, TooManyRefs
+from coderepos.git.child import emit_to
+from coderepos.git.limits import Limits
+from coderepos.git.refs import RefCounter, advertised_tags, object_id, ref_candidates, ref_prefixes, wanted_ref
+from tests.git.hostile_server import ID, advertisement
+
+OTHER = "2" * 40
+
+
+@pytest.mark.parametrize(
+    ("ref", "candidates"),
+    [
+        ("", [b"HEAD"]),
+        ("HEAD", [b"HEAD"]),
+        ("main", [b"refs/heads/main", b"refs/tags/main"]),
+        ("refs/pull/1/head", [b"refs/pull/1/head"]),
+        ("a/b", [b"refs/heads/a/b", b"refs/tags/a/b"]),
+        ("é", ["refs/heads/é".encode(), "refs/tags/é".encode()]),
+    ],
+)
+def test_candidates(ref: str, candidates: list[bytes]) -> None:
+    """A short name is a branch, then a tag; a full name is itself."""
+    assert ref_candidates(ref) == candidates
+
+
+def test_prefixes() -> None:
+    """Without tags only the candidates are asked for; with them one prefix covers the tag as well."""
+    assert ref_prefixes("", with_tags=False) == [b"HEAD"]
+    assert ref_prefixes("x", with_tags=False) == [b"HEAD", b"refs/heads/x", b"refs/tags/x"]
+    assert ref_prefixes("x", with_tags=True) == [b"HEAD", b"refs/heads/x", b"refs/tags/"]
+
+
+def test_name_goes_before_id() -> None:
+    """Forty hex digits are a commit only where no branch has that name."""
+    named = {b"refs/heads/" + ID.encode(): OTHER.encode()}
+
+    found, by_id = wanted_ref(named, ID), wanted_ref({}, ID)
+
+    assert found is not None
+    assert (found.name, found.object_id) == (b"refs/heads/" + ID.encode(), OTHER)
+    assert by_id is not None
+    assert (by_id.name, by_id.object_id) == (b"", ID)
+
+
+@pytest.mark.parametrize("ref", ["", "x", ID[:-1], ID + "1", "A" * 40])
+def test_nothing_wanted(ref: str) -> None:
+    """What is not advertised and no full lower-case id cannot be wanted."""
+    assert wanted_ref({}, ref) is None
+
+
+@pytest.mark.parametrize("advertised", [b"", b"1" * 39, b"1" * 41, b"A" * 40, b"1" * 64, b"\xff" * 40])
+def test_object_id(advertised: bytes) -> None:
+    """Only lower-case SHA-1 ids pass."""
+    with pytest.raises(RemoteProtocolError):
+        object_id(advertised)
+
+
+def test_tags_with_bad_names_are_left_out() -> None:
+    """Names that Git refuses never travel on."""
+    refs = {b"refs/tags/a": ID.encode(), b"refs/tags/..": ID.encode(), b"refs/tags/\xff": ID.encode(), b"HEAD": b"x"}
+
+    assert advertised_tags(refs) == (("refs/tags/a", ID), ("refs/tags/\udcff", ID))
+
+
+def counted(data: bytes, pieces: list[int], limit: int) -> bool:
+    """Return whether a counter with this limit refuses ``data``, cut at ``pieces``."""
+    counter = RefCounter(Limits(refs=limit))
+    cuts = sorted({0, len(data), *(cut % (len(data) + 1) for cut in pieces)})
+    try:
+        for start, end in pairwise(cuts):
+            counter(data[start:end])
+    except TooManyRefs:
+        return True
+    return False
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=30))
+def test_counter_does_not_depend_on_how_bytes_arrive(pieces: list[int]) -> None:
+    """Refs are counted exactly, peeled lines of tags left out, wherever the bytes are cut."""
+    tags = [(f"refs/tags/{number}{peeled}", ID) for number in range(40) for peeled in ("", "^{}")]
+    data = advertisement([("HEAD", ID), *tags])
+    lines = 1 + 1 + 40  # the service line, HEAD and the tags
+
+    assert not counted(data, pieces, lines - RefCounter.SLACK)
+    assert counted(data, pieces, lines - RefCounter.SLACK - 1)
+
+
+def test_events_are_lines() -> None:
+    """An event arrives as one line of ASCII."""
+    reader, writer = os.pipe()
+    try:
+        emit_to(writer)({"event": "progress", "phase": "é"})
+        assert os.read(reader, 1_000) == b'{"event":"progress","phase":"\\u00e9"}\n'
+    finally:
+        os.close(reader)
+        os.close(writer)
