@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from coderepos.exceptions import IsolationUnavailable
 from coderepos.git import isolation, landlock, seccomp
 from coderepos.git.launcher import Child
 from coderepos.git.limits import Limits
@@ -335,4 +336,133 @@ def test_limits_never_rise(monkeypatch: pytest.MonkeyPatch) -> None:
 
     isolation._lower_limit(resource.RLIMIT_NOFILE, 150, 300)
 
-    assert taken == [(150, 200)]
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    isolation._lower_limit(resource.RLIMIT_NOFILE, 150, 300)
+
+    assert taken == [(150, 200), (150, 300)]
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The steps of giving up rights, taken down instead of taken."""
+    steps: list[str] = []
+    names = {1: "pdeathsig", 4: "dumpable", 38: "no_new_privs"}
+    monkeypatch.setattr(isolation, "_prctl", lambda option, value: steps.append(f"{names[option]} {int(value)}"))
+    monkeypatch.setattr(isolation, "_drop_capabilities", lambda: steps.append("capabilities"))
+    monkeypatch.setattr(isolation, "_lower_limit", lambda kind, soft, hard: steps.append("limit"))
+    monkeypatch.setattr(isolation, "_offer_to_the_oom_killer", lambda: steps.append("oom"))
+    monkeypatch.setattr(os, "umask", lambda mask: steps.append(f"umask {mask:o}"))
+
+    def restrict(rules: landlock.Rules) -> int:
+        steps.append("landlock")
+        return 7
+
+    def install(calls: frozenset[str]) -> bool:
+        steps.append("seccomp")
+        return True
+
+    monkeypatch.setattr(landlock, "restrict", restrict)
+    monkeypatch.setattr(seccomp, "install", install)
+    return steps
+
+
+def fetch_request(min_level: int = 1) -> FetchRequest:
+    """Return a request for the fetch child."""
+    return FetchRequest(
+        url="https://git.example/r.git",
+        username=None,
+        password=None,
+        ref="",
+        depth=None,
+        policy=NetworkPolicy(),
+        limits=Limits(),
+        min_level=min_level,
+        count_only=False,
+    )
+
+
+def test_rights_are_given_up_in_an_order_that_works(order: list[str]) -> None:
+    """Limits before capabilities, ``no_new_privs`` before Landlock, the filter last."""
+    report = isolation.confine_fetch(fetch_request(), ports=(443,))
+
+    assert report == {"level": 3, "landlock_abi": 7, "tcp": True, "scoped": True, "seccomp": True}
+    assert order == [
+        "oom",
+        "umask 77",
+        *["limit"] * 5,
+        "capabilities",
+        "no_new_privs 1",
+        "dumpable 0",
+        "landlock",
+        "seccomp",
+    ]
+
+
+def test_a_group_that_reads_needs_another_umask(order: list[str]) -> None:
+    """What build makes may be readable for the group, never for others."""
+    isolation.confine_build(
+        BuildRequest(incoming="/nowhere", limits=Limits(), min_level=1, group_readable=True),
+    )
+
+    assert "umask 27" in order
+
+
+def test_a_refusing_kernel_lowers_the_level(order: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that refuses both leaves level 1, and the report says why."""
+
+    def refuse(what: object) -> int:
+        raise OSError(7, "too many layers")
+
+    monkeypatch.setattr(landlock, "restrict", refuse)
+    monkeypatch.setattr(seccomp, "install", refuse)
+
+    report = isolation.confine_fetch(fetch_request(), ports=(443,))
+
+    assert report["level"] == 1
+    assert (report["landlock_refused"], report["seccomp_refused"]) == ("E2BIG", "E2BIG")
+    with pytest.raises(IsolationUnavailable):
+        isolation.confine_fetch(fetch_request(min_level=2), ports=(443,))
+
+
+def test_a_child_binds_itself_to_its_living_parent(order: list[str]) -> None:
+    """The kernel is asked for SIGKILL, and a child whose parent lives goes on."""
+    isolation.die_with(os.getppid())
+
+    assert order == ["pdeathsig 9"]
+
+
+def test_failing_calls_are_errors() -> None:
+    """A refused prctl is never taken for done."""
+    with pytest.raises(OSError, match="prctl"):
+        isolation._prctl(-1, 0)
+
+
+def test_no_proc_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The offer to the kernel's memory killer is made where it can be."""
+    written: list[str] = []
+
+    def refuse(path: str, *rest: object, **more: object) -> None:
+        written.append(path)
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", refuse)
+    isolation._offer_to_the_oom_killer()
+    monkeypatch.undo()
+
+    assert written == ["/proc/self/oom_score_adj"]
+
+
+def test_capabilities_that_can_not_be_dropped_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child never goes on with rights that it was to lose."""
+    asked: list[tuple[bytes, bytes]] = []
+
+    class Refusing:
+        def capset(self, header: bytes, data: bytes) -> int:
+            asked.append((header, data))
+            return -1
+
+    monkeypatch.setattr(isolation, "_libc", Refusing())
+
+    with pytest.raises(OSError, match="capset"):
+        isolation._drop_capabilities()
+    assert asked[0][1] == bytes(24)

@@ -533,3 +533,51 @@ def test_a_worker_killed_anywhere_leaves_no_half_version(root: SandboxRoot) -> N
         "versions/last/git/objects", "versions/last/git/objects/pack", "versions/last/tree",
         "versions/last/tree/folder", "versions/last/tree/folder/file",
     }  # fmt: skip
+
+
+def test_a_process_that_still_writes_is_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that appears between emptying and removing does not stop the removal; one that always does is an error."""
+    top = os.open(place, os.O_DIRECTORY)
+    (place / "doomed").mkdir()
+    appearing = ["late", "later"]
+    empty = removal._empty
+
+    def empty_then_write(folder: int) -> None:
+        empty(folder)
+        if appearing:
+            os.close(os.open(appearing.pop(), os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+
+    monkeypatch.setattr(removal, "_empty", empty_then_write)
+    assert removal.remove_tree("doomed", parent=top)
+
+    (place / "doomed").mkdir()
+    appearing += [f"file-{number}" for number in range(20)]
+    with pytest.raises(OSError, match="not empty"):
+        removal.remove_tree("doomed", parent=top)
+    os.close(top)
+
+
+def test_a_flip_that_can_not_be_synced_is_a_flip(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once the link is flipped nothing may look like a failure, or the caller would discard what readers see."""
+    build(sandbox, "one")
+    sandbox.publish("one")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    sandbox.flip("one")
+
+    assert sandbox.current() == "one"
+    assert "can't be synced" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_a_foreign_marker_is_refused(root: SandboxRoot) -> None:
+    """Who can write the marker decides which installation the root belongs to."""
+    os.chown(root.path / marker.MARKER, NOBODY, NOBODY)
+
+    with pytest.raises(SandboxRefused):
+        root.read_marker()

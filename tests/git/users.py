@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import pickle
-import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
+
+T = TypeVar("T")
 
 NOBODY = 65534
 
@@ -14,36 +14,20 @@ USERS = [None, NOBODY] if os.geteuid() == 0 else [None]
 """``None`` is the user of the tests."""
 
 
-def as_user(user: int | None, deed: Callable[[], Any]) -> Any:
-    """Return what ``deed`` returns, or raise what it raises; for another user it runs in a forked process."""
+def as_user(user: int | None, deed: Callable[[], T]) -> T:
+    """Return what ``deed`` returns when it is done with the rights of a user.
+
+    Changing the effective user takes root's capabilities away for as long as it lasts.
+    """
     if user is None:
         return deed()
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(reading)
-        _become(user)
-        answer: tuple[Any, Exception | None]
-        try:
-            answer = (deed(), None)
-        except Exception as error:
-            error.add_note(traceback.format_exc())
-            answer = (None, error)
-        with open(writing, "wb") as pipe:
-            pipe.write(pickle.dumps(answer))
-        os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as pipe:
-        content = pipe.read()
-    os.waitpid(child, 0)
-    result, failure = pickle.loads(content)  # noqa: S301 (our own process)
-    if failure is not None:
-        raise failure
-    return result
-
-
-def _become(user: int) -> None:
+    groups = os.getgroups()
     os.setgroups([])
-    os.setresgid(user, user, user)
-    os.setresuid(user, user, user)
-    os.umask(0o022)
+    os.setegid(user)
+    os.seteuid(user)
+    try:
+        return deed()
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
