@@ -75,6 +75,17 @@ class Keyring:
             raise EncryptionUnavailable
         return None
 
+    def require(self, kid: str) -> KeyWrapper:
+        """Return the key of that name.
+
+        :raises TokenUndecryptable: this installation has none.
+        :raises EncryptionUnavailable: the key may be one of a KMS that cannot be asked right now.
+        """
+        wrapper = self.find(kid)
+        if wrapper is None:
+            raise TokenUndecryptable
+        return wrapper
+
     def seal(self, text: str, context: Context) -> tuple[bytes, str]:
         """Return a sealed text and the kid of the key that wrapped it.
 
@@ -90,10 +101,7 @@ class Keyring:
         :raises EncryptionUnavailable: the key cannot be asked right now.
         """
         try:
-            wrapper = self.find(kid)
-            if wrapper is None:
-                raise TokenUndecryptable
-            return envelope.open_sealed(sealed, wrapper=wrapper, context=context).decode()
+            return envelope.open_sealed(sealed, wrapper=self.require(kid), context=context).decode()
         except TokenUndecryptable:
             logger.error("cannot open %s of %s %s under key %s", context.field, context.table, context.row_id, kid)
             raise

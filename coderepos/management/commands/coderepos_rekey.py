@@ -1,0 +1,115 @@
+"""``manage.py coderepos_rekey``: move every sealed token under the primary key."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DEFAULT_DB_ALIAS
+
+from coderepos.crypto.keyring import keyring
+from coderepos.crypto.rotation import BATCH_ROWS, Outcome, count_by_kid, rekey, sealed_columns
+from coderepos.exceptions import EncryptionUnavailable
+
+EXIT_ROWS_LEFT: Final = 1
+EXIT_KEY_UNAVAILABLE: Final = 2
+SHOWN_ROWS: Final = 20
+
+
+class Command(BaseCommand):
+    """Rotate the master key without downtime; safe to stop, to repeat, and to run while the site does its work.
+
+    Exit status: 0, every token is under the primary key; 1, some are not; 2, a key cannot be asked right now.
+    """
+
+    help = (
+        "Moves every sealed token under the primary key. Make the new key primary and keep the old one decrypt-only "
+        "first. Exit status: 0 every token is under the primary key (with --dry-run: can be moved), 1 some are not, "
+        "2 a key cannot be asked right now, run it again."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Offer a rehearsal, the size of a batch and the database."""
+        parser.add_argument("--dry-run", action="store_true", help="try every token, write nothing")
+        parser.add_argument("--batch-rows", type=int, default=BATCH_ROWS, help="rows per transaction")
+        parser.add_argument("--database", default=DEFAULT_DB_ALIAS, help="alias of the database")
+
+    def handle(self, *args: Any, dry_run: bool, batch_rows: int, database: str, **options: Any) -> None:
+        """Move the tokens of one column after the other.
+
+        :raises CommandError: tokens are left under other keys, or a key cannot be asked.
+        """
+        if batch_rows < 1:
+            raise CommandError("--batch-rows is at least 1.")
+        try:
+            primary = keyring().require_primary().kid
+            left = sum(self._column(column, primary, dry_run, batch_rows, database) for column in sealed_columns())
+        except EncryptionUnavailable:
+            unavailable = True
+        else:
+            unavailable = False
+        if unavailable:
+            raise CommandError(
+                "A key cannot be asked right now. What was moved stays moved; run the command again.",
+                returncode=EXIT_KEY_UNAVAILABLE,
+            )
+        if left:
+            raise CommandError(
+                f"{left} tokens are not under the primary key. Keep the old keys.", returncode=EXIT_ROWS_LEFT
+            )
+
+    def _column(self, column: Any, primary: str, dry_run: bool, batch_rows: int, database: str) -> int:
+        """Move one column and return how many tokens are left under other keys, or would be."""
+        name = f"{column.model._meta.db_table}.{column.column}"
+        before = count_by_kid(column, using=database)
+        total = sum(before.values()) - before.get(primary, 0)
+        self._show_counts(name, before, primary)
+        bar = _Bar(self, total)
+        outcome = rekey(column, using=database, dry_run=dry_run, batch_rows=batch_rows, progress=bar.advance)
+        bar.finish()
+        self._show_outcome(name, outcome, dry_run)
+        if dry_run:
+            return len(outcome.undecryptable)
+        after = count_by_kid(column, using=database)
+        self._show_counts(name, after, primary)
+        return sum(after.values()) - after.get(primary, 0)
+
+    def _show_counts(self, name: str, counts: dict[str, int], primary: str) -> None:
+        for kid, count in counts.items():
+            self.stdout.write(f"{name}: {count} under {kid}{' (primary)' if kid == primary else ''}")
+        if not counts:
+            self.stdout.write(f"{name}: no tokens")
+
+    def _show_outcome(self, name: str, outcome: Outcome, dry_run: bool) -> None:
+        self.stdout.write(f"{name}: {outcome.moved} {'can be moved' if dry_run else 'moved'}")
+        for pk in outcome.undecryptable[:SHOWN_ROWS]:
+            self.stderr.write(f"{name}: the token of row {pk} does not open under any key")
+        if len(outcome.undecryptable) > SHOWN_ROWS:
+            self.stderr.write(f"{name}: and {len(outcome.undecryptable) - SHOWN_ROWS} more")
+
+
+class _Bar:
+    """A progress bar on a terminal; nothing in a file."""
+
+    WIDTH: Final = 40
+
+    def __init__(self, command: BaseCommand, total: int) -> None:
+        self._command = command
+        self._total = total
+        self._rows = 0
+        self._shown = total > 0 and command.stdout.isatty()
+
+    def advance(self, rows: int) -> None:
+        """Show that further rows are done."""
+        self._rows = min(self._total, self._rows + rows)
+        if self._shown:
+            filled = self.WIDTH * self._rows // self._total
+            bar = "#" * filled + "." * (self.WIDTH - filled)
+            self._command.stdout.write(f"\r[{bar}] {self._rows}/{self._total}", ending="")
+            self._command.stdout.flush()
+
+    def finish(self) -> None:
+        """Go on below the bar."""
+        if self._shown:
+            self._command.stdout.write("")
