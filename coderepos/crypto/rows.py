@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from functools import lru_cache
 from typing import Any, Self, TypeVar
 
 from django.db import models, router
@@ -15,7 +14,6 @@ from coderepos.crypto.fields import EncryptedTokenField
 _Row = TypeVar("_Row", bound=models.Model)
 
 
-@lru_cache(maxsize=64)
 def token_fields(model: type[models.Model]) -> tuple[EncryptedTokenField, ...]:
     """Return every sealed field of a model."""
     return tuple(field for field in model._meta.concrete_fields if isinstance(field, EncryptedTokenField))
