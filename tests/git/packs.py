@@ -26,7 +26,9 @@ class Object(NamedTuple):
     @property
     def id(self) -> str:
         """Its object id in hex."""
-        return hashlib.sha1(b"%s %d\0" % (self.kind.encode(), len(self.content)) + self.content).hexdigest()
+        return hashlib.sha1(
+            b"%s %d\0" % (self.kind.encode(), len(self.content)) + self.content, usedforsecurity=False
+        ).hexdigest()
 
 
 class Line(NamedTuple):
@@ -142,7 +144,7 @@ def header(count: int, *, version: int = 2, magic: bytes = b"PACK") -> bytes:
 
 def sealed(content: bytes) -> bytes:
     """Return a pack's bytes with the trailer that belongs to them."""
-    return content + hashlib.sha1(content).digest()
+    return content + hashlib.sha1(content, usedforsecurity=False).digest()
 
 
 def pack(objects: Iterable[Object] = (), raw: Sequence[bytes] = ()) -> bytes:
