@@ -58,7 +58,7 @@ def is_hfs_dot_git(name: bytes) -> bool:
         text = name.decode()
     except UnicodeDecodeError as error:
         text = name[: error.start].decode()
-    return text.translate(_HFS_IGNORED).lower() == ".git"
+    return text.translate(_HFS_IGNORED).lower() in (".git", "git~1")
 
 
 def is_writable(name: bytes) -> bool:

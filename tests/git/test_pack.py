@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from coderepos.exceptions import (
-    CodeReposError,
     InflatedTooLarge,
     LimitExceeded,
     ObjectTooLarge,
@@ -245,8 +244,7 @@ def test_any_changed_byte_under_a_right_trailer_is_harmless(small_pack: bytes) -
     for changed in mutations(small_pack[:-20]):
         try:
             index_of(packs.sealed(changed))
-        except CodeReposError as error:
-            assert isinstance(error, RemoteProtocolError | LimitExceeded)
+        except (RemoteProtocolError, LimitExceeded):
             refused += 1
     assert refused > len(small_pack)
 
