@@ -84,44 +84,54 @@ def read_outcome(control: IO[bytes], limits: Limits) -> FetchOutcome:
 
 
 def build(request: BuildRequest, pack_fd: int, wait_for_outcome: Callable[[], FetchOutcome], emit: Emit) -> BuildReport:
-    """Make ``git/`` and ``tree/`` below ``request.incoming`` from the pack that ``pack_fd`` gives.
+    """Make everything below ``request.incoming`` that :func:`make` makes, and see it on the disk."""
+    incoming = os.open(request.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        report = make(request, incoming, pack_fd, wait_for_outcome, emit)
+        started = time.monotonic()
+        _make_durable(incoming)
+    finally:
+        os.close(incoming)
+    report.seconds["sync"] = round(time.monotonic() - started, 4)
+    return report
 
+
+def make(
+    request: BuildRequest, incoming: int, pack_fd: int, wait_for_outcome: Callable[[], FetchOutcome], emit: Emit
+) -> BuildReport:
+    """Make ``git/`` and ``tree/`` in a folder from the pack that ``pack_fd`` gives.
+
+    :param incoming: descriptor of the empty folder.
     :param wait_for_outcome: called once the pack has arrived.
     :raises GitError: the leaf that says what is wrong with the pack or its trees.
     :raises OSError: the disk is full or fails.
     """
     limits, clock = request.limits, _Clock()
-    incoming = os.open(request.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    git = GitFolder(incoming, group_readable=request.group_readable)
+    pack_file = git.open_pack()
     try:
-        git = GitFolder(incoming, group_readable=request.group_readable)
-        pack_file = git.open_pack()
-        try:
-            pack = _scanned(pack_fd, pack_file, limits, emit)
-            clock.done("scan")
-            families = Families(pack, limits)
-            families.resolve()
-            clock.done("resolve")
-            index = PackIndex(pack)
-            git.add_index(pack.trailer, index.to_bytes())
-            clock.done("index")
-            outcome = wait_for_outcome()
-            if outcome.pack_bytes != pack.size_bytes:
-                raise RemoteProtocolError(reason="size of the pack")
-            emit({"event": "progress", "phase": "writing"})
-            commit_id, tree_id = commit_and_tree(bytes.fromhex(outcome.wanted_id), pack, index, families)
-            _add_refs(git, outcome, commit_id.hex(), pack, index, families)
-            git_bytes = pack.size_bytes + git.size_bytes
-            trees = read_trees(tree_id, pack, index, families, limits, other_bytes=git_bytes)
-            checkout = Checkout(incoming, TREE_NAME, trees, group_readable=request.group_readable)
-            checkout.write(families)
-            git.finish()
-            clock.done("checkout")
-        finally:
-            os.close(pack_file)
-        _make_durable(incoming)
-        clock.done("sync")
+        pack = _scanned(pack_fd, pack_file, limits, emit)
+        clock.done("scan")
+        families = Families(pack, limits)
+        families.resolve()
+        clock.done("resolve")
+        index = PackIndex(pack)
+        git.add_index(pack.trailer, index.to_bytes())
+        clock.done("index")
+        outcome = wait_for_outcome()
+        if outcome.pack_bytes != pack.size_bytes:
+            raise RemoteProtocolError(reason="size of the pack")
+        emit({"event": "progress", "phase": "writing"})
+        commit_id, tree_id = commit_and_tree(bytes.fromhex(outcome.wanted_id), pack, index, families)
+        _add_refs(git, outcome, commit_id.hex(), pack, index, families)
+        git_bytes = pack.size_bytes + git.size_bytes
+        trees = read_trees(tree_id, pack, index, families, limits, other_bytes=git_bytes)
+        checkout = Checkout(incoming, TREE_NAME, trees, group_readable=request.group_readable)
+        checkout.write(families)
+        git.finish()
+        clock.done("checkout")
     finally:
-        os.close(incoming)
+        os.close(pack_file)
     return BuildReport(
         commit_id=commit_id.hex(),
         git_bytes=git_bytes,

@@ -50,12 +50,15 @@ def is_ntfs_dot_git(name: bytes) -> bool:
 
 
 def is_hfs_dot_git(name: bytes) -> bool:
-    """Would HFS+ open ``.git`` by this name? It ignores case and invisible code points."""
+    """Would HFS+ open ``.git`` by this name?
+
+    It ignores case and invisible code points; like Git, this takes malformed UTF-8 for the end of the name.
+    """
     try:
         text = name.decode()
-    except UnicodeDecodeError:
-        return False
-    return text.translate(_HFS_IGNORED).lower() == ".git"
+    except UnicodeDecodeError as error:
+        text = name[: error.start].decode()
+    return text.translate(_HFS_IGNORED).lower() in (".git", "git~1")
 
 
 def is_writable(name: bytes) -> bool:

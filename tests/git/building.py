@@ -1,0 +1,171 @@
+"""Runs the build child as the pipeline does, or its parts in this process, and the real git as the judge."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coderepos.git import launcher
+from coderepos.git.build import make
+from coderepos.git.families import Families
+from coderepos.git.limits import MB, Limits
+from coderepos.git.messages import BuildReport, BuildRequest, FetchOutcome, dump_line, request_line
+from coderepos.git.pack import Pack, PackScanner
+from coderepos.git.pack_index import PackIndex
+from tests.git import packs
+from tests.git.packs import Object
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Built:
+    """How a build child ended."""
+
+    events: list[dict[str, Any]]
+    status: int
+    seconds: float
+    peak_mb: float
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """Its last word."""
+        return self.events[-1]
+
+    @property
+    def failure(self) -> tuple[str, Any]:
+        """Code and reason of its error."""
+        return self.last.get("code", ""), self.last.get("fields", {}).get("reason")
+
+
+@contextmanager
+def scanned(content: bytes | Path, limits: Limits = LIMITS) -> Iterator[Pack]:
+    """Scan and resolve a pack in this process."""
+    source = os.open(content, os.O_RDONLY) if isinstance(content, Path) else packs.descriptor(content)
+    file = packs.descriptor()
+    try:
+        pack = PackScanner(source, file, limits).scan()
+        Families(pack, limits).resolve()
+        yield pack
+    finally:
+        os.close(source)
+        os.close(file)
+
+
+def index_of(content: bytes | Path, limits: Limits = LIMITS) -> bytes:
+    """Return the index of a pack."""
+    with scanned(content, limits) as pack:
+        return PackIndex(pack).to_bytes()
+
+
+def outcome_of(content: bytes, wanted: Object | str, **fields: Any) -> FetchOutcome:
+    """Return what a fetch of this pack would say."""
+    wanted_id = wanted if isinstance(wanted, str) else wanted.id
+    given: dict[str, Any] = {"ref_name": "refs/heads/main", "head_branch": "refs/heads/main", **fields}
+    return FetchOutcome(**{"wanted_id": wanted_id, "pack_bytes": len(content), **given})
+
+
+def built_here(
+    incoming: Path, content: bytes, outcome: FetchOutcome, limits: Limits = LIMITS, *, group_readable: bool = False
+) -> BuildReport:
+    """Build a pack in this process."""
+    incoming.mkdir(exist_ok=True)
+    source = packs.descriptor(content)
+    request = BuildRequest(incoming=str(incoming), limits=limits, min_level=1, group_readable=group_readable)
+    folder = os.open(incoming, os.O_RDONLY)
+    try:
+        return make(request, folder, source, lambda: outcome, lambda _event: None)
+    finally:
+        os.close(source)
+        os.close(folder)
+
+
+def built_of(incoming: Path, objects: Sequence[Object], wanted: Object, limits: Limits = LIMITS) -> BuildReport:
+    """Build a pack of these objects in this process."""
+    content = packs.pack(objects)
+    return built_here(incoming, content, outcome_of(content, wanted), limits)
+
+
+def tree_of(incoming: Path, *lines: packs.Line, objects: Sequence[Object], is_sorted: bool = True) -> BuildReport:
+    """Build a commit whose root tree has these entries."""
+    root = packs.tree(*lines, is_sorted=is_sorted)
+    head = packs.commit(root)
+    return built_of(incoming, [*objects, root, head], head)
+
+
+def child(
+    incoming: Path,
+    content: bytes | Path,
+    outcome: FetchOutcome | None = None,
+    limits: Limits = LIMITS,
+    *,
+    lines: Sequence[bytes] | None = None,
+    group_readable: bool = False,
+) -> Built:
+    """Run the real child with a pack; without an outcome its standard input ends after the request."""
+    incoming.mkdir(mode=0o700, exist_ok=True)
+    source = os.open(content, os.O_RDONLY) if isinstance(content, Path) else packs.descriptor(content)
+    request = BuildRequest(incoming=str(incoming), limits=limits, min_level=1, group_readable=group_readable)
+    if lines is None:
+        lines = [request_line(request)]
+        if outcome:
+            lines = [*lines, dump_line({"event": "outcome", **outcome.to_json()})]
+    command = [sys.executable, "-I", "-c", launcher._CODE, "coderepos.git.build", str(source), str(os.getpid())]
+    started = time.monotonic()
+    try:
+        running = subprocess.Popen(
+            [*command, launcher.ROOT, *launcher._libraries()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={},
+            cwd="/",
+            pass_fds=(source,),
+        )
+    finally:
+        os.close(source)
+    assert running.stdin
+    assert running.stdout
+    with running.stdin, running.stdout:
+        running.stdin.write(b"".join(lines))
+        running.stdin.close()
+        heard = running.stdout.read()
+    _, status, usage = os.wait4(running.pid, 0)
+    running.returncode = os.waitstatus_to_exitcode(status)
+    return Built(
+        events=[json.loads(line) for line in heard.splitlines()],
+        status=running.returncode,
+        seconds=time.monotonic() - started,
+        peak_mb=usage.ru_maxrss * 1024 / MB,
+    )
+
+
+def git(*arguments: str | Path, at: Path | None = None, given: bytes = b"") -> bytes:
+    """Run the real git and return what it prints; it must succeed without a word on standard error."""
+    done = subprocess.run(
+        ["git", *([f"--git-dir={at}"] if at else []), *map(str, arguments)],
+        input=given,
+        capture_output=True,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **_IDENTITY},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+_IDENTITY = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_AUTHOR_NAME": "A U Thor",
+    "GIT_AUTHOR_EMAIL": "author@example.com",
+    "GIT_COMMITTER_NAME": "A U Thor",
+    "GIT_COMMITTER_EMAIL": "author@example.com",
+    "GIT_AUTHOR_DATE": "1700000000 +0000",
+    "GIT_COMMITTER_DATE": "1700000000 +0000",
+}
