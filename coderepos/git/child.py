@@ -32,6 +32,7 @@ def error_event(error: CodeReposError, *, cause: BaseException | None = None) ->
     origin = cause or error
     while origin.__cause__ or origin.__context__:
         origin = origin.__cause__ or origin.__context__ or origin
-    frames = [place for one in (error, origin) for place in traceback.walk_tb(one.__traceback__)]
+    chain = [error] if origin is error else [error, origin]
+    frames = [place for one in chain for place in traceback.walk_tb(one.__traceback__)]
     places = [f"{os.path.basename(frame.f_code.co_filename)}:{line} {frame.f_code.co_name}" for frame, line in frames]
     return {"event": "error", "code": error.code, "fields": error.fields, "trace": places[-TRACE_FRAMES:]}

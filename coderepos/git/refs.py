@@ -28,14 +28,12 @@ class WantedRef:
 def ref_candidates(ref: str) -> list[bytes]:
     """Return the full names that ``ref`` may mean, the first one that exists wins: branches before tags.
 
-    This is the order of ``git clone --branch``. Empty for a full commit id that is no branch or tag.
+    This is the order of ``git clone --branch``. Names that Git refuses are left out: they are nobody's.
     """
-    name = ref.encode("utf-8", "surrogateescape")
-    if not name or name == HEAD:
+    if ref in ("", "HEAD"):
         return [HEAD]
-    if name.startswith(b"refs/"):
-        return [name]
-    return [HEADS + name, TAGS + name]
+    names = [ref] if ref.startswith("refs/") else [f"refs/heads/{ref}", f"refs/tags/{ref}"]
+    return [name.encode("utf-8", "surrogateescape") for name in names if is_ref_name(name)]
 
 
 def ref_prefixes(ref: str, *, with_tags: bool) -> list[bytes]:

@@ -132,7 +132,7 @@ def test_commit_by_id(root: Path) -> None:
     assert (fetched.outcome["wanted_id"], fetched.outcome["ref_name"]) == (wanted, "")
 
 
-@pytest.mark.parametrize("ref", ["nope", "refs/heads/nope", "mai", "v", "a" * 40, "abcdef"])
+@pytest.mark.parametrize("ref", ["nope", "a b", "\ud800", "refs/heads/nope", "mai", "v", "a" * 40, "abcdef"])
 def test_unknown_refs(server: GitServer, ref: str) -> None:
     """A ref that is not there, only a part of a name, an unknown or a short id: one answer."""
     with pytest.raises(RefNotFound):
@@ -376,9 +376,10 @@ def test_slow_platform_is_not_waited_for(root: Path, monkeypatch: pytest.MonkeyP
     assert fetched.pack
 
 
-def test_child_process(root: Path) -> None:
+@pytest.mark.parametrize("tls", [False, True])
+def test_child_process(root: Path, tls: bool) -> None:
     """The real child confines itself, says what it does in order, and ends well."""
-    with GitServer(root) as server:
+    with GitServer(root, tls=tls) as server:
         run = run_child(fetch_request(server, server.url("repo"), depth=1))
 
     assert run.stderr == ""

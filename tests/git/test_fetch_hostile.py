@@ -614,6 +614,18 @@ def test_floods_end_soon_and_in_small(name: str) -> None:
     assert run.stderr == ""
 
 
+def test_as_many_tags_as_are_allowed() -> None:
+    """A repository with nearly 50,000 tags is fetched, in little time and memory."""
+    refs = [("HEAD", ID), *((f"refs/tags/release-{number}", ID) for number in range(49_900))]
+    with HostileServer(v2_server(refs)) as server:
+        run = run_child(fetch_request(server, server.url))
+
+    assert run.last["event"] == "outcome"
+    assert len(run.last["tags"]) == 49_900
+    assert run.seconds < 5
+    assert run.peak_mb < 150
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     stage=st.sampled_from(["advertisement", "refs", "pack"]),

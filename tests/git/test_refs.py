@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 
 import pytest
@@ -8,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coderepos.exceptions import RemoteProtocolError, TooManyRefs
-from coderepos.git.child import emit_to
 from coderepos.git.limits import Limits
 from coderepos.git.refs import RefCounter, advertised_tags, object_id, ref_candidates, ref_prefixes, wanted_ref
 from tests.git.hostile_server import ID, advertisement
@@ -24,6 +22,11 @@ OTHER = "2" * 40
         ("main", [b"refs/heads/main", b"refs/tags/main"]),
         ("refs/pull/1/head", [b"refs/pull/1/head"]),
         ("a/b", [b"refs/heads/a/b", b"refs/tags/a/b"]),
+        ("a b", []),
+        ("a\nwant x", []),
+        ("refs/", []),
+        ("..", []),
+        ("\ud800", []),
         ("é", ["refs/heads/é".encode(), "refs/tags/é".encode()]),
     ],
 )
@@ -92,14 +95,3 @@ def test_counter_does_not_depend_on_how_bytes_arrive(pieces: list[int]) -> None:
 
     assert not counted(data, pieces, lines - RefCounter.SLACK)
     assert counted(data, pieces, lines - RefCounter.SLACK - 1)
-
-
-def test_events_are_lines() -> None:
-    """An event arrives as one line of ASCII."""
-    reader, writer = os.pipe()
-    try:
-        emit_to(writer)({"event": "progress", "phase": "é"})
-        assert os.read(reader, 1_000) == b'{"event":"progress","phase":"\\u00e9"}\n'
-    finally:
-        os.close(reader)
-        os.close(writer)
