@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
@@ -36,18 +37,18 @@ def validate_token(text: str) -> None:
         raise ValidationError("An access token consists of printable ASCII characters without spaces.")
 
 
-class StoredToken:
+class StoredToken(ABC):
     """What a model's token attribute reads as: it shows nothing of itself, and opens by :meth:`secret`."""
 
     __slots__ = ()
 
+    @abstractmethod
     def secret(self) -> Secret:
         """Return the token.
 
         :raises TokenUndecryptable: it was changed, or belongs to another row or key.
         :raises EncryptionUnavailable: the key cannot be asked right now.
         """
-        raise NotImplementedError
 
     def reveal(self) -> str:
         """Return the plain text of the token; raises as :meth:`secret`."""

@@ -298,6 +298,13 @@ def test_the_wrap_algorithm_has_to_be_that_of_the_key() -> None:
         opened(seal(wrapper=wide))
 
 
+@pytest.mark.parametrize("size", [0, 12, 28, 59, 61, 4096])
+def test_a_wrapped_key_of_another_size_is_not_even_tried(size: int) -> None:
+    """A local key wraps into 60 bytes, and refuses any other number."""
+    with pytest.raises(TokenUndecryptable):
+        WRAPPER.unwrap(bytes(size), b"")
+
+
 @pytest.mark.parametrize(
     "padded",
     [
