@@ -313,3 +313,14 @@ def test_browser_gets_a_form_with_a_password_field(api: APIClient, db: None) -> 
     [field] = [tag for tag in re.findall(r"<input[^>]*>", page) if 'name="access_token"' in tag]
     assert 'type="password"' in field
     assert not re.search(r'value="[^"]', field)
+
+
+def test_browser_gets_an_empty_form_after_a_success(api: APIClient, connect_calls: Calls, body: Body) -> None:
+    """The page that shows the answer offers the form again, for the next repository and without a value of the last."""
+    response = api.post(f"{ADDRESS}/connect", body, format="multipart", headers={"accept": "text/html"})
+
+    assert response.status_code == 201
+    fields = re.findall(r"<input[^>]*>", response.content.decode())
+    [token] = [tag for tag in fields if 'name="access_token"' in tag]
+    [git_url] = [tag for tag in fields if 'name="git_url"' in tag]
+    assert not re.search(r'value="[^"]', token + git_url)
