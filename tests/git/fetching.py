@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,13 +106,35 @@ def run_child(request: FetchRequest, environment: Mapping[str, str] | None = Non
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        with process.stdin, process.stdout, process.stderr:
+        peak = _PeakMemory(process.pid)
+        with process.stdin, process.stdout, process.stderr, peak:
             process.stdin.write(request_line(request))
             process.stdin.close()
             events = [json.loads(line) for line in process.stdout]
             stderr = process.stderr.read().decode()
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+        process.wait()
     finally:
         os.close(nowhere)
-    return ChildRun(process.returncode, events, stderr, time.monotonic() - started, usage.ru_maxrss / 1_024)
+    return ChildRun(process.returncode, events, stderr, time.monotonic() - started, peak.mb)
+
+
+class _PeakMemory:
+    """Watches the peak of a process's memory; its own figure at the end would include its parent's."""
+
+    def __init__(self, pid: int) -> None:
+        self.mb = 0.0
+        self._status = Path(f"/proc/{pid}/status")
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.01):
+            if found := re.search(r"VmHWM:\s+(\d+) kB", self._status.read_text()):
+                self.mb = int(found[1]) / 1_024
