@@ -622,7 +622,7 @@ def test_as_many_tags_as_are_allowed() -> None:
 
     assert run.last["event"] == "outcome"
     assert len(run.last["tags"]) == 49_900
-    assert run.seconds < 5
+    assert run.seconds < 10
     assert run.peak_mb < 150
 
 
