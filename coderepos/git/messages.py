@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol, Self
 
 from coderepos.git.limits import Limits
@@ -19,6 +20,9 @@ LINE_BYTES: Final = 8 * 10**6
 """Longest message: an outcome with 50,000 tags."""
 
 OBJECT_ID: Final = re.compile(r"[0-9a-f]{40}\Z")
+EXPIRY: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:Z|[+-]\d\d:\d\d)\Z", re.ASCII)
+EXPIRY_YEARS: Final = range(2000, 2200)
+"""Years in which a token may expire; whoever names another one knows nothing."""
 
 
 class Revealable(Protocol):
@@ -236,6 +240,9 @@ class CloneReport:
     isolation: dict[str, Any] = field(default_factory=dict)
     """What each child says it is confined by."""
 
+    token_expires_at: datetime | None = None
+    """When the token expires, in UTC, where the host told."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeReport:
@@ -254,6 +261,8 @@ class ProbeReport:
     ref_name: str
     head_branch: str
     wanted_id: str
+    token_expires_at: datetime | None = None
+    """When the token expires, in UTC, where the host told."""
 
 
 def dump_line(value: Mapping[str, Any]) -> bytes:
@@ -298,6 +307,22 @@ def is_ref_name(value: object) -> bool:
         return bool(_ref_name(value))
     except ValueError:
         return False
+
+
+def token_expiry(outcome: Mapping[str, Any]) -> datetime | None:
+    """Return when the token expires, in UTC, as an ``outcome`` event says; ``None`` where it says nothing sensible.
+
+    Any server may claim any year, so one that is not in :data:`EXPIRY_YEARS` is no error of the child.
+
+    :raises ValueError: it says something that is no ISO 8601 time with its offset.
+    """
+    value = outcome.get("token_expires_at")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not EXPIRY.match(value):
+        raise ValueError("token_expires_at")
+    moment = datetime.fromisoformat(value)
+    return moment.astimezone(UTC) if moment.year in EXPIRY_YEARS else None
 
 
 def _object_id(value: object) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from coderepos.git.messages import (
     Progress,
     dump_line,
     request_line,
+    token_expiry,
 )
 from coderepos.git.watchdog import Watchdog
 
@@ -155,6 +157,7 @@ class _Conversation:
         )
         self._isolation: dict[str, Any] = {}
         self._outcome: FetchOutcome | None = None
+        self._token_expires_at: datetime | None = None
         self._built: BuildReport | None = None
         self._errors: dict[Child, CodeReposError] = {}
         self._lost: set[Child] = set()
@@ -177,6 +180,7 @@ class _Conversation:
             received_bytes=self._outcome.pack_bytes,
             isolation_level=min(self._isolation[child.name]["level"] for child in (self._fetch, self._build)),
             isolation=self._isolation,
+            token_expires_at=self._token_expires_at,
         )
 
     def _take(self, child: Child, event: Mapping[str, Any]) -> None:
@@ -197,6 +201,7 @@ class _Conversation:
             self._watchdog.progress = events.progress(event, self._watchdog.progress)
         elif kind == "outcome" and child is self._fetch and self._outcome is None:
             self._outcome = FetchOutcome.from_json(event, limits=self._limits)
+            self._token_expires_at = token_expiry(event)
             self._build.send(dump_line({"event": "outcome", **self._outcome.to_json()}), last=True)
         elif kind == "report" and child is self._build and self._outcome is not None:
             self._built = BuildReport.from_json(event)

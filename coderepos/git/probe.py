@@ -17,7 +17,7 @@ from coderepos.exceptions import RemoteTimeout, RepositoryTooLarge
 from coderepos.git import events
 from coderepos.git.launcher import Child, signals_held
 from coderepos.git.limits import SIZE_FACTOR
-from coderepos.git.messages import FetchOutcome, ProbeReport, Progress, request_line
+from coderepos.git.messages import FetchOutcome, ProbeReport, Progress, request_line, token_expiry
 from coderepos.git.pipeline import PROGRAMS, CloneRequest, Programs, fetch_request, lost
 from coderepos.git.watchdog import Watchdog
 
@@ -79,6 +79,7 @@ def _report(event: Mapping[str, Any], request: CloneRequest) -> ProbeReport:
     :raises ValueError: a field is missing, of another type, or out of its range.
     """
     outcome = FetchOutcome.from_json(event, limits=request.limits)
+    token_expires_at = token_expiry(event)
     stopped_early, platform_bytes = event.get("stopped_early"), event.get("platform_size_bytes")
     if type(stopped_early) is not bool:
         raise ValueError("stopped_early")
@@ -99,4 +100,5 @@ def _report(event: Mapping[str, Any], request: CloneRequest) -> ProbeReport:
         ref_name=outcome.ref_name,
         head_branch=outcome.head_branch,
         wanted_id=outcome.wanted_id,
+        token_expires_at=token_expires_at,
     )
