@@ -140,13 +140,13 @@ def _swap(
     manager = column.model._base_manager.using(using)
     sealed = models.F(column.name)
     written = 0
+    pks = [row.pk for row, _, _ in rewrapped]
     with transaction.atomic(using=using):
-        free = manager.filter(pk__in=[row.pk for row, _, _ in rewrapped]).order_by("pk")
         if connections[using].features.has_select_for_update_skip_locked:
-            free = free.select_for_update(skip_locked=True, of=("self",))
-        unlocked = set(free.values_list("pk", flat=True))
+            free = manager.filter(pk__in=pks).order_by("pk").select_for_update(skip_locked=True, of=("self",))
+            pks = list(free.values_list("pk", flat=True))
         for row, stored, new in rewrapped:
-            if row.pk in unlocked:
+            if row.pk in pks:
                 unchanged = Exact(sealed, models.Value(stored.sealed, output_field=models.BinaryField()))
                 written += manager.filter(unchanged, pk=row.pk).update(**{column.name: new, column.kid_field: kid})
     return written
