@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import boto3
@@ -53,8 +55,8 @@ class AwsKeyWrapper:
         :raises EncryptionUnavailable: the service cannot be asked right now, or does not know the key.
         """
         self._client = client
-        answer = ask(f"aws-kms://{name}", lambda: client.describe_key(KeyId=name), _judge)
-        self._arn: Final = str(answer["KeyMetadata"]["Arn"])
+        question = partial(client.describe_key, KeyId=name)
+        self._arn: Final = ask(f"aws-kms://{name}", lambda: str(question()["KeyMetadata"]["Arn"]), _judge)
         self.kid: Final = f"aws-kms://{self._arn}"
 
     def wrap(self, dek: bytes, aad: bytes) -> bytes:
@@ -62,13 +64,12 @@ class AwsKeyWrapper:
 
         :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
         """
-        answer = ask(
-            self.kid,
-            lambda: self._client.encrypt(KeyId=self._arn, Plaintext=dek, EncryptionContext=_encryption_context(aad)),
-            _judge,
+        question = partial(
+            self._client.encrypt, KeyId=self._arn, Plaintext=dek, EncryptionContext=_encryption_context(aad)
         )
-        expect(self.kid, answer["KeyId"] == self._arn, "another key answered")
-        return bytes(answer["CiphertextBlob"])
+        name, wrapped = ask(self.kid, lambda: _fields(question(), "KeyId", "CiphertextBlob"), _judge)
+        expect(self.kid, name == self._arn, "another key answered")
+        return bytes(wrapped)
 
     def unwrap(self, wrapped: bytes, aad: bytes) -> bytes:
         """Return the DEK.
@@ -76,16 +77,16 @@ class AwsKeyWrapper:
         :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
         :raises TokenUndecryptable: it was wrapped by another key or for another row, or changed.
         """
-        answer = ask(
-            self.kid,
-            lambda: self._client.decrypt(
-                KeyId=self._arn, CiphertextBlob=wrapped, EncryptionContext=_encryption_context(aad)
-            ),
-            _judge,
-            opening=True,
+        question = partial(
+            self._client.decrypt, KeyId=self._arn, CiphertextBlob=wrapped, EncryptionContext=_encryption_context(aad)
         )
-        expect(self.kid, answer["KeyId"] == self._arn, "another key answered", opening=True)
-        return bytes(answer["Plaintext"])
+        name, dek = ask(self.kid, lambda: _fields(question(), "KeyId", "Plaintext"), _judge, opening=True)
+        expect(self.kid, name == self._arn, "another key answered", opening=True)
+        return bytes(dek)
+
+
+def _fields(answer: Mapping[str, Any], *names: str) -> tuple[Any, ...]:
+    return tuple(answer[name] for name in names)
 
 
 def _encryption_context(aad: bytes) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+from functools import partial
 from typing import Any, Final
 
 import hvac
@@ -35,14 +35,14 @@ class VaultKeyWrapper:
 
         :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
         """
-        answer = ask(
-            self.kid,
-            lambda: self._transit.encrypt_data(
-                name=self._key, plaintext=_base64(dek), associated_data=_base64(aad), mount_point=self._mount
-            ),
-            _judge,
+        question = partial(
+            self._transit.encrypt_data,
+            name=self._key,
+            plaintext=_base64(dek),
+            associated_data=_base64(aad),
+            mount_point=self._mount,
         )
-        ciphertext = str(answer["data"]["ciphertext"])
+        ciphertext = ask(self.kid, lambda: str(question()["data"]["ciphertext"]), _judge)
         expect(self.kid, ciphertext.startswith("vault:v"), "the answer is no ciphertext")
         return ciphertext.encode()
 
@@ -53,23 +53,16 @@ class VaultKeyWrapper:
         :raises TokenUndecryptable: it was wrapped by another key or for another row, or changed.
         """
         expect(self.kid, wrapped.startswith(b"vault:v") and wrapped.isascii(), "no ciphertext of Vault", opening=True)
-        answer = ask(
-            self.kid,
-            lambda: self._transit.decrypt_data(
-                name=self._key,
-                ciphertext=wrapped.decode("ascii"),
-                associated_data=_base64(aad),
-                mount_point=self._mount,
-            ),
-            _judge,
-            opening=True,
+        question = partial(
+            self._transit.decrypt_data,
+            name=self._key,
+            ciphertext=wrapped.decode("ascii"),
+            associated_data=_base64(aad),
+            mount_point=self._mount,
         )
-        try:
-            return base64.b64decode(answer["data"]["plaintext"], validate=True)
-        except (binascii.Error, ValueError):
-            dek = b""
-        expect(self.kid, bool(dek), "the answer is not base64", opening=True)
-        return dek
+        return ask(
+            self.kid, lambda: base64.b64decode(question()["data"]["plaintext"], validate=True), _judge, opening=True
+        )
 
 
 def _base64(data: bytes) -> str:
