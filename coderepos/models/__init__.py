@@ -1,13 +1,17 @@
-"""State: projects and members, repositories, jobs and nodes; every change of state is one compare-and-swap method."""
+"""State: projects, members, repositories, jobs, nodes, the audit trail; a change of state is one compare-and-swap."""
 
 from __future__ import annotations
 
+from coderepos.models.audit import AuditEntry, AuditEvent
 from coderepos.models.job import Job, JobKind, JobState, LeaseLost
 from coderepos.models.node import Node
 from coderepos.models.project import Project, ProjectMembership, Role, get_project_model
 from coderepos.models.repository import CloneStatus, CodeRepository
+from coderepos.models.token_status import TokenStatus
 
 __all__ = [
+    "AuditEntry",
+    "AuditEvent",
     "CloneStatus",
     "CodeRepository",
     "Job",
@@ -18,5 +22,6 @@ __all__ = [
     "Project",
     "ProjectMembership",
     "Role",
+    "TokenStatus",
     "get_project_model",
 ]

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final, Self
 
 from django.conf import settings
-from django.db import models
+from django.db import models, router, transaction
 from django.db.models.functions import Now
+from django.db.models.lookups import Exact
 
 from coderepos.conf import project_model_label
 from coderepos.crypto.fields import EncryptedTokenField
 from coderepos.crypto.rows import SealedTokenModel, SealedTokenQuerySet
+from coderepos.crypto.secret import Secret
+from coderepos.git.platforms import platform_of
+from coderepos.git.url import parse_git_url
+from coderepos.models.address import has_origin, network_policy
+from coderepos.models.audit import AuditEntry, AuditEvent
+from coderepos.models.token_status import TokenStatus, database_time, token_status
 
 
 class CloneStatus(models.TextChoices):
@@ -30,7 +38,7 @@ RESTARTABLE: Final = (CloneStatus.FAILED, CloneStatus.CLEANED)
 
 
 class CodeRepositoryQuerySet(SealedTokenQuerySet["CodeRepository"]):
-    """Reads of repositories."""
+    """Reads of repositories, and no way to point one to another host behind the back of its token."""
 
     def in_projects(self, projects: models.QuerySet[Any]) -> Self:
         """Repositories of any of ``projects``, a queryset that becomes a sub-query."""
@@ -40,9 +48,50 @@ class CodeRepositoryQuerySet(SealedTokenQuerySet["CodeRepository"]):
         """Leave the sealed token in the database: no list needs it."""
         return self.defer("token_ciphertext")
 
+    def with_token_status(self) -> Self:
+        """Read :class:`TokenStatus` along, as ``token_status``."""
+        return self.annotate(token_status=token_status())
+
     def newest_first(self) -> Self:
         """Order by creation, the id as the tie-break that makes pages stable."""
         return self.order_by("-created_at", "id")
+
+    def update(self, **kwargs: Any) -> int:
+        """Update anything but the URL, whose change :meth:`CodeRepository.save` has to see.
+
+        :raises ValueError: ``git_url`` is named; ``bulk_update`` comes here too.
+        """
+        if "git_url" in kwargs:
+            raise ValueError("The URL is changed by save() only: a token does not follow it to another host.")
+        return super().update(**kwargs)
+
+    update.alters_data = True  # type: ignore[attr-defined]
+
+    def bulk_create(
+        self,
+        objs: Iterable[CodeRepository],
+        batch_size: int | None = None,
+        ignore_conflicts: bool = False,
+        update_conflicts: bool = False,
+        update_fields: Collection[str] | None = None,
+        unique_fields: Collection[str] | None = None,
+    ) -> list[CodeRepository]:
+        """Insert many rows.
+
+        :raises ValueError: the URL of an existing row would be changed on a conflict.
+        """
+        if "git_url" in (update_fields or ()):
+            raise ValueError("The URL is changed by save() only: a token does not follow it to another host.")
+        return super().bulk_create(
+            objs,
+            batch_size=batch_size,
+            ignore_conflicts=ignore_conflicts,
+            update_conflicts=update_conflicts,
+            update_fields=update_fields,
+            unique_fields=unique_fields,
+        )
+
+    bulk_create.alters_data = True  # type: ignore[attr-defined]
 
 
 class CodeRepository(SealedTokenModel):
@@ -71,6 +120,15 @@ class CodeRepository(SealedTokenModel):
     platform = models.TextField(default="generic", editable=False)
     token_ciphertext = EncryptedTokenField(kid_field="token_kid")
     token_kid = models.TextField(blank=True, editable=False)
+    token_accepted = models.BooleanField(null=True, editable=False)
+    """Did the Git host take the token the last time? Null while it was not used."""
+
+    token_expires_at = models.DateTimeField(null=True, editable=False)
+    """When the token expires, where the Git host told."""
+
+    token_status: TokenStatus
+    """Of rows read by :meth:`CodeRepositoryQuerySet.with_token_status`."""
+
     estimated_size_mb = models.DecimalField(max_digits=10, decimal_places=2, null=True, editable=False)
     size_source = models.TextField(default="probe", editable=False)
     repository_size_mb = models.DecimalField(max_digits=10, decimal_places=2, null=True, editable=False)
@@ -112,6 +170,61 @@ class CodeRepository(SealedTokenModel):
 
     def __str__(self) -> str:
         return f"{self.git_url} @ {self.ref}" if self.ref else self.git_url
+
+    def save(
+        self,
+        *,
+        force_insert: Any = False,
+        force_update: bool = False,
+        using: str | None = None,
+        update_fields: Iterable[str] | None = None,
+    ) -> None:
+        """Save; a URL that is changed to another scheme, host or port loses the token, unless a new one is given.
+
+        The row's own URL decides, not what this instance was loaded with: two saves at once must not bring the token
+        of one host to the other. ``url_key`` and ``platform`` follow the URL.
+
+        :raises InvalidGitUrl: the new URL is not usable.
+        :raises UrlNotAllowed: the settings do not allow it.
+        """
+        using = using or router.db_for_write(type(self), instance=self)
+        names = None if update_fields is None else set(update_fields)
+        inserts = force_insert or (self._state.adding and not force_update and names is None)
+        with transaction.atomic(using=using):
+            if not inserts and "git_url" in vars(self) and (names is None or "git_url" in names):
+                names = self._follow_url(names, using)
+            super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=names)
+
+    def _follow_url(self, names: set[str] | None, using: str) -> set[str] | None:
+        """Let everything that belongs to the URL follow a new one, and return the names of the fields to save."""
+        rows = CodeRepository._base_manager.using(using).select_for_update()
+        stored = rows.filter(pk=self.pk).values_list("git_url", flat=True).first()
+        if stored is None or stored == self.git_url:
+            return names
+        url = parse_git_url(self.git_url, network_policy())
+        self.url_key, self.platform = url.key, platform_of(url)
+        written = {"url_key", "platform"}
+        if not has_origin(stored, url):
+            self.token_accepted = self.token_expires_at = None
+            written |= {"token_accepted", "token_expires_at"}
+            # Sealed bytes are no new token: nobody can say which host they were made for.
+            is_new = isinstance(vars(self).get("token_ciphertext"), Secret)
+            if not is_new or not (names is None or "token_ciphertext" in names):
+                self.token_ciphertext, self.username = Secret(""), ""
+                written |= {"token_ciphertext", "username"}
+                AuditEntry.objects.using(using).record(AuditEvent.DROPPED, repository=self)
+        return None if names is None else names | written
+
+    def note_token(self, *, accepted: bool, expires_at: datetime | None = None) -> None:
+        """Record what the Git host made of the token of this instance, unless the row has another one by now.
+
+        :param expires_at: when it expires; ``None`` where nobody told, which changes nothing.
+        """
+        values: dict[str, Any] = {"token_accepted": accepted}
+        if expires_at is not None:
+            values["token_expires_at"] = database_time(expires_at)
+        used = models.Value(self.token_ciphertext.sealed, output_field=models.BinaryField())
+        CodeRepository.objects.filter(Exact(models.F("token_ciphertext"), used), pk=self.pk).update(**values)
 
     def begin_cloning(self) -> bool:
         """PENDING → CLONING; CLONING stays, where a lapsed lease is taken over."""

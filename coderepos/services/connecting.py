@@ -21,6 +21,7 @@ from coderepos.git.platforms import platform_of
 from coderepos.git.probe import probe
 from coderepos.git.url import parse_git_url
 from coderepos.models import CloneStatus, CodeRepository, Job
+from coderepos.models.address import network_policy
 from coderepos.models.project import project_key
 from coderepos.services import engine
 
@@ -55,7 +56,7 @@ def connect_repository(
     project = access.find_project(user, project_id)
     access.require(user, Action.CONNECT, project.pk)
     project_key(project.pk)
-    url = parse_git_url(git_url, engine.network_policy())
+    url = parse_git_url(git_url, network_policy())
     repository = CodeRepository(
         project_id=project.pk,
         git_url=git_url,

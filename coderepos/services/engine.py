@@ -8,22 +8,13 @@ from pathlib import Path
 from coderepos.conf import conf
 from coderepos.crypto.secret import Secret
 from coderepos.git.limits import Limits
-from coderepos.git.messages import Credentials, NetworkPolicy, Revealable
+from coderepos.git.messages import Credentials, Revealable
 from coderepos.git.pipeline import CloneRequest
 from coderepos.git.platforms import basic_auth
 from coderepos.git.sandbox import Sandbox, SandboxRoot
 from coderepos.models import CodeRepository
+from coderepos.models.address import network_policy
 from coderepos.models.project import project_key
-
-
-def network_policy() -> NetworkPolicy:
-    """Return which hosts the settings allow."""
-    return NetworkPolicy(
-        allowed_hosts=tuple(conf.ALLOWED_GIT_HOSTS),
-        private_hosts=tuple(conf.PRIVATE_GIT_HOSTS),
-        insecure_http_hosts=tuple(conf.INSECURE_HTTP_HOSTS),
-        ca_bundle=conf.GIT_CA_BUNDLE,
-    )
 
 
 def limits() -> Limits:

@@ -1,0 +1,167 @@
+"""Who did what with a repository and its token: rows that are added, and never changed or removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from django.db import models
+from django.db.models.functions import Now
+
+if TYPE_CHECKING:
+    import uuid
+
+    from coderepos.models.repository import CodeRepository
+
+
+class AuditEvent(models.TextChoices):
+    """What happened."""
+
+    CONNECTED = "connected"
+    REJECTED = "rejected"
+    """A connect call was refused; there is no repository."""
+
+    TOKEN_OPENED = "token_opened"  # noqa: S105  the name of an event
+    REPLACED = "replaced"
+    """The token was replaced."""
+
+    REFUSED = "refused"
+    """The Git host refused the stored token, or one that was to replace it."""
+
+    DROPPED = "dropped"
+    """The token was dropped, because the URL of its repository was changed to another host."""
+
+    DECRYPT_FAILED = "decrypt_failed"
+    REKEYED = "rekeyed"
+    """Tokens were moved under another master key; the entry is about all repositories."""
+
+    CLEANED = "cleaned"
+    DISCONNECTED = "disconnected"
+
+
+class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
+    """Reads of the trail, and the one way to write to it."""
+
+    def record(
+        self,
+        event: AuditEvent,
+        *,
+        repository: CodeRepository | None = None,
+        project_id: object = None,
+        actor: Any = None,
+        job_id: uuid.UUID | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> AuditEntry:
+        """Add an entry.
+
+        :param project_id: of an event without a repository.
+        :param actor: user who asked for it; ``None`` for what a worker, a command or a shell did.
+        :param details: JSON values; no secret, no text of the remote.
+        """
+        if repository is not None:
+            project_id = repository.project_id
+        return self.create(
+            event=event,
+            actor_id="" if actor is None else str(actor.pk),
+            actor_name="" if actor is None else actor.get_username(),
+            project_id="" if project_id is None else str(project_id),
+            repository_id=None if repository is None else repository.pk,
+            job_id=job_id,
+            details=dict(details or {}),
+        )
+
+    def newest_first(self) -> Self:
+        """Order by time, the number as the tie-break that makes pages stable."""
+        return self.order_by("-created_at", "-id")
+
+    def update(self, **kwargs: Any) -> NoReturn:
+        """Refuse.
+
+        :raises TypeError: always; asynchronous and bulk updates come here too.
+        """
+        raise _unchangeable()
+
+    update.alters_data = True  # type: ignore[attr-defined]
+
+    def delete(self) -> NoReturn:
+        """Refuse.
+
+        :raises TypeError: always.
+        """
+        raise _unchangeable()
+
+    delete.alters_data = True  # type: ignore[attr-defined]
+    delete.queryset_only = True  # type: ignore[attr-defined]
+
+    def bulk_update(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse, also for no rows.
+
+        :raises TypeError: always.
+        """
+        raise _unchangeable()
+
+    bulk_update.alters_data = True  # type: ignore[attr-defined]
+
+    def bulk_create(self, objs: Any, *args: Any, update_conflicts: bool = False, **kwargs: Any) -> list[AuditEntry]:
+        """Add many entries.
+
+        :raises TypeError: existing ones would be changed on a conflict.
+        """
+        if update_conflicts:
+            raise _unchangeable()
+        return super().bulk_create(objs, *args, **kwargs)
+
+    bulk_create.alters_data = True  # type: ignore[attr-defined]
+
+
+class AuditEntry(models.Model):
+    """One event. Users, projects, repositories and jobs are kept as values, so that the entry outlives them all."""
+
+    id = models.BigAutoField(primary_key=True)
+    event = models.TextField(choices=AuditEvent.choices)
+    actor_id = models.TextField(default="")
+    """Primary key of the user as text; empty for what a worker, a command or a shell did."""
+
+    actor_name = models.TextField(default="")
+    created_at = models.DateTimeField(db_default=Now())
+    project_id = models.TextField(default="")
+    repository_id = models.UUIDField(null=True)
+    job_id = models.UUIDField(null=True)
+    details = models.JSONField(default=dict)
+
+    objects = AuditEntryQuerySet.as_manager()
+
+    class Meta:
+        db_table = "code_repo_audit"
+        base_manager_name = "objects"
+        default_permissions = ("view",)
+        verbose_name = "audit entry"
+        verbose_name_plural = "audit trail"
+        indexes = [
+            models.Index(fields=["repository_id", "-created_at"], name="code_repo_audit_repository"),
+            models.Index(fields=["project_id", "-created_at"], name="code_repo_audit_project"),
+            models.Index(fields=["-created_at"], name="code_repo_audit_created"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.event} {self.pk}"
+
+    def save(self, *, using: str | None = None, **kwargs: Any) -> None:
+        """Insert the entry.
+
+        :raises TypeError: it is in the database already.
+        """
+        if not self._state.adding:
+            raise _unchangeable()
+        super().save(force_insert=True, using=using)
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse.
+
+        :raises TypeError: always.
+        """
+        raise _unchangeable()
+
+
+def _unchangeable() -> TypeError:
+    return TypeError("The audit trail is added to; its entries are neither changed nor deleted.")

@@ -1,0 +1,50 @@
+"""Whether a stored token still works, as far as its Git host told."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from django.conf import settings
+from django.db import connection, models
+from django.db.models import Case, Value, When
+from django.db.models.functions import Now
+from django.utils import timezone
+
+EXPIRING_DAYS: Final = 14
+"""A token is called expiring this many days before its end."""
+
+
+class TokenStatus(models.TextChoices):
+    """What is known about the token of a repository."""
+
+    OK = "ok"
+    """The Git host took it the last time; nothing but that is known of a public repository's empty token."""
+
+    EXPIRING = "expiring"
+    EXPIRED = "expired"
+    REFUSED = "refused"
+    """The Git host refused it the last time it was used."""
+
+    UNKNOWN = "unknown"
+    """It was not used yet."""
+
+
+def token_status() -> Case:
+    """Return the status of a row's token, by the database's clock."""
+    return Case(
+        When(token_accepted=False, then=Value(TokenStatus.REFUSED.value)),
+        When(token_expires_at__lte=Now(), then=Value(TokenStatus.EXPIRED.value)),
+        When(token_expires_at__lte=Now() + timedelta(days=EXPIRING_DAYS), then=Value(TokenStatus.EXPIRING.value)),
+        When(token_accepted=True, then=Value(TokenStatus.OK.value)),
+        default=Value(TokenStatus.UNKNOWN.value),
+        output_field=models.TextField(),
+    )
+
+
+def database_time(moment: datetime | None) -> datetime | None:
+    """Return an aware time as the database takes it: without USE_TZ naive, in the zone of the database's own clock."""
+    if moment is None or settings.USE_TZ:
+        return moment
+    zone = UTC if connection.vendor == "sqlite" else timezone.get_default_timezone()
+    return moment.astimezone(zone).replace(tzinfo=None)
