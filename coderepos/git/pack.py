@@ -11,7 +11,7 @@ import struct
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Final
@@ -72,8 +72,11 @@ class Pack:
     bases: array[int] = field(default_factory=lambda: array("i"))
     """Position of a delta's base; -1 for an object that is no delta, or whose base is only known by its id."""
 
-    base_ids: dict[bytes, list[int]] = field(default_factory=dict)
-    """Positions of the deltas whose base is known by its id only."""
+    base_ids: bytearray = field(default_factory=bytearray)
+    """Ids of the bases that are given by id, 20 bytes each."""
+
+    based_by_id: array[int] = field(default_factory=lambda: array("I"))
+    """Positions of the deltas on them."""
 
     deltas: dict[int, bytes] = field(default_factory=dict)
     """Inflated deltas by position, as far as the memory for them went."""
@@ -100,6 +103,16 @@ class Pack:
         """Return the zlib stream of an entry, read from the file."""
         start = self.offsets[position] + self.header_lengths[position]
         return os.pread(self.file_descriptor, self.offsets[position + 1] - start, start)
+
+    def inflated(self, position: int) -> Iterator[bytes]:
+        """Yield the content of an entry in pieces, read from the file; the scan has proved its size."""
+        start, end = self.offsets[position] + self.header_lengths[position], self.offsets[position + 1]
+        stream = decompressobj()
+        for at in range(start, end, READ_BYTES):
+            rest = os.pread(self.file_descriptor, min(READ_BYTES, end - at), at)
+            while rest:
+                yield stream.decompress(rest, _PIECE_BYTES)
+                rest = stream.unconsumed_tail
 
 
 class PackScanner:
@@ -206,7 +219,8 @@ class PackScanner:
             pack.bases.append(base)
         else:
             pack.bases.append(-1)
-            pack.base_ids.setdefault(base, []).append(position)
+            pack.base_ids += base
+            pack.based_by_id.append(position)
         result_bytes = delta_sizes(pieces[0] if pieces else b"")[1]
         if result_bytes > limits.object_bytes:
             raise ObjectTooLarge(figure=result_bytes, limit=limits.object_bytes)
