@@ -15,7 +15,7 @@ from coderepos.exceptions import ObjectTooLarge, RemoteProtocolError
 LARGE_BYTES: Final = 16 * 10**6
 """Objects and deltas above are handled in pieces, with one copy of each at a time."""
 
-_VARINT_BYTES: Final = 10
+VARINT_BYTES: Final = 10
 _COPY_BYTES: Final = 0x10000  # what a copy of size 0 means
 _LONGEST_INSTRUCTION: Final = 128
 _LARGE_INSTRUCTIONS: Final = 2_000_000
@@ -33,36 +33,38 @@ def delta_sizes(delta: bytes) -> tuple[int, int, int]:
 
     :raises RemoteProtocolError: a size is cut off or longer than ten bytes.
     """
-    at = 0
-    sizes = []
-    for _ in range(2):
-        size = shift = 0
-        for byte in delta[at : at + _VARINT_BYTES]:
-            at += 1
-            size |= (byte & 0x7F) << shift
-            shift += 7
-            if not byte & 0x80:
-                break
-        else:
+    try:
+        base_bytes, at = _varint(delta, 0)
+        result_bytes, at = _varint(delta, at)
+    except IndexError:
+        raise RemoteProtocolError(reason="header of a delta") from None
+    return base_bytes, result_bytes, at
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    byte = data[at]
+    number, shift = byte & 0x7F, 7
+    while byte & 0x80:
+        at += 1
+        if shift == 7 * VARINT_BYTES:
             raise RemoteProtocolError(reason="header of a delta")
-        sizes.append(size)
-    return sizes[0], sizes[1], at
+        byte = data[at]
+        number |= (byte & 0x7F) << shift
+        shift += 7
+    return number, at + 1
 
 
-def apply_delta(base: bytes, delta: bytes, *, limit: int) -> bytes:
+def apply_delta(base: bytes, delta: bytes, *, result_bytes: int) -> bytes:
     """Return what ``delta`` makes of ``base``.
 
-    Every size is checked before memory is taken for it. dulwich's compiled code is used where it is installed; it
-    makes two copies of the result, so large ones are made here.
+    dulwich's compiled code is used where it is installed; it makes two copies of the result, so large ones are made
+    here.
 
-    :param limit: most bytes of the result.
+    :param result_bytes: what the delta's own header says, so that its bound was checked.
     :raises RemoteProtocolError: the delta does not fit its base or reaches outside of it.
     """
-    base_bytes, result_bytes, _ = delta_sizes(delta)
     if _compiled is None or result_bytes > LARGE_BYTES:
-        return apply_delta_in_pieces(base, [delta], limit=limit)
-    if base_bytes != len(base) or result_bytes > limit:
-        raise RemoteProtocolError(reason="sizes of a delta")
+        return apply_delta_in_pieces(base, [delta], result_bytes=result_bytes)
     try:
         pieces = _compiled.apply_delta(base, delta)
     except ApplyDeltaError:
@@ -73,19 +75,19 @@ def apply_delta(base: bytes, delta: bytes, *, limit: int) -> bytes:
     return result
 
 
-def apply_delta_in_pieces(base: bytes, delta: Iterable[bytes], *, limit: int) -> bytes:
+def apply_delta_in_pieces(base: bytes, delta: Iterable[bytes], *, result_bytes: int) -> bytes:
     """Return what a delta makes of ``base``, holding one piece of the delta at a time.
 
     :param delta: its bytes; the first piece holds both sizes.
-    :param limit: most bytes of the result.
+    :param result_bytes: what the delta's own header says, so that its bound was checked.
     :raises RemoteProtocolError: the delta does not fit its base or reaches outside of it.
     :raises ObjectTooLarge: it has millions of instructions, as only deltas of huge objects have.
     """
     pieces = iter(delta)
     window = next(pieces, b"")
-    base_bytes, result_bytes, at = delta_sizes(window)
-    if base_bytes != len(base) or result_bytes > limit:
-        raise RemoteProtocolError(reason="sizes of a delta")
+    base_bytes, said_bytes, at = delta_sizes(window)
+    if base_bytes != len(base) or said_bytes != result_bytes:
+        raise RemoteProtocolError(reason="instructions of a delta")
     patch = _Patch(base, result_bytes)
     for piece in pieces:
         at = patch.follow(window, at, len(window) - _LONGEST_INSTRUCTION)

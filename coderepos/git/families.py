@@ -46,7 +46,7 @@ class Families:
         self._made_again_bytes = 0
 
     def resolve(self) -> None:
-        """Fill in type, size, id and base of every delta.
+        """Fill in type, id and base of every delta.
 
         :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack.
         :raises InflatedTooLarge: too much had to be made again.
@@ -65,7 +65,6 @@ class Families:
             for position, data in self._walk(root):
                 digest = sha1(b"%s %d\0" % (name, len(data)), usedforsecurity=False)
                 digest.update(data)
-                pack.sizes[position] = len(data)
                 del data  # the next one is made while this name would hold it
                 ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
                 kinds[position] = kind
@@ -179,13 +178,13 @@ class Families:
         return decompress(self._pack.compressed(position), bufsize=self._pack.sizes[position] or 1)
 
     def _applied(self, position: int, base: bytes) -> bytes:
-        pack, limit = self._pack, self._limits.object_bytes
+        pack, result_bytes = self._pack, self._pack.sizes[position]
         delta = pack.deltas.pop(position, None)
         if delta is None:
-            if max(len(base), pack.sizes[position]) > LARGE_BYTES:
-                return apply_delta_in_pieces(base, pack.inflated(position), limit=limit)
+            if max(len(base), result_bytes) > LARGE_BYTES:
+                return apply_delta_in_pieces(base, pack.inflated(position), result_bytes=result_bytes)
             delta = decompress(pack.compressed(position))
-        return apply_delta(base, delta, limit=limit)
+        return apply_delta(base, delta, result_bytes=result_bytes)
 
 
 class _DeltasById:
