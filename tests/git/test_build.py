@@ -385,7 +385,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: packs.pack(raw=[entry_header(3, 512 * MB) + bomb(512 * MB)]),
         "object_too_large",
     ),
-    "zlib bomb of 2 GB": (lambda: packs.pack(raw=[entry_header(3, 2_000 * MB) + bomb(2_000 * MB)]), "object_too_large"),
+    "zlib bomb of 2 GB": (lambda: packs.pack(raw=[entry_header(3, 2_000 * MB) + bomb(512 * MB)]), "object_too_large"),
     "zlib bomb that says one byte": (
         lambda: packs.pack(raw=[entry_header(3, 1) + bomb(512 * MB)]),
         "remote_protocol_error",
