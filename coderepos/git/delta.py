@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
 from typing import Final
 
 from dulwich.errors import ApplyDeltaError
 
-from coderepos.exceptions import RemoteProtocolError
+from coderepos.exceptions import ObjectTooLarge, RemoteProtocolError
 
-_VARINT_BYTES: Final = 10
+LARGE_BYTES: Final = 16 * 10**6
+"""Objects and deltas above are handled in pieces, with one copy of each at a time."""
+
+VARINT_BYTES: Final = 10
 _COPY_BYTES: Final = 0x10000  # what a copy of size 0 means
-_COMPILED_BYTES: Final = 32 * 10**6
+_LONGEST_INSTRUCTION: Final = 128
+_LARGE_INSTRUCTIONS: Final = 2_000_000
 
 _compiled: ModuleType | None
 try:
@@ -27,36 +33,38 @@ def delta_sizes(delta: bytes) -> tuple[int, int, int]:
 
     :raises RemoteProtocolError: a size is cut off or longer than ten bytes.
     """
-    at = 0
-    sizes = []
-    for _ in range(2):
-        size = shift = 0
-        for byte in delta[at : at + _VARINT_BYTES]:
-            at += 1
-            size |= (byte & 0x7F) << shift
-            shift += 7
-            if not byte & 0x80:
-                break
-        else:
+    try:
+        base_bytes, at = _varint(delta, 0)
+        result_bytes, at = _varint(delta, at)
+    except IndexError:
+        raise RemoteProtocolError(reason="header of a delta") from None
+    return base_bytes, result_bytes, at
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    byte = data[at]
+    number, shift = byte & 0x7F, 7
+    while byte & 0x80:
+        at += 1
+        if shift == 7 * VARINT_BYTES:
             raise RemoteProtocolError(reason="header of a delta")
-        sizes.append(size)
-    return sizes[0], sizes[1], at
+        byte = data[at]
+        number |= (byte & 0x7F) << shift
+        shift += 7
+    return number, at + 1
 
 
-def apply_delta(base: bytes, delta: bytes, *, limit: int) -> bytes:
+def apply_delta(base: bytes, delta: bytes, *, result_bytes: int) -> bytes:
     """Return what ``delta`` makes of ``base``.
 
-    Every size is checked before memory is taken for it. Small results are made by dulwich's compiled code where that
-    is installed; it holds up to four copies, so large ones are made here.
+    dulwich's compiled code is used where it is installed; it makes two copies of the result, so large ones are made
+    here.
 
-    :param limit: most bytes of the result.
+    :param result_bytes: what the delta's own header says, so that its bound was checked.
     :raises RemoteProtocolError: the delta does not fit its base or reaches outside of it.
     """
-    base_bytes, result_bytes, start = delta_sizes(delta)
-    if base_bytes != len(base) or result_bytes > limit:
-        raise RemoteProtocolError(reason="sizes of a delta")
-    if _compiled is None or base_bytes + result_bytes + len(delta) > _COMPILED_BYTES:
-        return apply_delta_slowly(base, delta, start, result_bytes)
+    if _compiled is None or result_bytes > LARGE_BYTES:
+        return apply_delta_in_pieces(base, [delta], result_bytes=result_bytes)
     try:
         pieces = _compiled.apply_delta(base, delta)
     except ApplyDeltaError:
@@ -67,46 +75,87 @@ def apply_delta(base: bytes, delta: bytes, *, limit: int) -> bytes:
     return result
 
 
-def apply_delta_slowly(base: bytes, delta: bytes, start: int, result_bytes: int) -> bytes:
-    """Return what the instructions of ``delta`` from ``start`` make of ``base``, exactly ``result_bytes`` of it.
+def apply_delta_in_pieces(base: bytes, delta: Iterable[bytes], *, result_bytes: int) -> bytes:
+    """Return what a delta makes of ``base``, holding one piece of the delta at a time.
 
-    :raises RemoteProtocolError: an instruction is cut off, reserved, reaches outside the base or makes too much.
+    :param delta: its bytes; the first piece holds both sizes.
+    :param result_bytes: what the delta's own header says, so that its bound was checked.
+    :raises RemoteProtocolError: the delta does not fit its base or reaches outside of it.
+    :raises ObjectTooLarge: it has millions of instructions, as only deltas of huge objects have.
     """
-    source = memoryview(base)
-    pieces = []
-    at, rest, end = start, result_bytes, len(delta)
-    try:
-        while at < end:
-            instruction = delta[at]
-            at += 1
-            if instruction & 0x80:
-                offset = size = 0
-                for bit in range(4):
-                    if instruction & 1 << bit:
-                        offset |= delta[at] << 8 * bit
-                        at += 1
-                for bit in range(3):
-                    if instruction & 0x10 << bit:
-                        size |= delta[at] << 8 * bit
-                        at += 1
-                size = size or _COPY_BYTES
-                if offset + size > len(base):
-                    raise RemoteProtocolError(reason="instructions of a delta")
-                piece = source[offset : offset + size]
-            elif instruction:
-                size = instruction
-                if at + size > end:
-                    raise RemoteProtocolError(reason="instructions of a delta")
-                piece = memoryview(delta)[at : at + size]
-                at += size
-            else:
-                raise RemoteProtocolError(reason="instructions of a delta")
-            rest -= size
-            if rest < 0:
-                raise RemoteProtocolError(reason="instructions of a delta")
-            pieces.append(piece)
-    except IndexError:
-        raise RemoteProtocolError(reason="instructions of a delta") from None
-    if rest:
+    pieces = iter(delta)
+    window = next(pieces, b"")
+    base_bytes, said_bytes, at = delta_sizes(window)
+    if base_bytes != len(base) or said_bytes != result_bytes:
         raise RemoteProtocolError(reason="instructions of a delta")
-    return b"".join(pieces)
+    patch = _Patch(base, result_bytes)
+    for piece in pieces:
+        at = patch.follow(window, at, len(window) - _LONGEST_INSTRUCTION)
+        window, at = window[at:] + piece, 0
+    patch.follow(window, at, len(window))
+    return patch.result()
+
+
+class _Patch:
+    """Carries out instructions on one base."""
+
+    def __init__(self, base: bytes, result_bytes: int) -> None:
+        self._source: Final = memoryview(base)
+        self._rest = result_bytes
+        self._instructions_left = _LARGE_INSTRUCTIONS
+        # Grows in place and gives its content away without a copy.
+        self._result: Final = io.BytesIO()
+
+    def follow(self, window: bytes, at: int, end: int) -> int:
+        """Carry out the instructions of ``window`` that start from ``at`` on and before ``end``; return where it ends.
+
+        :raises RemoteProtocolError: an instruction is cut off, reserved, reaches outside the base or makes too much.
+        """
+        try:
+            while at < end:
+                self._instructions_left -= 1
+                if self._instructions_left < 0:
+                    raise ObjectTooLarge
+                instruction = window[at]
+                at += 1
+                if instruction & 0x80:
+                    at = self._copy(window, at, instruction)
+                elif 0 < instruction <= len(window) - at:
+                    self._append(window[at : at + instruction])
+                    at += instruction
+                else:
+                    raise RemoteProtocolError(reason="instructions of a delta")
+        except IndexError:
+            raise RemoteProtocolError(reason="instructions of a delta") from None
+        return at
+
+    def result(self) -> bytes:
+        """Return what was made.
+
+        :raises RemoteProtocolError: it is too short.
+        """
+        if self._rest:
+            raise RemoteProtocolError(reason="instructions of a delta")
+        return self._result.getvalue()
+
+    def _copy(self, window: bytes, at: int, instruction: int) -> int:
+        offset = size = 0
+        for bit in range(4):
+            if instruction & 1 << bit:
+                offset |= window[at] << 8 * bit
+                at += 1
+        for bit in range(3):
+            if instruction & 0x10 << bit:
+                size |= window[at] << 8 * bit
+                at += 1
+        size = size or _COPY_BYTES
+        if offset + size > len(self._source):
+            raise RemoteProtocolError(reason="instructions of a delta")
+        self._append(self._source[offset : offset + size])
+        return at
+
+    def _append(self, piece: bytes | memoryview) -> None:
+        self._rest -= len(piece)
+        if self._rest < 0:
+            raise RemoteProtocolError(reason="instructions of a delta")
+        self._result.write(piece)

@@ -7,6 +7,7 @@ present one that still have unseen children. Past a budget the oldest are droppe
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha1
@@ -14,7 +15,7 @@ from typing import Final
 from zlib import decompress
 
 from coderepos.exceptions import InflatedTooLarge, RemoteProtocolError
-from coderepos.git.delta import apply_delta
+from coderepos.git.delta import LARGE_BYTES, apply_delta, apply_delta_in_pieces
 from coderepos.git.limits import Limits
 from coderepos.git.pack import ID_BYTES, OFS_DELTA, TYPE_NAMES, Pack
 
@@ -45,18 +46,18 @@ class Families:
         self._made_again_bytes = 0
 
     def resolve(self) -> None:
-        """Fill in type, size, id and base of every delta.
+        """Fill in type, id and base of every delta.
 
         :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack.
         :raises InflatedTooLarge: too much had to be made again.
         """
         pack, ids, kinds = self._pack, self._pack.ids, self._pack.kinds
         self._link(range(len(pack)))
+        by_id = _DeltasById(pack)
         resolved = 0
         for root in [position for position, kind in enumerate(kinds) if kind < OFS_DELTA]:
             resolved += 1
-            if pack.base_ids:
-                self._adopt(root)
+            self._adopt(root, by_id)
             if self._first_child[root] < 0:
                 continue
             kind = kinds[root]
@@ -64,12 +65,11 @@ class Families:
             for position, data in self._walk(root):
                 digest = sha1(b"%s %d\0" % (name, len(data)), usedforsecurity=False)
                 digest.update(data)
+                del data  # the next one is made while this name would hold it
                 ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
                 kinds[position] = kind
-                pack.sizes[position] = len(data)
                 resolved += 1
-                if pack.base_ids:
-                    self._adopt(position)
+                self._adopt(position, by_id)
         if resolved != len(pack):
             raise RemoteProtocolError(reason="base of a delta")
 
@@ -108,9 +108,11 @@ class Families:
                 following[position] = first[base]
                 first[base] = position
 
-    def _adopt(self, base: int) -> None:
+    def _adopt(self, base: int, by_id: _DeltasById) -> None:
         """Make the deltas that name this object's id its children."""
-        for position in self._pack.base_ids.pop(self._pack.object_id(base), ()):
+        if not by_id.left:
+            return
+        for position in by_id.taken(self._pack.object_id(base)):
             self._pack.bases[position] = base
             self._next_sibling[position] = self._first_child[base]
             self._first_child[base] = position
@@ -135,6 +137,7 @@ class Families:
             if first[child] >= 0:
                 way.append(_Generation(child, data, first[child]))
                 self._hold(way, data)
+            del data
 
     def _hold(self, way: list[_Generation], data: bytes) -> None:
         """Count the newest object on the way, and drop the oldest ones past the budget."""
@@ -175,7 +178,37 @@ class Families:
         return decompress(self._pack.compressed(position), bufsize=self._pack.sizes[position] or 1)
 
     def _applied(self, position: int, base: bytes) -> bytes:
-        delta = self._pack.deltas.pop(position, None)
+        pack, result_bytes = self._pack, self._pack.sizes[position]
+        delta = pack.deltas.pop(position, None)
         if delta is None:
-            delta = decompress(self._pack.compressed(position))
-        return apply_delta(base, delta, limit=self._limits.object_bytes)
+            if max(len(base), result_bytes) > LARGE_BYTES:
+                return apply_delta_in_pieces(base, pack.inflated(position), result_bytes=result_bytes)
+            delta = decompress(pack.compressed(position))
+        return apply_delta(base, delta, result_bytes=result_bytes)
+
+
+class _DeltasById:
+    """The deltas whose bases are given by id; packed, since a pack may have nothing else."""
+
+    def __init__(self, pack: Pack) -> None:
+        ids = bytes(pack.base_ids)
+        keys = [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        self._ids: Final = b"".join([keys[number] for number in order])
+        self._positions: Final = array("I", [pack.based_by_id[number] for number in order])
+        self._taken: Final = bytearray(len(order))
+        self.left = len(order)
+
+    def taken(self, base_id: bytes) -> list[int]:
+        """Return the positions of the deltas on this base, once: an object that is in the pack twice gets none."""
+        at = bisect_left(range(len(self._positions)), base_id, key=self._id)
+        found = []
+        while at < len(self._positions) and self._id(at) == base_id and not self._taken[at]:
+            self._taken[at] = 1
+            found.append(self._positions[at])
+            at += 1
+        self.left -= len(found)
+        return found
+
+    def _id(self, number: int) -> bytes:
+        return self._ids[number * ID_BYTES : number * ID_BYTES + ID_BYTES]

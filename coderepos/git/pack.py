@@ -11,10 +11,10 @@ import struct
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha1
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from zlib import crc32, decompressobj
 from zlib import error as ZlibError  # noqa: N812 - an exception's name
 
@@ -25,8 +25,11 @@ from coderepos.exceptions import (
     RepositoryTooLarge,
     TooManyObjects,
 )
-from coderepos.git.delta import delta_sizes
+from coderepos.git.delta import VARINT_BYTES, delta_sizes
 from coderepos.git.limits import Limits
+
+if TYPE_CHECKING:
+    from zlib import _Decompress
 
 COMMIT, TREE, BLOB, TAG, OFS_DELTA, REF_DELTA = 1, 2, 3, 4, 6, 7
 
@@ -38,9 +41,9 @@ READ_BYTES: Final = 1 << 18
 """Bytes asked from the pipe at once."""
 
 _HEADER_BYTES: Final = 32  # longest entry header: ten bytes of size, then ten of offset or twenty of id
-_VARINT_BYTES: Final = 10
 _PIECE_BYTES: Final = 1 << 20
 _DELTA_OVERHEAD_BYTES: Final = 150  # of a small bytes object and its place in the table
+_NO_ID: Final = bytes(ID_BYTES)
 _PROGRESS_SECONDS: Final = 0.25
 
 
@@ -61,7 +64,7 @@ class Pack:
     """Type of each object; that of the whole family for a delta, once it is resolved."""
 
     sizes: array[int] = field(default_factory=lambda: array("Q"))
-    """Inflated bytes of each entry: of the delta, until it is resolved, then of the object."""
+    """Bytes of each object, of the result for a delta."""
 
     crcs: array[int] = field(default_factory=lambda: array("I"))
     """CRC32 of each entry as it is in the file."""
@@ -72,8 +75,11 @@ class Pack:
     bases: array[int] = field(default_factory=lambda: array("i"))
     """Position of a delta's base; -1 for an object that is no delta, or whose base is only known by its id."""
 
-    base_ids: dict[bytes, list[int]] = field(default_factory=dict)
-    """Positions of the deltas whose base is known by its id only."""
+    base_ids: bytearray = field(default_factory=bytearray)
+    """Ids of the bases that are given by id, 20 bytes each."""
+
+    based_by_id: array[int] = field(default_factory=lambda: array("I"))
+    """Positions of the deltas on them."""
 
     deltas: dict[int, bytes] = field(default_factory=dict)
     """Inflated deltas by position, as far as the memory for them went."""
@@ -100,6 +106,16 @@ class Pack:
         """Return the zlib stream of an entry, read from the file."""
         start = self.offsets[position] + self.header_lengths[position]
         return os.pread(self.file_descriptor, self.offsets[position + 1] - start, start)
+
+    def inflated(self, position: int) -> Iterator[bytes]:
+        """Yield the content of an entry in pieces, read from the file; the scan has proved its size."""
+        start, end = self.offsets[position] + self.header_lengths[position], self.offsets[position + 1]
+        stream = decompressobj()
+        for at in range(start, end, READ_BYTES):
+            rest = os.pread(self.file_descriptor, min(READ_BYTES, end - at), at)
+            while rest:
+                yield stream.decompress(rest, _PIECE_BYTES)
+                rest = stream.unconsumed_tail
 
 
 class PackScanner:
@@ -189,30 +205,37 @@ class PackScanner:
         self._count(size)
         pack.offsets.append(offset)
         pack.header_lengths.append(self._at - start)
-        pack.sizes.append(size)
         pack.kinds.append(kind)
+        stream = decompressobj()
+        piece = self._inflated(stream, size)
         crc = crc32(self._view[start : self._at])
         if kind < OFS_DELTA:
-            digest = sha1(b"%s %d\0" % (TYPE_NAMES[kind], size), usedforsecurity=False)
-            pack.crcs.append(self._inflate(size, crc, digest.update))
+            digest = sha1(b"%s %d\0%b" % (TYPE_NAMES[kind], size, piece), usedforsecurity=False)
+            pack.crcs.append(self._inflate_rest(stream, size - len(piece), crc, digest.update))
             pack.ids += digest.digest()
+            pack.sizes.append(size)
             pack.bases.append(-1)
             return
-        pieces: list[bytes] = []
-        keep = self._delta_bytes + size + _DELTA_OVERHEAD_BYTES <= limits.delta_memory_bytes
-        pack.crcs.append(self._inflate(size, crc, pieces.append if keep else _FirstPiece(pieces)))
-        pack.ids += bytes(ID_BYTES)
+        pack.ids += _NO_ID
         if isinstance(base, int):
             pack.bases.append(base)
         else:
             pack.bases.append(-1)
-            pack.base_ids.setdefault(base, []).append(position)
-        result_bytes = delta_sizes(pieces[0] if pieces else b"")[1]
+            pack.base_ids += base
+            pack.based_by_id.append(position)
+        pieces = [piece]
+        is_kept = self._delta_bytes + size + _DELTA_OVERHEAD_BYTES <= limits.delta_memory_bytes
+        pack.crcs.append(
+            self._inflate_rest(stream, size - len(piece), crc, pieces.append if is_kept else _Head(pieces))
+        )
+        delta = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        result_bytes = delta_sizes(delta)[1]
         if result_bytes > limits.object_bytes:
             raise ObjectTooLarge(figure=result_bytes, limit=limits.object_bytes)
         self._count(result_bytes)
-        if keep:
-            pack.deltas[position] = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pack.sizes.append(result_bytes)
+        if is_kept:
+            pack.deltas[position] = delta
             self._delta_bytes += size + _DELTA_OVERHEAD_BYTES
 
     def _entry_header(self, offset: int) -> tuple[int, int, int | bytes]:
@@ -222,7 +245,7 @@ class PackScanner:
         at += 1
         kind, size, shift = byte >> 4 & 7, byte & 15, 4
         while byte & 0x80:
-            if shift > 7 * _VARINT_BYTES - 7:
+            if shift > 7 * VARINT_BYTES - 7:
                 raise RemoteProtocolError(reason="size of an entry")
             byte = buffer[at]
             at += 1
@@ -233,7 +256,7 @@ class PackScanner:
             byte = buffer[at]
             at += 1
             distance = byte & 0x7F
-            for _ in range(_VARINT_BYTES):
+            for _ in range(VARINT_BYTES):
                 if not byte & 0x80:
                     break
                 byte = buffer[at]
@@ -245,6 +268,8 @@ class PackScanner:
         elif kind == REF_DELTA:
             base = buffer[at : at + ID_BYTES]
             at += ID_BYTES
+            if at > len(buffer):
+                raise RemoteProtocolError(reason="pack ends early")
         elif kind not in TYPE_NAMES:
             raise RemoteProtocolError(reason="type of an entry")
         self._at = at
@@ -257,35 +282,34 @@ class PackScanner:
             raise RemoteProtocolError(reason="offset of a delta base")
         return position
 
-    def _inflate(self, size: int, crc: int, sink: Callable[[bytes], object]) -> int:
-        """Hand exactly ``size`` inflated bytes to ``sink`` and return the CRC32 with the bytes read for them."""
-        stream = decompressobj()
-        rest = size
+    def _inflated(self, stream: _Decompress, most: int) -> bytes:
+        """Return up to ``most`` further bytes of the stream at the reading position, and pass what was read for it."""
+        # A narrow window, since zlib copies what it leaves of its input. At least one byte is allowed for, so that a
+        # stream longer than its size shows.
+        window = self._view[self._at : self._at + min((most >> 1) + 128, _PIECE_BYTES)]
         try:
-            while True:
-                start, available = self._at, len(self._buffer) - self._at
-                if not available:
-                    self._more()
-                    if self._ended:
-                        raise RemoteProtocolError(reason="pack ends early")
-                    continue
-                # A narrow window, since zlib copies what it leaves of its input.
-                window = min(available, (rest >> 1) + 128, _PIECE_BYTES)
-                # At least one byte is allowed for, so that a stream longer than its size shows.
-                piece = stream.decompress(self._view[start : start + window], min(rest, _PIECE_BYTES) or 1)
-                self._at = start + window - len(stream.unused_data if stream.eof else stream.unconsumed_tail)
-                crc = crc32(self._view[start : self._at], crc)
-                rest -= len(piece)
-                if rest < 0:
-                    raise RemoteProtocolError(reason="entry longer than its size")
-                if piece:
-                    sink(piece)
-                if stream.eof:
-                    break
+            piece = stream.decompress(window, min(most, _PIECE_BYTES) or 1)
         except ZlibError:
             raise RemoteProtocolError(reason="zlib stream of an entry") from None
+        self._at += len(window) - len(stream.unused_data or stream.unconsumed_tail)
+        return piece
+
+    def _inflate_rest(self, stream: _Decompress, rest: int, crc: int, sink: Callable[[bytes], object]) -> int:
+        """Hand exactly ``rest`` inflated bytes to ``sink`` and return the CRC32 with the bytes read for them."""
+        while rest >= 0 and not stream.eof:
+            if self._at == len(self._buffer):
+                self._more()
+                if self._ended:
+                    raise RemoteProtocolError(reason="pack ends early")
+            start = self._at
+            piece = self._inflated(stream, rest)
+            crc = crc32(self._view[start : self._at], crc)
+            rest -= len(piece)
+            sink(piece)
         if rest:
-            raise RemoteProtocolError(reason="entry shorter than its size")
+            raise RemoteProtocolError(
+                reason="entry shorter than its size" if rest > 0 else "entry longer than its size"
+            )
         return crc
 
     def _count(self, inflated_bytes: int) -> None:
@@ -318,17 +342,15 @@ class PackScanner:
         self._at = 0
 
 
-class _FirstPiece:
-    """A sink that keeps the first bytes alone."""
+class _Head:
+    """A sink that keeps no more than the sizes at the start of a delta; the rest is read again when it is needed."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces: Final = pieces
 
     def __call__(self, piece: bytes) -> None:
-        if not self._pieces:
-            self._pieces.append(piece[: 2 * _VARINT_BYTES])
-        elif len(self._pieces[0]) < 2 * _VARINT_BYTES:
-            self._pieces[0] += piece[: 2 * _VARINT_BYTES]
+        if len(self._pieces[0]) < 2 * VARINT_BYTES:
+            self._pieces[0] += piece[: 2 * VARINT_BYTES]
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,15 @@ from tests.git.packs import Object
 
 LIMITS = Limits()
 
+_MEASURED = (
+    """\
+import atexit, os
+status = os.open("/proc/self/status", os.O_RDONLY)
+atexit.register(lambda: os.write(2, os.pread(status, 8192, 0)))
+"""
+    + launcher._CODE
+)
+
 
 @dataclass(frozen=True)
 class Built:
@@ -33,7 +43,10 @@ class Built:
     events: list[dict[str, Any]]
     status: int
     seconds: float
+    """Processor time, which a busy machine does not change much."""
+
     peak_mb: float
+    """Largest resident set since its start; the one of its rusage would be that of this process at the fork."""
 
     @property
     def last(self) -> dict[str, Any]:
@@ -118,13 +131,13 @@ def child(
         lines = [request_line(request)]
         if outcome:
             lines = [*lines, dump_line({"event": "outcome", **outcome.to_json()})]
-    command = [sys.executable, "-I", "-c", launcher._CODE, "coderepos.git.build", str(source), str(os.getpid())]
-    started = time.monotonic()
+    command = [sys.executable, "-I", "-c", _MEASURED, "coderepos.git.build", str(source), str(os.getpid())]
     try:
         running = subprocess.Popen(
             [*command, launcher.ROOT, *launcher._libraries()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={},
             cwd="/",
             pass_fds=(source,),
@@ -133,17 +146,18 @@ def child(
         os.close(source)
     assert running.stdin
     assert running.stdout
-    with running.stdin, running.stdout:
+    assert running.stderr
+    with running.stdin, running.stdout, running.stderr:
         running.stdin.write(b"".join(lines))
         running.stdin.close()
-        heard = running.stdout.read()
+        heard, measured = running.stdout.read(), running.stderr.read()
     _, status, usage = os.wait4(running.pid, 0)
     running.returncode = os.waitstatus_to_exitcode(status)
     return Built(
         events=[json.loads(line) for line in heard.splitlines()],
         status=running.returncode,
-        seconds=time.monotonic() - started,
-        peak_mb=usage.ru_maxrss * 1024 / MB,
+        seconds=usage.ru_utime + usage.ru_stime,
+        peak_mb=int(found[1]) * 1024 / MB if (found := re.search(rb"VmHWM:\s+(\d+) kB", measured)) else math.inf,
     )
 
 

@@ -21,7 +21,7 @@ from coderepos.exceptions import (
 )
 from coderepos.git import delta as delta_module
 from coderepos.git import families as families_module
-from coderepos.git.delta import apply_delta, apply_delta_slowly, delta_sizes
+from coderepos.git.delta import apply_delta, apply_delta_in_pieces
 from coderepos.git.limits import Limits
 from coderepos.git.pack import PackScanner
 from coderepos.git.pack_index import PackIndex
@@ -180,13 +180,13 @@ class Packets:
                 self._writer.send(piece)
 
 
-def index_of_pieces(*pieces: bytes) -> bytes:
+def index_of_pieces(*pieces: bytes, limits: Limits = LIMITS) -> bytes:
     """Return the index of a pack that arrives in these pieces."""
     file = packs.descriptor()
     try:
         with Packets(*pieces) as source:
-            pack = PackScanner(source, file, LIMITS).scan()
-        families_module.Families(pack, LIMITS).resolve()
+            pack = PackScanner(source, file, limits).scan()
+        families_module.Families(pack, limits).resolve()
         assert os.pread(file, 1_000_000, 0) == b"".join(pieces)
         return PackIndex(pack).to_bytes()
     finally:
@@ -212,9 +212,12 @@ def test_a_pack_may_arrive_in_any_two_pieces(small_pack: bytes, tmp_path: Path) 
         assert index_of_pieces(small_pack[:cut], small_pack[cut:]) == expected
 
 
-def test_a_pack_may_arrive_byte_by_byte(small_pack: bytes, tmp_path: Path) -> None:
-    """The smallest pieces make the same index."""
-    assert index_of_pieces(*(bytes([byte]) for byte in small_pack)) == git_index(small_pack, tmp_path)
+@pytest.mark.parametrize("delta_memory", [1_000, 0])
+def test_a_pack_may_arrive_byte_by_byte(small_pack: bytes, tmp_path: Path, delta_memory: int) -> None:
+    """The smallest pieces make the same index, wherever the deltas are kept."""
+    pieces = [bytes([byte]) for byte in small_pack]
+    limits = Limits(delta_memory_bytes=delta_memory)
+    assert index_of_pieces(*pieces, limits=limits) == git_index(small_pack, tmp_path)
 
 
 def test_a_pack_that_ends_early_is_refused_wherever_it_ends(small_pack: bytes) -> None:
@@ -291,7 +294,7 @@ def on_base(content: bytes) -> Callable[[], bytes]:
         pytest.param(on_base(b""), "header of a delta", id="empty delta"),
         pytest.param(on_base(b"\x0a"), "header of a delta", id="delta without result size"),
         pytest.param(on_base(b"\x0a" + ENDLESS), "header of a delta", id="endless result size"),
-        pytest.param(on_base(delta(9, 1, copy(0, 1))), "sizes of a delta", id="other base size"),
+        pytest.param(on_base(delta(9, 1, copy(0, 1))), "instructions of a delta", id="other base size"),
         pytest.param(on_base(delta(10, 10, copy(5, 6))), "instructions of a delta", id="copy from outside"),
         pytest.param(on_base(delta(10, 10, copy(2**32 - 1, 5))), "instructions of a delta", id="copy from far outside"),
         pytest.param(on_base(delta(10, 5, copy(0, 6))), "instructions of a delta", id="too much copied"),
@@ -381,6 +384,6 @@ def test_both_ways_to_apply_a_delta_agree() -> None:
                 instructions.append(insert(text))
                 expected += text
         made = delta(len(base), len(expected), *instructions)
-        start = delta_sizes(made)[2]
-        assert apply_delta(base, made, limit=10**9) == expected
-        assert apply_delta_slowly(base, made, start, len(expected)) == expected
+        assert apply_delta(base, made, result_bytes=len(expected)) == expected
+        pieces = [made[:20], *(made[at : at + 200] for at in range(20, len(made), 200))]
+        assert apply_delta_in_pieces(base, pieces, result_bytes=len(expected)) == expected
