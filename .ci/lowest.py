@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOWEST = re.compile(r"(?P<name>[\w.-]+)(\[(?P<extra>\w+)])?>=(?P<version>[\d.]+)")
+LOWEST = re.compile(r"(?P<name>[\w.-]+)(\[\w+])?>=(?P<version>[\d.]+)")
 
 
 def main() -> None:
@@ -16,13 +16,11 @@ def main() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     wanted = config["options"]["install_requires"] + "\n" + "\n".join(config["options.extras_require"].values())
-    versions = {}
-    for match in LOWEST.finditer(wanted):
-        versions[match["name"].lower()] = match["version"]
-        if match["extra"]:  # psycopg[binary] is a package of its own, in the same version
-            versions[f"{match['name']}-{match['extra']}".lower()] = match["version"]
+    versions = {match["name"].lower(): match["version"] for match in LOWEST.finditer(wanted)}
 
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
+    # What those need themselves follows from them: its pins belong to the newest versions.
+    lines = (ROOT / "requirements.txt").read_text().partition("# What those need themselves")[0]
+    for line in lines.splitlines():
         pinned = re.match(r"[\w.-]+", line)
         name = pinned[0].lower() if pinned else ""
         sys.stdout.write(re.sub(r"==[^;\s]+", f"=={versions[name]}", line) if name in versions else line)
