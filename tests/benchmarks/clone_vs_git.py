@@ -89,7 +89,7 @@ def _run(subject: str, url: str) -> dict[str, Any]:
 
 def median(figures: list[dict[str, Any]], name: str) -> float:
     """Return the median of one figure."""
-    return statistics.median(one[name] for one in figures)
+    return float(statistics.median(one[name] for one in figures))
 
 
 def print_table(name: str, figures: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -29,15 +30,15 @@ def generate(folder: Path) -> Iterator[Path]:
 def growing(folder: Path) -> Iterator[Path]:
     """Make and yield repositories of about 1, 10, 50 and 100 MB of pack, all of one shape."""
     for size_mb in (1, 10, 50, 100):
-        yield _repository(folder / f"grown-{size_mb}-mb.git", lambda stream, mb=size_mb: _grown(stream, mb))  # type: ignore[misc]
+        yield _repository(folder / f"grown-{size_mb}-mb.git", partial(_grown, size_mb=size_mb))
 
 
-def _repository(path: Path, write: object) -> Path:
+def _repository(path: Path, write: Callable[[IO[bytes]], None]) -> Path:
     git("init", "--quiet", "--bare", "--initial-branch=main", path)
     process = subprocess.Popen(["git", "fast-import", "--quiet"], cwd=path, stdin=subprocess.PIPE)
     assert process.stdin is not None
     with process.stdin as stream:
-        write(stream)  # type: ignore[operator]
+        write(stream)
     assert process.wait() == 0
     git("repack", "-adq", cwd=path)
     return path
