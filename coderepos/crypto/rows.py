@@ -11,8 +11,6 @@ from django.db.models.functions import Cast
 
 from coderepos.crypto.fields import EncryptedTokenField
 
-_Row = TypeVar("_Row", bound=models.Model)
-
 
 def token_fields(model: type[models.Model]) -> tuple[EncryptedTokenField, ...]:
     """Return every sealed field of a model."""
@@ -97,6 +95,9 @@ class SealedTokenModel(models.Model):
         vars(self._state)["stored_tokens"] = self.pk, {**(stored if pk == self.pk else {}), **fresh}
 
 
+_Row = TypeVar("_Row", bound=SealedTokenModel)
+
+
 class SealedTokenQuerySet(models.QuerySet[_Row]):
     """Base of querysets of models with an :class:`~coderepos.crypto.fields.EncryptedTokenField`."""
 
@@ -139,7 +140,8 @@ class SealedTokenQuerySet(models.QuerySet[_Row]):
             update_fields=update_fields,
             unique_fields=unique_fields,
         )
-        _remember_stored(rows)
+        for row in rows:
+            row._remember_stored()
         return rows
 
     bulk_create.alters_data = True  # type: ignore[attr-defined]
@@ -156,7 +158,8 @@ class SealedTokenQuerySet(models.QuerySet[_Row]):
                 for row in rows:
                     field.seal_pending(row)
         updated = super().bulk_update(rows, names, batch_size=batch_size)
-        _remember_stored(rows, names)
+        for row in rows:
+            row._remember_stored(names)
         return updated
 
     bulk_update.alters_data = True  # type: ignore[attr-defined]
@@ -164,9 +167,3 @@ class SealedTokenQuerySet(models.QuerySet[_Row]):
     def _require_both(self, names: Iterable[str]) -> None:
         if _with_both(self.model, names) != set(names):
             raise ValueError("A sealed token and the name of its key are updated together only.")
-
-
-def _remember_stored(rows: Iterable[models.Model], names: Collection[str] | None = None) -> None:
-    for row in rows:
-        if isinstance(row, SealedTokenModel):
-            row._remember_stored(names)
