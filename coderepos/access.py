@@ -27,6 +27,8 @@ class Action(StrEnum):
     CANCEL = "cancel"
     CLEAN = "clean"
     DELETE = "delete"
+    REPLACE_TOKEN = "replace_token"  # noqa: S105  the name of an action
+    AUDIT = "audit"
 
 
 ROLE_NEEDED: Final = {
@@ -36,6 +38,8 @@ ROLE_NEEDED: Final = {
     Action.CANCEL: Role.DEVELOPER,
     Action.CLEAN: Role.MAINTAINER,
     Action.DELETE: Role.MAINTAINER,
+    Action.REPLACE_TOKEN: Role.MAINTAINER,
+    Action.AUDIT: Role.MAINTAINER,
 }
 
 

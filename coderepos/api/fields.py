@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
 from django.db import connection
 from django.utils import timezone
 from rest_framework import serializers
@@ -57,12 +58,12 @@ class TokenField(serializers.CharField):
 
     default_error_messages = {"invalid": "The access token must be a string."}
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, required: bool = False, **kwargs: Any) -> None:
         super().__init__(
             write_only=True,
-            required=False,
+            required=required,
             allow_blank=True,
-            allow_null=True,
+            allow_null=not required,
             trim_whitespace=False,
             max_length=MAX_TOKEN_CHARACTERS,
             style={"input_type": "password", "autocomplete": "off"},
@@ -70,13 +71,31 @@ class TokenField(serializers.CharField):
         )
 
     def run_validation(self, data: Any = empty) -> Secret:
-        """Return the token; an empty one where none was sent."""
+        """Return the token; an empty one where none was sent and none is required."""
+        if self.required and data is empty:
+            self.fail("required")
+        if self.required and data is None:
+            self.fail("null")
         if data is empty or data is None:
             return Secret("")
         if not isinstance(data, str):
             self.fail("invalid")
         validate_token(data)
         return Secret(data)
+
+
+class UserNameField(serializers.CharField):
+    """A user name of Basic credentials."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            allow_blank=True,
+            trim_whitespace=False,
+            max_length=255,
+            # RFC 7617, section 2: a user-id with a colon would move where the password starts.
+            validators=[no_control_characters, RegexValidator(":", "A colon is not allowed.", inverse_match=True)],
+            **kwargs,
+        )
 
 
 class GitUrlField(serializers.CharField):

@@ -22,12 +22,15 @@ from rest_framework import serializers
 from coderepos.api.errors import STATUS
 from coderepos.api.listing import AllRepositoriesQuery, RepositoryQuery
 from coderepos.api.serializers import (
+    AuditEntrySerializer,
     ConnectedSerializer,
     ConnectSerializer,
     JobSerializer,
+    ReplaceTokenSerializer,
     RepositorySerializer,
     StartedSerializer,
     StatusSerializer,
+    TokenSerializer,
 )
 from coderepos.exceptions import LimitExceeded, RepositoryTooLarge, default_message, leaves
 from coderepos.git.limits import MB
@@ -55,6 +58,10 @@ CONNECT: Final = (
     "remote_timeout",
     "encryption_unavailable",
     "isolation_unavailable",
+)
+REPLACE: Final = (
+    *(code for code in CONNECT if code not in {"already_connected", "repository_too_large"}),
+    "invalid_state",
 )
 CLONE: Final = (*WRITE, "job_running", "invalid_state")
 """Codes that each kind of call may answer with."""
@@ -185,11 +192,36 @@ class RepositoryExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call
                 parameters=[REPO_ID],
                 responses={200: JobSerializer(many=True), **_errors(READ)},
             ),
+            audit=extend_schema(
+                operation_id="list_repository_audit",
+                tags=TAGS,
+                parameters=[REPO_ID],
+                responses={200: AuditEntrySerializer(many=True), **_errors(WRITE)},
+            ),
             clone=extend_schema(
                 operation_id="clone_repository",
                 tags=TAGS,
                 parameters=[REPO_ID],
                 request=None,
                 responses={202: StartedSerializer, **_errors(CLONE)},
+            ),
+        )
+
+
+class TokenExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]  # its __init_subclass__
+    """Describes the call that replaces a token."""
+
+    target_class = "coderepos.api.views.TokenViewSet"
+
+    def view_replacement(self) -> type[Any]:
+        """Return the annotated view."""
+        return _described(
+            self.target,
+            replace=extend_schema(
+                operation_id="replace_repository_token",
+                tags=TAGS,
+                parameters=[REPO_ID],
+                request=ReplaceTokenSerializer,
+                responses={200: TokenSerializer, **_errors(REPLACE)},
             ),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from django.core.validators import RegexValidator
 from rest_framework import serializers
 
 from coderepos.api.fields import (
@@ -12,17 +11,30 @@ from coderepos.api.fields import (
     MegabytesField,
     TextOrNullField,
     TokenField,
+    UserNameField,
     UtcTimeField,
     at_most_ref_bytes,
     no_control_characters,
 )
 from coderepos.api.status import RETRYABLE
-from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
+from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, JobState, TokenStatus
 
 LARGEST_DEPTH: Final = 2**31 - 1
 
 
-class ConnectSerializer(serializers.Serializer[Any]):
+class TokenTakingSerializer(serializers.Serializer[Any]):
+    """A body with a token, which shows it to nobody."""
+
+    def __repr__(self) -> str:
+        """Return the name alone: the inherited representation holds the data, and with it the token."""
+        return f"<{type(self).__name__}>"
+
+    def get_initial(self) -> dict[str, Any]:
+        """Return what a form shows again: never the token."""
+        return {**super().get_initial(), "access_token": ""}
+
+
+class ConnectSerializer(TokenTakingSerializer):
     """The body of a connect call. Names that are not listed here are ignored, whatever they are."""
 
     git_url = GitUrlField(help_text="HTTPS URL such as https://host/owner/repository.git, without user or password.")
@@ -35,14 +47,8 @@ class ConnectSerializer(serializers.Serializer[Any]):
         validators=[no_control_characters, at_most_ref_bytes],
         help_text="Branch, tag or commit; the remote's default branch when empty.",
     )
-    username = serializers.CharField(
-        default="",
-        allow_blank=True,
-        trim_whitespace=False,
-        max_length=255,
-        # RFC 7617, section 2: a user-id with a colon would move where the password starts.
-        validators=[no_control_characters, RegexValidator(":", "A colon is not allowed.", inverse_match=True)],
-        help_text="User name that goes with the token, where the platform's usual one is not wanted.",
+    username = UserNameField(
+        default="", help_text="User name that goes with the token, where the platform's usual one is not wanted."
     )
     depth = serializers.IntegerField(
         default=None,
@@ -52,13 +58,22 @@ class ConnectSerializer(serializers.Serializer[Any]):
         help_text="Commits of history to clone; all when null.",
     )
 
-    def __repr__(self) -> str:
-        """Return the name alone: the inherited representation holds the data, and with it the token."""
-        return f"<{type(self).__name__}>"
 
-    def get_initial(self) -> dict[str, Any]:
-        """Return what a form shows again: never the token."""
-        return {**super().get_initial(), "access_token": ""}
+class ReplaceTokenSerializer(TokenTakingSerializer):
+    """The body of a call that replaces a token."""
+
+    access_token = TokenField(required=True, help_text="The new token; empty where the repository is public now.")
+    username = UserNameField(
+        required=False, help_text="User name that goes with it; the stored one stays where this is left out."
+    )
+
+
+class TokenSerializer(serializers.Serializer[Any]):
+    """What is known about the token of a repository."""
+
+    repo_id = serializers.UUIDField(source="id")
+    token_status = serializers.ChoiceField(TokenStatus.choices)
+    token_expires_at = UtcTimeField(allow_null=True)
 
 
 class ConnectedSerializer(serializers.Serializer[Any]):
@@ -83,6 +98,8 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
     clone_status = serializers.ChoiceField(CloneStatus.choices)
     estimated_size_mb = MegabytesField(allow_null=True)
     repository_size_mb = MegabytesField(allow_null=True)
+    token_status = serializers.ChoiceField(TokenStatus.choices)
+    token_expires_at = UtcTimeField(allow_null=True)
     error_code = TextOrNullField()
     error_message = TextOrNullField()
     retryable = serializers.SerializerMethodField()
@@ -107,6 +124,8 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
             "estimated_size_mb",
             "repository_size_mb",
             "sandbox_path",
+            "token_status",
+            "token_expires_at",
             "error_code",
             "error_message",
             "retryable",
@@ -147,6 +166,8 @@ class StatusSerializer(serializers.Serializer[Any]):
     error_message = TextOrNullField()
     error_code = TextOrNullField()
     retryable = serializers.BooleanField()
+    token_status = serializers.ChoiceField(TokenStatus.choices)
+    token_expires_at = UtcTimeField(allow_null=True)
     task_id = serializers.UUIDField(source="job.id", default=None, allow_null=True)
     attempt = serializers.IntegerField(source="job.attempt", default=0)
     max_attempts = serializers.IntegerField(source="job.max_attempts", default=None, allow_null=True)
@@ -186,3 +207,19 @@ class JobSerializer(serializers.Serializer[Any]):
     def get_received_mb(self, job: Job) -> float:
         """MB that came over the wire."""
         return round(job.bytes_received / 10**6, 1)
+
+
+class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
+    """One entry of the audit trail of a repository."""
+
+    event = serializers.ChoiceField(AuditEvent.choices)
+    actor = TextOrNullField(source="actor_name", help_text="Who asked for it; null for workers and commands.")
+    actor_id = TextOrNullField()
+    task_id = serializers.UUIDField(source="job_id", allow_null=True)
+    details = serializers.DictField(help_text="Codes and figures; never a token.")
+    created_at = UtcTimeField()
+
+    class Meta:
+        model = AuditEntry
+        fields = ("id", "event", "actor", "actor_id", "task_id", "details", "created_at")
+        read_only_fields = fields

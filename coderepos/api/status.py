@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from coderepos.api.fields import utc_text
 from coderepos.conf import conf
 from coderepos.exceptions import leaves
-from coderepos.models import CloneStatus, CodeRepository, Job, JobState
+from coderepos.models import CloneStatus, CodeRepository, Job, JobState, TokenStatus
 
 RETRYABLE: Final = {code: kind.retryable for code, kind in leaves().items()}
 
@@ -116,6 +116,16 @@ class Status:
     def retryable(self) -> bool:
         """Is the failed work worth another try without any change by the user?"""
         return RETRYABLE.get(self.repository.error_code, False)
+
+    @property
+    def token_status(self) -> TokenStatus:
+        """What is known about its token."""
+        return self.repository.token_status
+
+    @property
+    def token_expires_at(self) -> datetime | None:
+        """When its token expires, where that is known."""
+        return self.repository.token_expires_at
 
     @property
     def updated_at(self) -> datetime:

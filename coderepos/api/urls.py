@@ -11,7 +11,7 @@ from django.db import connections, transaction
 from django.urls import path
 from rest_framework.serializers import Serializer
 
-from coderepos.api.views import ConnectViewSet, RepositoryViewSet
+from coderepos.api.views import ConnectViewSet, RepositoryViewSet, TokenViewSet
 
 if apps.is_installed("drf_spectacular"):
     importlib.import_module("coderepos.api.schema")
@@ -40,6 +40,14 @@ urlpatterns = [
         name="repo-clone",
     ),
     path("repos/<str:repo_id>/jobs", RepositoryViewSet.as_view({"get": "jobs"}, name="Jobs"), name="repo-jobs"),
+    path(
+        "repos/<str:repo_id>/audit", RepositoryViewSet.as_view({"get": "audit"}, name="Audit trail"), name="repo-audit"
+    ),
+    path(
+        "repos/<str:repo_id>/token",
+        outside_transactions(TokenViewSet.as_view({"put": "replace"}, name="Token")),
+        name="repo-token",
+    ),
     path(
         "projects/<str:project_id>/repos",
         RepositoryViewSet.as_view({"get": "list_of_project"}, name="Repositories of a project"),

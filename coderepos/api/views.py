@@ -16,24 +16,29 @@ from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
 from rest_framework.throttling import BaseThrottle, UserRateThrottle
 from rest_framework.viewsets import GenericViewSet
 
 from coderepos import access, services
+from coderepos.access import Action
 from coderepos.api.errors import handle_exception
 from coderepos.api.listing import Pages, narrowed
 from coderepos.api.serializers import (
+    AuditEntrySerializer,
     ConnectedSerializer,
     ConnectSerializer,
     JobSerializer,
+    ReplaceTokenSerializer,
     RepositorySerializer,
     StartedSerializer,
     StatusSerializer,
+    TokenSerializer,
 )
 from coderepos.api.status import Status
 from coderepos.conf import conf
 from coderepos.exceptions import NotFound
-from coderepos.models import CodeRepository, Job
+from coderepos.models import AuditEntry, CodeRepository, Job
 from coderepos.models.repository import CodeRepositoryQuerySet
 
 BODY_BYTES: Final = 64 * 1024
@@ -59,9 +64,21 @@ class CodeReposViewSet(GenericViewSet[Any]):
         """Answer errors in our shape, whatever the host's handler is."""
         return handle_exception
 
+    @sensitive_variables()
+    def _read(self, request: Request) -> dict[str, Any]:
+        """Return the checked body; its token is a ``Secret`` and nothing else in here outlives the call."""
+        try:
+            serializer = self.get_serializer(data=request.data)
+        except RecursionError:
+            raise ParseError from None
+        if not serializer.is_valid():
+            raise ValidationError(dict(serializer.errors))
+        checked: dict[str, Any] = serializer.validated_data
+        return checked
+
 
 class ConnectThrottle(UserRateThrottle):
-    """Counts the connect calls of one user against ``CONNECT_RATE_PER_USER``."""
+    """Counts the calls of one user that try credentials on a remote against ``CONNECT_RATE_PER_USER``."""
 
     scope = "coderepos_connect"
 
@@ -90,27 +107,16 @@ class ConnectViewSet(CodeReposViewSet):
         connection = services.connect_repository(user=request.user, **self._read(request))
         return Response(dict(ConnectedSerializer(connection).data), status=201)
 
-    @sensitive_variables()
-    def _read(self, request: Request) -> dict[str, Any]:
-        """Return the checked body; its token is a ``Secret`` and nothing else in here outlives the call."""
-        try:
-            serializer = self.get_serializer(data=request.data)
-        except RecursionError:
-            raise ParseError from None
-        if not serializer.is_valid():
-            raise ValidationError(dict(serializer.errors))
-        checked: dict[str, Any] = serializer.validated_data
-        return checked
-
 
 class RepositoryViewSet(CodeReposViewSet):
     """The repositories of the projects that the caller may see."""
 
-    serializer_class = RepositorySerializer
+    serializer_class: type[BaseSerializer[Any]] = RepositorySerializer
 
     def get_queryset(self) -> CodeRepositoryQuerySet:
         """Return what the caller may see, without tokens."""
-        return access.visible_repositories(self.request.user).without_token().select_related("connected_by")
+        repositories = access.visible_repositories(self.request.user)
+        return repositories.without_token().with_token_status().select_related("connected_by")
 
     def list(self, request: Request, **kwargs: str) -> Response:
         """List the repositories of all projects that the caller may see."""
@@ -132,6 +138,13 @@ class RepositoryViewSet(CodeReposViewSet):
         """List the jobs of a repository, the newest first."""
         return self._page(JobSerializer, Job.objects.filter(repository_id=self._repository().pk).newest_first())
 
+    def audit(self, request: Request, **kwargs: str) -> Response:
+        """List what was done with a repository and its token, and by whom, the newest first."""
+        repository = self._repository()
+        access.require(request.user, Action.AUDIT, repository.project_id)
+        entries = AuditEntry.objects.filter(repository_id=repository.pk).newest_first()
+        return self._page(AuditEntrySerializer, entries)
+
     def clone(self, request: Request, **kwargs: str) -> Response:
         """Clone a repository again, after its clone failed or was removed."""
         job = services.clone_again(user=request.user, repository=self._repository())
@@ -150,6 +163,23 @@ class RepositoryViewSet(CodeReposViewSet):
 
     def _page(self, serializer_class: type[Any], rows: Any) -> Response:
         return self.get_paginated_response(serializer_class(self.paginate_queryset(rows), many=True).data)
+
+
+@method_decorator(sensitive_post_parameters("access_token"), name="dispatch")
+class TokenViewSet(RepositoryViewSet):
+    """The token of a repository: it goes in, and never comes out."""
+
+    serializer_class = ReplaceTokenSerializer
+
+    def get_throttles(self) -> list[BaseThrottle]:
+        """Count a new token as a connect call: it is tried on the remote."""
+        return [*super().get_throttles(), *([ConnectThrottle()] if self.action == "replace" else [])]
+
+    @sensitive_variables()
+    def replace(self, request: Request, **kwargs: str) -> Response:
+        """Replace the token of a repository, after the Git host took the new one."""
+        replaced = services.replace_token(user=request.user, repository=self._repository(), **self._read(request))
+        return Response(dict(TokenSerializer(replaced).data))
 
 
 def repository_id(text: str) -> uuid.UUID:

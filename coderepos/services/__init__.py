@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from coderepos.services.cloning import run_clone
 from coderepos.services.connecting import Connection, clone_again, connect_repository
+from coderepos.services.tokens import replace_token
 from coderepos.services.upkeep import reap, start_worker, sweep
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "clone_again",
     "connect_repository",
     "reap",
+    "replace_token",
     "run_clone",
     "start_worker",
     "sweep",

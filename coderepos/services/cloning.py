@@ -13,13 +13,14 @@ from django.db import transaction
 
 from coderepos import queue, signals
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError
+from coderepos.exceptions import CloneTimeout, CodeReposError, CryptoError, InternalError, RemoteAuthFailed
 from coderepos.git.messages import CloneReport, Progress
 from coderepos.git.pipeline import clone
 from coderepos.git.sandbox import Sandbox
-from coderepos.models import CodeRepository, Job, LeaseLost, Node
+from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, LeaseLost, Node
 from coderepos.services import engine
 from coderepos.services.connecting import size_mb
+from coderepos.services.trail import failure
 from coderepos.services.upkeep import prepare_root, register_node
 
 RENEW_SECONDS: Final = 10
@@ -58,7 +59,7 @@ def run_clone(*, job_id: uuid.UUID) -> str:
 def _attempt(job: Job, node: Node) -> None:
     repository = job.repository
     version = str(job.lease_token)
-    token: Secret = repository.token_ciphertext.secret()
+    token = _open_token(job)
     prepare_root(node)
     sandbox = engine.sandbox_of(repository)
     sandbox.remove_others(keep=repository.version)
@@ -67,10 +68,27 @@ def _attempt(job: Job, node: Node) -> None:
         report = clone(
             engine.clone_request(repository, token), incoming=incoming, on_progress=_Heartbeat(job).on_progress
         )
+        repository.note_token(accepted=True, expires_at=report.token_expires_at)
         sandbox.publish(version)
         _commit(job, report, sandbox)
     finally:
         sandbox.discard_incoming(version)
+
+
+def _open_token(job: Job) -> Secret:
+    """Return the token, and leave a trace of it or of the failure to open it."""
+    details: dict[str, Any] = {"attempt": job.attempt, "node": job.node, "kid": job.repository.token_kid}
+    try:
+        token: Secret = job.repository.token_ciphertext.secret()
+    except CryptoError as error:
+        _record(job, AuditEvent.DECRYPT_FAILED, {**details, **failure(error)})
+        raise
+    _record(job, AuditEvent.TOKEN_OPENED, details)
+    return token
+
+
+def _record(job: Job, event: AuditEvent, details: dict[str, Any]) -> None:
+    AuditEntry.objects.record(event, repository=job.repository, job_id=job.pk, details=details)
 
 
 def _commit(job: Job, report: CloneReport, sandbox: Sandbox) -> None:
@@ -116,6 +134,9 @@ def _settle(job: Job, error: CodeReposError) -> str:
     """Write the failure of an attempt: another one later, or the end."""
     values = {"error_code": error.code, "error_message": error.message}
     logger.warning("job %s: attempt %s failed: %s: %s", job.pk, job.attempt, error.code, error.message)
+    if isinstance(error, RemoteAuthFailed):
+        job.repository.note_token(accepted=False)
+        _record(job, AuditEvent.REFUSED, {"attempt": job.attempt, **failure(error)})
     if error.retryable and job.attempts_left:
         if job.postpone(**values):
             job.refresh_from_db(fields=["next_attempt_at"])

@@ -16,14 +16,16 @@ from coderepos.access import Action
 from coderepos.conf import conf
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import AlreadyConnected, InvalidState, JobRunning
+from coderepos.exceptions import AlreadyConnected, CodeReposError, InvalidState, JobRunning
 from coderepos.git.platforms import platform_of
 from coderepos.git.probe import probe
 from coderepos.git.url import parse_git_url
-from coderepos.models import CloneStatus, CodeRepository, Job
+from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job
 from coderepos.models.address import network_policy
 from coderepos.models.project import project_key
+from coderepos.models.token_status import database_time
 from coderepos.services import engine
+from coderepos.services.trail import failure
 
 logger = logging.getLogger(__name__)
 
@@ -48,27 +50,39 @@ def connect_repository(
 ) -> Connection:
     """Connect a repository to a project, after its size and credentials were tested against the remote.
 
-    The network is asked outside of any transaction; nothing is stored before every test has passed.
+    The network is asked outside of any transaction; nothing but the audit trail is written before every test has
+    passed.
 
     :param depth: commits of history to keep; all when ``None``.
-    :raises CodeReposError: the leaf that says why not; nothing was stored.
+    :raises CodeReposError: the leaf that says why not; the repository was not stored.
     """
     project = access.find_project(user, project_id)
-    access.require(user, Action.CONNECT, project.pk)
-    project_key(project.pk)
-    url = parse_git_url(git_url, network_policy())
-    repository = CodeRepository(
-        project_id=project.pk,
-        git_url=git_url,
-        url_key=url.key,
-        ref=ref,
-        depth=depth,
-        username=username,
-        platform=platform_of(url),
-        connected_by_id=user.pk,
-    )
+    try:
+        access.require(user, Action.CONNECT, project.pk)
+        project_key(project.pk)
+        return _connect(
+            CodeRepository(
+                project_id=project.pk,
+                git_url=git_url,
+                ref=ref,
+                depth=depth,
+                username=username,
+                connected_by_id=user.pk,
+            ),
+            access_token,
+            user=user,
+        )
+    except CodeReposError as error:
+        AuditEntry.objects.record(AuditEvent.REJECTED, project_id=project.pk, actor=user, details=failure(error))
+        raise
+
+
+def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> Connection:
+    """Test a repository that is not stored yet against the remote, and store it."""
+    url = parse_git_url(repository.git_url, network_policy())
+    repository.url_key, repository.platform = url.key, platform_of(url)
     _refuse_second(repository)
-    access.spend_connect_quota(project.pk)
+    access.spend_connect_quota(repository.project_id)
     keyring().require_primary()
 
     report = probe(engine.clone_request(repository, access_token), seconds=conf.PROBE_TIMEOUT)
@@ -77,10 +91,19 @@ def connect_repository(
     repository.size_source = report.size_source
     repository.ref_name = report.ref_name
     repository.token_ciphertext = access_token
+    repository.token_accepted = True
+    repository.token_expires_at = database_time(report.token_expires_at)
     try:
         with transaction.atomic():
             repository.save(force_insert=True)
             job = _queue_clone(repository)
+            AuditEntry.objects.record(
+                AuditEvent.CONNECTED,
+                repository=repository,
+                actor=user,
+                job_id=job.pk,
+                details={"git_url": repository.git_url, "ref": repository.ref, "size_source": report.size_source},
+            )
             transaction.on_commit(
                 partial(
                     signals.repository_connected.send_robust,
@@ -92,7 +115,7 @@ def connect_repository(
     except IntegrityError:
         _refuse_second(repository)
         raise
-    logger.info("repository %s connected to project %s, job %s", repository.pk, project.pk, job.pk)
+    logger.info("repository %s connected to project %s, job %s", repository.pk, repository.project_id, job.pk)
     return Connection(repository=repository, job=job)
 
 

@@ -64,6 +64,8 @@ def test_details_have_all_that_is_useful_and_nothing_that_is_secret(
         "estimated_size_mb": 25.6,
         "repository_size_mb": 28.4,
         "sandbox_path": "/tmp/repos/p/r/repository",
+        "token_status": "unknown",
+        "token_expires_at": None,
         "error_code": None,
         "error_message": None,
         "retryable": False,

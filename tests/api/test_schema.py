@@ -18,6 +18,8 @@ OPERATIONS = {
     ("get", "/repos/{repo_id}"): "get_repository",
     ("get", "/repos/{repo_id}/status"): "get_repository_status",
     ("get", "/repos/{repo_id}/jobs"): "list_repository_jobs",
+    ("get", "/repos/{repo_id}/audit"): "list_repository_audit",
+    ("put", "/repos/{repo_id}/token"): "replace_repository_token",
     ("post", "/repos/{repo_id}/clone"): "clone_repository",
     ("get", "/projects/{project_id}/repos"): "list_project_repositories",
 }
@@ -66,7 +68,7 @@ def test_body_of_a_connect_call(schema: dict[str, Any]) -> None:
     assert set(body["required"]) == {"git_url", "project_id"}
     assert body["properties"]["access_token"]["writeOnly"] is True
     for name, component in schema["components"]["schemas"].items():
-        assert name in ("Connect", "ConnectRequest") or "access_token" not in component.get("properties", {})
+        assert name in ("Connect", "ReplaceToken") or "access_token" not in component.get("properties", {})
 
 
 def test_sizes_are_numbers_and_times_are_times(schema: dict[str, Any]) -> None:

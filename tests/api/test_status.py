@@ -62,6 +62,8 @@ def test_complete_repository_has_the_documented_body(api: APIClient, make_reposi
         "error_message",
         "error_code",
         "retryable",
+        "token_status",
+        "token_expires_at",
         "task_id",
         "attempt",
         "max_attempts",
