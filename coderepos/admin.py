@@ -1,4 +1,4 @@
-"""The admin: what is connected, what its jobs did and on which machines, all of it to read; projects' members to edit.
+"""The admin: what is connected, what its jobs did and where, who did what, all of it to read; projects' members to edit.
 
 Repositories are connected and cloned through the services alone, so rows can neither be added nor changed here, and
 nothing here ever loads a sealed token.
@@ -20,7 +20,16 @@ from django.utils.timesince import timesince
 
 from coderepos import services
 from coderepos.exceptions import CodeReposError
-from coderepos.models import CloneStatus, CodeRepository, Job, Node, Project, ProjectMembership
+from coderepos.models import (
+    AuditEntry,
+    CloneStatus,
+    CodeRepository,
+    Job,
+    Node,
+    Project,
+    ProjectMembership,
+    TokenStatus,
+)
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -54,12 +63,27 @@ class ReadOnlyAdmin(ModelAdmin):
         return False
 
 
+class TokenStatusFilter(admin.SimpleListFilter):
+    """Narrows repositories down by what is known about their tokens."""
+
+    title = "token"
+    parameter_name = "token_status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Offer every status."""
+        return [(status.value, status.value) for status in TokenStatus]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the repositories in the chosen status."""
+        return queryset.filter(**{self.parameter_name: self.value()}) if self.value() else queryset
+
+
 @admin.register(CodeRepository)
 class CodeRepositoryAdmin(ReadOnlyAdmin):
     """Connected repositories."""
 
-    list_display = ("git_url", "host", "ref", "project", "status", "size", "age", "node", "error_code")
-    list_filter = ("clone_status", "platform", "error_code", "node", "created_at")
+    list_display = ("git_url", "host", "ref", "project", "status", "token", "size", "age", "node", "error_code")
+    list_filter = ("clone_status", TokenStatusFilter, "platform", "error_code", "node", "created_at")
     list_select_related = ("project",)
     search_fields = ("git_url", "ref", "commit_id", "id__startswith")
     search_help_text = "URL, ref, commit, or how the id begins"
@@ -74,12 +98,12 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
             {"fields": ("sandbox_path", "node", "version", "commit_id", "ref_name", "cloned_at")},
         ),
         ("Size in MB", {"fields": ("repository_size_mb", "estimated_size_mb", "size_source")}),
-        ("Access", {"fields": ("username", "token_kid")}),
+        ("Access", {"fields": ("username", "token", "token_expires_at", "token_kid", "trail")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CodeRepository]:
         """Leave the sealed tokens in the database."""
-        return CodeRepository.objects.without_token()
+        return CodeRepository.objects.without_token().with_token_status()
 
     def has_clone_permission(self, request: HttpRequest) -> bool:
         """Who could change repositories may clone them again, as far as their role in the project allows it too."""
@@ -94,6 +118,11 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
     def status(self, repository: CodeRepository) -> str:
         """State with a mark that is seen at once."""
         return f"{STATUS_MARKS[CloneStatus(repository.clone_status)]} {repository.clone_status}"
+
+    @admin.display(description="token", ordering="token_status")
+    def token(self, repository: CodeRepository) -> str:
+        """What is known about the token."""
+        return TokenStatus(repository.token_status).value
 
     @admin.display(description="MB", ordering="repository_size_mb", empty_value="-")
     def size(self, repository: CodeRepository) -> str | None:
@@ -112,6 +141,12 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
         """Link to the jobs of the repository."""
         address = reverse("admin:coderepos_job_changelist", current_app=self.admin_site.name)
         return format_html('<a href="{}?repository__id__exact={}">Jobs</a>', address, repository.pk)
+
+    @admin.display(description="audit trail")
+    def trail(self, repository: CodeRepository) -> str:
+        """Link to what was done with the repository and its token."""
+        address = reverse("admin:coderepos_auditentry_changelist", current_app=self.admin_site.name)
+        return format_html('<a href="{}?repository_id__exact={}">Audit trail</a>', address, repository.pk)
 
     @admin.action(description="Clone again", permissions=["clone"])
     def clone_again(self, request: HttpRequest, queryset: QuerySet[CodeRepository]) -> None:
@@ -220,6 +255,29 @@ class NodeAdmin(ReadOnlyAdmin):
     def silence(self, node: Node) -> str:
         """Time since its workers were last seen."""
         return timesince(node.last_seen)
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnlyAdmin):
+    """The audit trail, that of rejected calls and of repositories that have gone included."""
+
+    list_display = ("created_at", "event", "who", "project_id", "repository_id", "job_id", "details")
+    list_filter = ("event", "created_at")
+    fields = ("id", "created_at", "event", "actor_name", "actor_id", "project_id", "repository_id", "job_id", "details")
+    search_fields = ("actor_name", "project_id", "repository_id", "job_id")
+    search_help_text = "User, or the id of a project, a repository or a job"
+    date_hierarchy = "created_at"
+    ordering = ("-created_at", "-id")
+    show_full_result_count = False
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        """Let the page of a repository link to its entries."""
+        return lookup == "repository_id__exact" or super().lookup_allowed(lookup, value, request)  # type: ignore[arg-type]
+
+    @admin.display(description="who", ordering="actor_name", empty_value="-")
+    def who(self, entry: AuditEntry) -> str | None:
+        """User who asked for it."""
+        return entry.actor_name or None
 
 
 @admin.register(ProjectMembership)

@@ -20,6 +20,8 @@ from django.utils import timezone
 
 from coderepos.crypto.secret import Secret
 from coderepos.models import (
+    AuditEntry,
+    AuditEvent,
     CloneStatus,
     CodeRepository,
     Job,
@@ -31,8 +33,8 @@ from coderepos.models import (
 )
 
 TOKEN = "ghp_NobodyMayEverReadThis0123456789abcd"
-MODELS = ["coderepository", "job", "node", "project", "projectmembership"]
-READ_ONLY = ["coderepository", "job", "node"]
+MODELS = ["auditentry", "coderepository", "job", "node", "project", "projectmembership"]
+READ_ONLY = ["auditentry", "coderepository", "job", "node"]
 
 MakeRepository = Callable[..., CodeRepository]
 
@@ -68,7 +70,9 @@ def fill(make_repository: MakeRepository, start: int, stop: int) -> None:
         project = Project.objects.create(name=f"Project {number}")
         user = User.objects.create_user(f"user-{number}")
         ProjectMembership.objects.create(project=project, user=user, role=Role.VIEWER)
-        Job.objects.create(repository=make_repository(project=project, connected_by=user))
+        repository = make_repository(project=project, connected_by=user)
+        Job.objects.create(repository=repository)
+        AuditEntry.objects.record(AuditEvent.CONNECTED, repository=repository, actor=user)
         Node.objects.create(name=f"node-{number}")
 
 
@@ -297,6 +301,43 @@ def test_history_of_a_repository_is_one_click_away(admin_client: Client, make_re
     jobs = admin_client.get(link).content.decode()
     assert str(job.pk) in jobs
     assert str(other.pk) not in jobs
+
+
+def test_tokens_that_need_care_are_found(admin_client: Client, make_repository: MakeRepository) -> None:
+    """The list says how each token is, and is narrowed down to those that need care."""
+    refused = make_repository(token_accepted=False)
+    expiring = make_repository(token_accepted=True, token_expires_at=timezone.now() + timedelta(days=3))
+    fine = make_repository(token_accepted=True)
+    address = reverse("admin:coderepos_coderepository_changelist")
+
+    def listed(query: str) -> set[CodeRepository]:
+        response = admin_client.get(f"{address}?{query}")
+        assert response.status_code == 200
+        return set(response.context["cl"].result_list)
+
+    assert ">expiring<" in page(admin_client, "coderepository")
+    assert listed("token_status=refused") == {refused}
+    assert listed("token_status=expiring") == {expiring}
+    assert listed("token_status=ok") == {fine}
+    assert listed("") == {refused, expiring, fine}
+    assert ">refused<" in page(admin_client, "coderepository", "change", refused.pk)
+
+
+def test_audit_trail_of_a_repository_is_one_click_away(admin_client: Client, make_repository: MakeRepository) -> None:
+    """The details of a repository link to its entries alone; those without a repository show in the whole list."""
+    repository = make_repository()
+    AuditEntry.objects.record(AuditEvent.REPLACED, repository=repository, details={"kid": "local:of-this-one"})
+    AuditEntry.objects.record(AuditEvent.REJECTED, project_id=repository.project_id, details={"code": "not_this_one"})
+    link = reverse("admin:coderepos_auditentry_changelist") + f"?repository_id__exact={repository.pk}"
+
+    assert link in page(admin_client, "coderepository", "change", repository.pk)
+    narrowed = admin_client.get(link)
+    assert narrowed.status_code == 200
+    assert "local:of-this-one" in narrowed.content.decode()
+    assert "not_this_one" not in narrowed.content.decode()
+    assert "not_this_one" in page(admin_client, "auditentry")
+    found = admin_client.get(reverse("admin:coderepos_auditentry_changelist") + f"?q={repository.pk}")
+    assert found.context["cl"].result_count == 1
 
 
 def test_nodes_show_when_they_were_seen(admin_client: Client, db: None) -> None:

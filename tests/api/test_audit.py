@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import uuid
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.management import call_command
 from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
 
@@ -196,3 +199,25 @@ def test_old_entries_come_last(client_of: ClientOf, maintainer: User, repository
 
     results = client_of(maintainer).get(f"{ADDRESS}/repos/{repository.pk}/audit").json()["results"]
     assert [entry["created_at"][11:13] for entry in results] == ["15", "14", "13"]
+
+
+def test_rotation_is_written_down(repository: CodeRepository, settings: Settings) -> None:
+    """A rotation leaves one entry with the counts per key before and after, a rehearsal none."""
+    old_key, new_key = settings.CODEREPOS["MASTER_ENCRYPTION_KEY"], b64encode(bytes(range(7, 39))).decode()
+    settings.CODEREPOS = {
+        **settings.CODEREPOS,
+        "MASTER_ENCRYPTION_KEY": new_key,
+        "DECRYPT_ONLY_MASTER_KEYS": [old_key],
+    }
+    call_command("coderepos_rekey", "--dry-run", stdout=io.StringIO())
+    assert not AuditEntry.objects.exists()
+    call_command("coderepos_rekey", stdout=io.StringIO())
+
+    old, new = repository.token_kid, CodeRepository.objects.get().token_kid
+    assert old != new
+    entry = AuditEntry.objects.get()
+    assert (entry.event, entry.repository_id, entry.project_id) == ("rekeyed", None, "")
+    assert entry.details == {
+        "complete": True,
+        "tokens": {"code_repos.token_ciphertext": {"before": {old: 1}, "after": {new: 1}}},
+    }

@@ -18,6 +18,7 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from coderepos.exceptions import RepositoryTooLarge
+from coderepos.git.probe import probe
 from coderepos.models import AuditEntry, CodeRepository, Job, Project, ProjectMembership, Role
 from coderepos.services import tokens
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
@@ -214,13 +215,12 @@ def test_token_is_not_stored_for_a_url_that_it_was_not_tried_on(
     put: Put, repository: CodeRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who points the row elsewhere while the token is tried does not get it."""
-    real = tokens.probe
 
     def meanwhile(*arguments: Any, **values: Any) -> Any:
         row = CodeRepository.objects.get(pk=repository.pk)
         row.git_url = "https://gitlab.com/owner/repo.git"
         row.save()
-        return real(*arguments, **values)
+        return probe(*arguments, **values)
 
     monkeypatch.setattr(tokens, "probe", meanwhile)
     response = put({"access_token": NEW})

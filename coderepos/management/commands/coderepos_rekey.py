@@ -11,6 +11,7 @@ from django.db import DEFAULT_DB_ALIAS
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.rotation import BATCH_ROWS, Outcome, count_by_kid, rekey, sealed_columns
 from coderepos.exceptions import EncryptionUnavailable
+from coderepos.models import AuditEntry, AuditEvent
 
 EXIT_ROWS_LEFT: Final = 1
 EXIT_KEY_UNAVAILABLE: Final = 2
@@ -42,6 +43,7 @@ class Command(BaseCommand):
         """
         if batch_rows < 1:
             raise CommandError("--batch-rows is at least 1.")
+        self._counts: dict[str, dict[str, dict[str, int]]] = {}
         try:
             primary = keyring().require_primary().kid
             left = sum(self._column(column, primary, dry_run, batch_rows, database) for column in sealed_columns())
@@ -49,6 +51,9 @@ class Command(BaseCommand):
             unavailable = True
         else:
             unavailable = False
+        if self._counts and not dry_run:
+            details = {"complete": not unavailable, "tokens": self._counts}
+            AuditEntry.objects.record(AuditEvent.REKEYED, details=details)
         if unavailable:
             raise CommandError(
                 "A key cannot be asked right now. What was moved stays moved; run the command again.",
@@ -63,6 +68,7 @@ class Command(BaseCommand):
         """Move one column and return how many tokens are left under other keys, or would be."""
         name = f"{column.model._meta.db_table}.{column.column}"
         before = count_by_kid(column, using=database)
+        self._counts[name] = {"before": before}
         total = sum(before.values()) - before.get(primary, 0)
         self._show_counts(name, before, primary)
         bar = _Bar(self, total)
@@ -71,7 +77,7 @@ class Command(BaseCommand):
         self._show_outcome(name, outcome, dry_run)
         if dry_run:
             return len(outcome.undecryptable)
-        after = count_by_kid(column, using=database)
+        after = self._counts[name]["after"] = count_by_kid(column, using=database)
         self._show_counts(name, after, primary)
         return sum(after.values()) - after.get(primary, 0)
 

@@ -1,0 +1,53 @@
+"""``manage.py coderepos_token_report``: list the repositories that need a new token."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from datetime import timedelta
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DEFAULT_DB_ALIAS
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from coderepos.models import CodeRepository
+from coderepos.models.token_status import EXPIRING_DAYS
+
+EXIT_TOKENS_LISTED: Final = 1
+MOST_DAYS: Final = 36_500
+
+
+class Command(BaseCommand):
+    """List what has to be replaced, for a cron that tells somebody; no token is read for it.
+
+    Exit status: 0, there is nothing to do; 1, there is.
+    """
+
+    help = (
+        "Lists repositories whose token expires within the given days, has expired, or was refused by its Git host. "
+        "Exit status: 0 there are none, 1 there are some."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Offer how far to look ahead, and the database."""
+        parser.add_argument("--days", type=int, default=EXPIRING_DAYS, help="days to look ahead")
+        parser.add_argument("--database", default=DEFAULT_DB_ALIAS, help="alias of the database")
+
+    def handle(self, *args: Any, days: int, database: str, **options: Any) -> None:
+        """Print a line per repository, the most urgent first.
+
+        :raises CommandError: there is any.
+        """
+        if not 0 <= days <= MOST_DAYS:
+            raise CommandError(f"--days is from 0 to {MOST_DAYS:,}.", returncode=2)
+        due = Q(token_accepted=False) | Q(token_expires_at__lte=Now() + timedelta(days=days))
+        rows = CodeRepository.objects.using(database).without_token().with_token_status().filter(due)
+        count = 0
+        for row in rows.order_by("token_expires_at", "id").iterator():
+            end = f"{row.token_expires_at:%Y-%m-%d}" if row.token_expires_at else "unknown"
+            place = " ".join((f"project {row.project_id}", str(row)))
+            self.stdout.write(f"{row.token_status:<8} {end:<10} {row.pk} {place}")
+            count += 1
+        if count:
+            raise CommandError(f"{count} tokens need to be replaced.", returncode=EXIT_TOKENS_LISTED)
