@@ -17,6 +17,7 @@ from django.db.models.query_utils import DeferredAttribute
 from coderepos.crypto.envelope import Context, Envelope
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.secret import HIDDEN, Secret
+from coderepos.exceptions import TokenUndecryptable
 
 MAX_TOKEN_CHARACTERS: Final = 4096
 
@@ -93,7 +94,18 @@ class SealedToken(StoredToken):
 
     def secret(self) -> Secret:
         """Return the token, opened; raises as the base class says."""
-        return Secret(keyring().open(self.sealed, self.kid, self._context()))
+        return Secret(keyring().open(self.sealed, self.kid, self.context))
+
+    @property
+    def context(self) -> Context:
+        """Where the token belongs.
+
+        :raises TokenUndecryptable: its row belongs to no project any more.
+        """
+        try:
+            return self._context()
+        except ValueError:
+            raise TokenUndecryptable from None
 
 
 class TokenAttribute(DeferredAttribute):

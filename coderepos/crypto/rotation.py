@@ -125,7 +125,7 @@ def _rewrapped(
         stored: SealedToken = getattr(row, column.attname)
         try:
             old = ring.require(stored.kid)
-            new = envelope.rewrap(stored.sealed, old=old, new=primary, context=column.context_of(row))
+            new = envelope.rewrap(stored.sealed, old=old, new=primary, context=stored.context)
         except TokenUndecryptable:
             outcome.undecryptable.append(str(row.pk))
             done.add(str(row.pk))

@@ -443,6 +443,14 @@ def test_a_row_without_a_project_cannot_be_sealed_for(new_row: MakeRow) -> None:
         row._meta.get_field("token_ciphertext").context_of(row)
 
 
+def test_a_row_that_lost_its_project_does_not_open(row: CodeRepository) -> None:
+    """The same error as for any other token that does not belong where it is."""
+    row.project_id = None  # type: ignore[assignment]  # what SET_NULL of a host would do
+
+    with pytest.raises(TokenUndecryptable):
+        row.token_ciphertext.reveal()
+
+
 def test_garbage_in_the_database_is_loud_where_it_is_opened_alone(
     row: CodeRepository, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +16,12 @@ from django.core.management import call_command
 from pytest_django import Settings
 
 from coderepos import checks
+from coderepos.crypto import keyring as keyring_module
 from coderepos.crypto.envelope import Context, LocalKeyWrapper
 from coderepos.crypto.keyring import PRINTED_KEYS, decode_key, keyring
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
 
+ROOT = Path(__file__).parents[2]
 KEY = bytes(range(100, 132))
 OTHER_KEY = bytes(range(200, 232))
 HERE = Context(table="code_repos", field="token_ciphertext", row_id="1", project_id="2")
@@ -107,6 +111,14 @@ def test_an_unusable_key_seals_nothing(settings: Settings, text: Any, caplog: py
 def test_faults_of_keys_have_ids_of_their_own(settings: Settings, values: dict[str, Any], ids: list[str]) -> None:
     """No key, equal bytes, a key of the documentation, the same key twice, an unclear primary: each has its id."""
     assert found(settings, **values) == ids
+
+
+def test_the_documentation_explains_each_id() -> None:
+    """Every fault that can be reported stands in the page, and no other."""
+    source, page = Path(str(keyring_module.__file__)).read_text(), (ROOT / "docs" / "encryption.md").read_text()
+
+    reported = {f"E02{number}" for number in re.findall(r"yield (\d), ", source)}
+    assert reported == set(re.findall(r"^\| `coderepos\.(E\d+)` \|", page, re.MULTILINE))
 
 
 def test_every_printed_key_has_the_size_of_a_key() -> None:

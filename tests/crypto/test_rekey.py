@@ -270,7 +270,7 @@ def test_every_sealed_column_is_found() -> None:
     assert [str(column) for column in rotation.sealed_columns()] == ["coderepos.CodeRepository.token_ciphertext"]
 
 
-ROWS = 300
+ROWS = 120
 
 
 @pytest.mark.django_db(transaction=True)
@@ -305,14 +305,14 @@ def test_rotation_while_the_site_works(
     ]
     try:
         wait_until(lambda: CodeRepository.objects.exclude(ref="first").count() > 5, seconds=60, what="writing")
-        killed = start(DURING, "manage.py", "coderepos_rekey", "--batch-rows", "5")
+        killed = start(DURING, "manage.py", "coderepos_rekey", "--batch-rows", "2")
         wait_until(lambda: moved() > ROWS // 10, seconds=60, what="moving")
         killed.kill()
         killed.communicate(timeout=30)
         assert killed.returncode == -9
         assert moved() < ROWS
 
-        second = start(DURING, "manage.py", "coderepos_rekey", "--batch-rows", "20")
+        second = start(DURING, "manage.py", "coderepos_rekey", "--batch-rows", "10")
         wait_until(lambda: moved() > ROWS // 2, seconds=60, what="moving again")
     finally:
         counted = [json.loads(process.communicate(timeout=60)[0]) for process in traffic]
