@@ -1,4 +1,4 @@
-"""The admin: what is connected, what its jobs did and where, who did what, all of it to read; projects' members to edit.
+"""The admin: what is connected, what its jobs did, who did what, all of it to read; members of projects to edit.
 
 Repositories are connected and cloned through the services alone, so rows can neither be added nor changed here, and
 nothing here ever loads a sealed token.
