@@ -135,6 +135,7 @@ def test_deployment_warnings(settings: Settings, monkeypatch: pytest.MonkeyPatch
     assert ids(checks.check_deployment()) == ["W040", "W042", "W043"]
 
 
+@pytest.mark.django_db
 def test_checks_are_bound_to_django(settings: Settings) -> None:
     """``manage.py check`` shows them."""
     changed(settings, MAX_REPO_SIZE=1)

@@ -181,6 +181,6 @@ class Status:
 
 def _jobs_ahead_of(job: Job) -> int:
     # Compared inside the database: SQLite keeps its own times with fewer digits than those that Python sends.
-    created_at = Subquery(Job.objects.filter(pk=job.pk).values("created_at"))
+    created_at = Subquery(Job.objects.filter(pk=job.pk).values("created_at")[:1])
     earlier = Q(created_at__lt=created_at) | Q(created_at=created_at, pk__lt=job.pk)
     return Job.objects.due().filter(earlier).count()
