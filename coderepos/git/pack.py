@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha1
+from mmap import mmap
 from typing import TYPE_CHECKING, Final
 from zlib import crc32, decompressobj
 from zlib import error as ZlibError  # noqa: N812 - an exception's name
@@ -69,7 +70,7 @@ class Pack:
     crcs: array[int] = field(default_factory=lambda: array("I"))
     """CRC32 of each entry as it is in the file."""
 
-    ids: bytearray = field(default_factory=bytearray)
+    ids: bytearray | mmap = field(default_factory=bytearray)
     """Object ids, 20 bytes each; zeros for a delta until it is resolved."""
 
     bases: array[int] = field(default_factory=lambda: array("i"))
@@ -137,6 +138,8 @@ class PackScanner:
         self._limits: Final = limits
         self._on_progress: Final = on_progress
         self._pack: Final = Pack(file_descriptor)
+        self._ids: Final = bytearray()
+        self._pack.ids = self._ids
         self._digest: Final = sha1(usedforsecurity=False)
         self._buffer = b""
         self._view = memoryview(b"")
@@ -212,11 +215,11 @@ class PackScanner:
         if kind < OFS_DELTA:
             digest = sha1(b"%s %d\0%b" % (TYPE_NAMES[kind], size, piece), usedforsecurity=False)
             pack.crcs.append(self._inflate_rest(stream, size - len(piece), crc, digest.update))
-            pack.ids += digest.digest()
+            self._ids.extend(digest.digest())
             pack.sizes.append(size)
             pack.bases.append(-1)
             return
-        pack.ids += _NO_ID
+        self._ids.extend(_NO_ID)
         if isinstance(base, int):
             pack.bases.append(base)
         else:

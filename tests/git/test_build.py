@@ -99,7 +99,7 @@ def test_a_clone_is_what_git_clones(work: Path, incoming: Path, tmp_path: Path) 
     listed += ["-perm", "/100", "-printf", r"%p program\n", "-o", "-printf", r"%p %y\n"]
     lists = [subprocess.check_output(listed, cwd=one) for one in (tmp_path / "clone", incoming / "tree")]
     assert sorted(lists[0].splitlines()) == sorted(lists[1].splitlines())
-    difference = ["diff", "-r", "--no-dereference", "-x", ".git", tmp_path / "clone", incoming / "tree"]
+    difference = ["diff", "-r", "--no-dereference", "-x", ".git", str(tmp_path / "clone"), str(incoming / "tree")]
     assert subprocess.run(difference, check=True, capture_output=True).stdout == b""
     assert modes(incoming) == {"dr-x------", "-r--------", "-r-x------"}
     assert stat.S_IMODE(incoming.stat().st_mode) == 0o700
@@ -291,7 +291,7 @@ def test_a_file_system_without_syncfs_is_synced_all_the_same(monkeypatch: pytest
 
     synced: list[bool] = []
     with monkeypatch.context() as patched:
-        patched.setattr(build_module.ctypes, "CDLL", Library)
+        patched.setattr("ctypes.CDLL", Library)
         patched.setattr(os, "sync", lambda: synced.append(True))
         build_module._make_durable(-1)
     assert synced == [True]
