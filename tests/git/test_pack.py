@@ -23,8 +23,8 @@ from coderepos.git import delta as delta_module
 from coderepos.git import families as families_module
 from coderepos.git.delta import apply_delta, apply_delta_in_pieces
 from coderepos.git.limits import Limits
-from coderepos.git.pack import PackScanner
 from coderepos.git.pack_index import PackIndex
+from coderepos.git.pack_scan import PackScanner
 from tests.git import packs
 from tests.git.building import LIMITS, git, index_of, scanned
 from tests.git.packs import blob, copy, delta, entry, insert, ofs_delta, ref_delta
