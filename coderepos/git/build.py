@@ -22,8 +22,9 @@ from coderepos.git.families import Families
 from coderepos.git.git_folder import HEADS, GitFolder
 from coderepos.git.limits import Limits
 from coderepos.git.messages import LINE_BYTES, BuildReport, BuildRequest, FetchOutcome, build_request, load_line
-from coderepos.git.pack import COMMIT, Pack, PackScanner
+from coderepos.git.pack import COMMIT, Pack
 from coderepos.git.pack_index import PackIndex
+from coderepos.git.pack_scan import PackScanner
 from coderepos.git.peeling import commit_and_tree, peel
 from coderepos.git.trees import read_trees
 

@@ -11,15 +11,18 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha1
+from mmap import mmap
 from typing import Final
 from zlib import decompress
 
 from coderepos.exceptions import InflatedTooLarge, RemoteProtocolError
 from coderepos.git.delta import LARGE_BYTES, apply_delta, apply_delta_in_pieces
+from coderepos.git.forked import Forked, cores
 from coderepos.git.limits import Limits
 from coderepos.git.pack import ID_BYTES, OFS_DELTA, TYPE_NAMES, Pack
 
 _HELD_BYTES: Final = 32 * 10**6
+_SHARED_OBJECTS: Final = 5_000  # below, a second process costs more than it brings
 
 
 @dataclass(slots=True)
@@ -48,26 +51,63 @@ class Families:
     def resolve(self) -> None:
         """Fill in type, id and base of every delta.
 
+        Large packs are shared with a second process, unless their deltas name bases by id, which only turn up on the
+        way.
+
         :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack.
         :raises InflatedTooLarge: too much had to be made again.
         """
-        pack, ids, kinds = self._pack, self._pack.ids, self._pack.kinds
+        pack = self._pack
         self._link(range(len(pack)))
-        by_id = _DeltasById(pack)
-        resolved = 0
-        for root in [position for position, kind in enumerate(kinds) if kind < OFS_DELTA]:
-            resolved += 1
-            self._adopt(root, by_id)
-            if self._first_child[root] < 0:
-                continue
-            kind = kinds[root]
-            name = TYPE_NAMES[kind]
+        roots = [position for position, kind in enumerate(pack.kinds) if kind < OFS_DELTA]
+        if pack.based_by_id:
+            self._resolve_by_id(roots)
+            return
+        for position, base in enumerate(pack.bases):
+            if base >= 0:
+                pack.kinds[position] = pack.kinds[base]
+        first = self._first_child
+        roots = [root for root in roots if first[root] >= 0]
+        if len(pack) < _SHARED_OBJECTS or max(pack.sizes) > LARGE_BYTES or cores() < 2:
+            self._resolve_below(roots)
+            return
+        ids = mmap(-1, len(pack.ids))
+        ids[:] = pack.ids
+        pack.ids = ids
+        second = Forked(lambda: self._resolve_below(roots[1::2]))
+        self._resolve_below(roots[::2])
+        if not second.succeeded():
+            # Whatever stopped it stops this process too, which can say so.
+            self._resolve_below(roots[1::2])
+
+    def _resolve_below(self, roots: list[int]) -> None:
+        """Fill in the ids of everything built on these objects."""
+        ids = self._pack.ids
+        for root in roots:
+            name = TYPE_NAMES[self._pack.kinds[root]]
             for position, data in self._walk(root):
                 digest = sha1(b"%s %d\0" % (name, len(data)), usedforsecurity=False)
                 digest.update(data)
                 del data  # the next one is made while this name would hold it
                 ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
-                kinds[position] = kind
+
+    def _resolve_by_id(self, roots: list[int]) -> None:
+        """Fill in ids, types and bases of everything built on these objects, which are all there are."""
+        pack, by_id = self._pack, _DeltasById(self._pack)
+        resolved = 0
+        for root in roots:
+            resolved += 1
+            self._adopt(root, by_id)
+            if self._first_child[root] < 0:
+                continue
+            kind = pack.kinds[root]
+            name = TYPE_NAMES[kind]
+            for position, data in self._walk(root):
+                digest = sha1(b"%s %d\0" % (name, len(data)), usedforsecurity=False)
+                digest.update(data)
+                del data
+                pack.ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
+                pack.kinds[position] = kind
                 resolved += 1
                 self._adopt(position, by_id)
         if resolved != len(pack):

@@ -19,8 +19,9 @@ from coderepos.git.build import make
 from coderepos.git.families import Families
 from coderepos.git.limits import MB, Limits
 from coderepos.git.messages import BuildReport, BuildRequest, FetchOutcome, dump_line, request_line
-from coderepos.git.pack import Pack, PackScanner
+from coderepos.git.pack import Pack
 from coderepos.git.pack_index import PackIndex
+from coderepos.git.pack_scan import PackScanner
 from tests.git import packs
 from tests.git.packs import Object
 

@@ -62,6 +62,7 @@ from tests.git.test_fetch_hostile import (
 TIMED_OUT: Final = ("clone_timeout", "remote_timeout")
 """Child and parent keep the same deadline."""
 
+PATIENT: Final = Limits(clone_seconds=60)
 HASTY: Final = Limits(clone_seconds=1.5)
 
 
@@ -76,7 +77,7 @@ class Case:
     codes: tuple[str, ...] = ()
     """Codes of the errors that it may end in; none means that the clone succeeds."""
 
-    limits: Limits = Limits(clone_seconds=60)
+    limits: Limits = PATIENT
     wall_seconds: float | None = None
     """Bound where a deadline is the point."""
 
@@ -501,7 +502,11 @@ SERVERS: Final = (
     wire_case("SHA-256 in v2", sha256_v2(), MALFORMED),
     wire_case(
         "SHA-256 in v0",
-        body(advertisement([("1" * 64, "HEAD")], b"side-band-64k ofs-delta object-format=sha256")),
+        body(
+            advertisement(
+                [("HEAD", "1" * 64), ("refs/heads/main", "1" * 64)], b"side-band-64k ofs-delta object-format=sha256"
+            )
+        ),
         MALFORMED,
     ),
     Case(name="HEAD that points out of refs/", answer=lambda _internal: outside_head(), is_probed=True),

@@ -292,7 +292,7 @@ def test_a_file_system_without_syncfs_is_synced_all_the_same(monkeypatch: pytest
 
     synced: list[bool] = []
     with monkeypatch.context() as patched:
-        patched.setattr(ctypes, "CDLL", Library)
+        patched.setattr("ctypes.CDLL", Library)
         patched.setattr(os, "sync", lambda: synced.append(True))
         build_module._make_durable(-1)
     assert synced == [True]

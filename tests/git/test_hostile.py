@@ -22,7 +22,7 @@ from coderepos.git.messages import Credentials, NetworkPolicy
 from coderepos.git.pipeline import CloneRequest, clone
 from coderepos.git.probe import probe
 from coderepos.git.sandbox import Sandbox, SandboxRoot
-from tests.git.hostile_cases import CASES, CONTENT, Case, lawful
+from tests.git.hostile_cases import CASES, CONTENT, PATIENT, Case, lawful
 from tests.git.hostile_server import HostileServer, v2_server
 from tests.git.measuring import Attempt, attempt, forms_of, found_in, note
 from tests.git.test_fetch_hostile import TOKEN
@@ -62,7 +62,7 @@ def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     made.remove()
 
 
-def asking(server: HostileServer, internal: HostileServer, limits: Limits = Limits(clone_seconds=60)) -> CloneRequest:
+def asking(server: HostileServer, internal: HostileServer, limits: Limits = PATIENT) -> CloneRequest:
     """Return a request with credentials, under a policy that would even let the internal listener be asked."""
     hosts = (server.host, internal.host)
     return CloneRequest(

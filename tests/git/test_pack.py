@@ -23,8 +23,8 @@ from coderepos.git import delta as delta_module
 from coderepos.git import families as families_module
 from coderepos.git.delta import apply_delta, apply_delta_in_pieces
 from coderepos.git.limits import Limits
-from coderepos.git.pack import PackScanner
 from coderepos.git.pack_index import PackIndex
+from coderepos.git.pack_scan import PackScanner
 from tests.git import packs
 from tests.git.building import LIMITS, git, index_of, scanned
 from tests.git.packs import blob, copy, delta, entry, insert, ofs_delta, ref_delta
@@ -117,11 +117,37 @@ def test_a_chain_of_twenty_thousand_deltas_is_resolved(tmp_path: Path) -> None:
     backwards = packs.pack(raw=[*reversed(by_id), entry(first)])
     for content in (forwards, backwards):
         with scanned(content) as pack:
-            assert pack.ids.count(bytes.fromhex(blob(b"%08d" % (count - 1)).id)) == 1
+            assert bytes(pack.ids).count(bytes.fromhex(blob(b"%08d" % (count - 1)).id)) == 1
             assert {pack.object_id(position) for position in (0, 1, count - 1)} <= {
                 bytes.fromhex(blob(b"%08d" % number).id) for number in range(count)
             }
     assert index_of(forwards) == git_index(forwards, tmp_path)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_two_processes_make_the_same_index(
+    history: Path, tmp_path: Path, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Families may be shared with a second process."""
+    monkeypatch.setattr(families_module, "cores", lambda: cores)
+    monkeypatch.setattr(families_module, "_SHARED_OBJECTS", 1)
+    content = packed(history, "--delta-base-offset")
+    assert index_of(content) == git_index(content, tmp_path)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_bad_delta_is_named_whichever_process_meets_it(broken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stops the second process is told by the first."""
+    monkeypatch.setattr(families_module, "cores", lambda: 2)
+    monkeypatch.setattr(families_module, "_SHARED_OBJECTS", 1)
+    entries = []
+    for number in range(2):
+        base = entry(blob(b"base %d" % number))
+        size = 7 if number == broken else 6
+        entries += [base, ofs_delta(len(base), delta(size, 6, copy(0, 6)))]
+    with pytest.raises(RemoteProtocolError) as caught, scanned(packs.pack(raw=entries)):
+        pass
+    assert caught.value.fields == {"reason": "instructions of a delta"}
 
 
 def test_many_children_far_apart_are_resolved_within_the_budget(
