@@ -1,6 +1,7 @@
 # make demo    the whole way of a repository on this machine: no internet, no git, nothing left behind
 # make test    all tests, on SQLite and on a real PostgreSQL; ARGS="-k name" for some of them
 # make lint    style, types, import directions
+# make bench   the race against git and dulwich, on repositories that it generates; ARGS="--growth" for how it grows
 #
 # Each makes .venv first where it is missing or older than requirements.txt; PYTHON=/path/to/python picks another Python.
 
@@ -11,7 +12,7 @@ ARGS ?=
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed-$(shell cksum < requirements.txt | tr ' ' '-')
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint bench
 
 setup: $(INSTALLED)
 
@@ -35,9 +36,13 @@ demo: setup
 test: setup
 	env -u DATABASE_URL "$(BIN)/python" -m pytest $(ARGS)
 	"$(BIN)/python" -m tests.postgres "$(BIN)/python" -m pytest $(ARGS)
+	@[ "$$(id -u)" != 0 ] || "$(BIN)/python" -m tests.unprivileged tests/integration tests/git/test_sandbox.py $(ARGS)
 
 lint: setup
 	"$(BIN)/ruff" check
 	"$(BIN)/ruff" format --check
 	"$(BIN)/mypy" --exclude "^tests/host_project/" coderepos config tests manage.py
 	"$(BIN)/lint-imports"
+
+bench: setup
+	"$(BIN)/python" -m tests.benchmarks.clone_vs_git $(ARGS)
