@@ -1,0 +1,1 @@
+"""Mutational fuzzing of the pack reader: ``python -m tests.fuzz.pack``."""
