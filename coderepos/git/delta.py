@@ -65,14 +65,24 @@ def apply_delta(base: bytes, delta: bytes, *, result_bytes: int) -> bytes:
     """
     if _compiled is None or result_bytes > LARGE_BYTES:
         return apply_delta_in_pieces(base, [delta], result_bytes=result_bytes)
+    base_bytes, _, start = delta_sizes(delta)
+    if base_bytes != len(base):
+        raise RemoteProtocolError(reason="instructions of a delta")
+    # The compiled code passes over a last copy that does not fit, so it is given one more byte to insert behind it.
+    guarded = b"".join((_five_bytes(base_bytes), _five_bytes(result_bytes + 1), delta[start:], b"\1\0"))
     try:
-        pieces = _compiled.apply_delta(base, delta)
+        pieces = _compiled.apply_delta(base, guarded)
     except ApplyDeltaError:
         raise RemoteProtocolError(reason="instructions of a delta") from None
     result: bytes = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    if len(result) != result_bytes:
+    if len(result) != result_bytes + 1:
         raise RemoteProtocolError(reason="instructions of a delta")
-    return result
+    return result[:-1]
+
+
+def _five_bytes(size: int) -> bytes:
+    """Return a size below 2**35 as it stands in a delta, always in five bytes."""
+    return bytes((size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21 & 127 | 128, size >> 28))
 
 
 def apply_delta_in_pieces(base: bytes, delta: Iterable[bytes], *, result_bytes: int) -> bytes:

@@ -60,6 +60,7 @@ class PackScanner:
         self._buffer_offset = 0
         self._wire_bytes = 0
         self._inflated_allowed = 0
+        self._result_bytes = 0
         self._delta_bytes = 0
         self._ended = False
 
@@ -105,6 +106,8 @@ class PackScanner:
         if rest != self._digest.digest():
             raise RemoteProtocolError(reason="pack checksum")
         self._pack.trailer = rest
+        # Only now: small deltas of large trees come before the blobs that pay for them.
+        self._count(self._result_bytes)
 
     def _entry(self, position: int) -> None:
         pack, limits = self._pack, self._limits
@@ -148,7 +151,7 @@ class PackScanner:
         result_bytes = delta_sizes(delta)[1]
         if result_bytes > limits.object_bytes:
             raise ObjectTooLarge(figure=result_bytes, limit=limits.object_bytes)
-        self._count(result_bytes)
+        self._result_bytes += result_bytes
         pack.sizes.append(result_bytes)
         if is_kept:
             pack.deltas[position] = delta

@@ -323,6 +323,13 @@ def on_base(content: bytes) -> Callable[[], bytes]:
         pytest.param(on_base(delta(9, 1, copy(0, 1))), "instructions of a delta", id="other base size"),
         pytest.param(on_base(delta(10, 10, copy(5, 6))), "instructions of a delta", id="copy from outside"),
         pytest.param(on_base(delta(10, 10, copy(2**32 - 1, 5))), "instructions of a delta", id="copy from far outside"),
+        pytest.param(on_base(delta(2**40, 10, copy(0, 10))), "instructions of a delta", id="size of a huge base"),
+        pytest.param(
+            on_base(delta(10, 10, copy(0, 10), copy(500, 5000))), "instructions of a delta", id="last copy from outside"
+        ),
+        pytest.param(
+            on_base(delta(10, 10, copy(0, 10), copy(0, 5))), "instructions of a delta", id="last copy past the result"
+        ),
         pytest.param(on_base(delta(10, 5, copy(0, 6))), "instructions of a delta", id="too much copied"),
         pytest.param(on_base(delta(10, 2, insert(b"abc"))), "instructions of a delta", id="too much inserted"),
         pytest.param(on_base(delta(10, 7, copy(0, 6))), "instructions of a delta", id="too little"),
@@ -380,6 +387,20 @@ def test_a_passed_limit_is_named_with_both_figures(content: bytes, limits: Limit
     with pytest.raises(type(error)) as caught, scanned(content, limits):
         pass
     assert caught.value.fields == error.fields
+
+
+def test_small_deltas_of_large_trees_may_come_first() -> None:
+    """Results of deltas are held against the whole pack, since blobs that pay for them come last in real packs."""
+    base = random.Random(5).randbytes(100_000)
+    same = delta(100_000, 100_000, copy(0, 0x10000), copy(0x10000, 100_000 - 0x10000))
+    entries = [
+        entry(blob(base)),
+        *[ref_delta(blob(base).id, same)] * 30,
+        entry(blob(random.Random(6).randbytes(400_000))),
+    ]
+    limits = Limits(inflated_floor_bytes=1_000_000, inflated_ratio=8)
+    with scanned(packs.pack(raw=entries), limits) as pack:
+        assert pack.inflated_bytes > 3_000_000
 
 
 def test_progress_ends_with_everything() -> None:
