@@ -1,6 +1,7 @@
 # make demo    the whole way of a repository on this machine: no internet, no git, nothing left behind
 # make test    all tests, on SQLite and on a real PostgreSQL; ARGS="-k name" for some of them
 # make lint    style, types, import directions
+# make fuzz    hostile packs against the pack reader for five minutes; SECONDS=60 for one, ARGS="--seed 1" to repeat a run
 # make bench   the race against git and dulwich, on repositories that it generates; ARGS="--growth" for how it grows
 #
 # Each makes .venv first where it is missing or older than requirements.txt; PYTHON=/path/to/python picks another Python.
@@ -8,6 +9,7 @@
 VENV ?= .venv
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 ARGS ?=
+SECONDS ?= 300
 
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed-$(shell cksum < requirements.txt | tr ' ' '-')
@@ -46,3 +48,6 @@ lint: setup
 
 bench: setup
 	"$(BIN)/python" -m tests.benchmarks.clone_vs_git $(ARGS)
+
+fuzz: setup
+	@"$(BIN)/python" -m tests.fuzz.pack --seconds $(SECONDS) $(ARGS)

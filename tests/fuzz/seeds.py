@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,7 @@ TEXT: Final = b"".join(b"line %d\n" % number for number in range(40))
 
 
 def seeds() -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the bytes of each; every one is lawful but for its last ones, which pass some limit."""
+    """Yield the name and the bytes of each; Git reads every one."""
     content = blob()
     plain = packs.tree(Line(FILE, b"file", content.id))
     head = packs.commit(plain)
@@ -53,7 +54,8 @@ def seeds() -> Iterator[tuple[str, bytes]]:
 
 
 def _history() -> list[Object]:
-    objects, parents = [], []
+    objects: list[Object] = []
+    parents: list[str] = []
     for number in range(5):
         file = blob(TEXT + b"change %d\n" % number)
         root = packs.tree(Line(FILE, b"file", file.id))
@@ -130,10 +132,7 @@ def _deltas_by_offset() -> bytes:
 
 def _deltas_by_id() -> bytes:
     objects = [blob(b"%08d" % number) for number in range(8)]
-    steps = [
-        ref_delta(before.id, delta(8, 8, insert(after.content)))
-        for before, after in zip(objects, objects[1:], strict=False)
-    ]
+    steps = [ref_delta(before.id, delta(8, 8, insert(after.content))) for before, after in pairwise(objects)]
     root = packs.tree(*(Line(FILE, one.content, one.id) for one in objects))
     return packs.pack(raw=[*reversed(steps), entry(objects[0]), entry(root), entry(packs.commit(root))])
 

@@ -177,5 +177,8 @@ def note(name: str, made: Attempt) -> None:
         peaks = " | ".join(
             f"{made.peak_mb[child]:.0f}" if child in made.peak_mb else "" for child in ("fetch", "build")
         )
-        outcome = f"`{made.code}`" if made.error else "cloned" if "build" in made.peak_mb else "counted"
+        outcome = "cloned" if "build" in made.peak_mb else "counted"
+        if made.error:
+            reason = made.error.fields.get("reason")
+            outcome = f"`{made.code}`" + (f": {reason}" if reason else "")
         file.write(f"| {name} | {outcome} | {made.cpu_seconds:.2f} | {made.wall_seconds:.2f} | {peaks} |\n")

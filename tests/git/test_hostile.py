@@ -117,6 +117,7 @@ def test_a_clone_ends_as_it_must_and_leaves_nothing(
 
     assert made.code in (case.codes or [""]), made.events[-2:]
     assert_cheap(case, made)
+    assert made.peak_mb["build"] >= case.least_mb
     said = f"{made.said()}\n{caplog.text}".encode()
     assert not [form for form in FORMS if form in said]
     assert b"\x1b" not in said
