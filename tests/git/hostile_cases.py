@@ -63,7 +63,7 @@ TIMED_OUT: Final = ("clone_timeout", "remote_timeout")
 """Child and parent keep the same deadline."""
 
 PATIENT: Final = Limits(clone_seconds=60)
-HASTY: Final = Limits(clone_seconds=1.5)
+HASTY: Final = Limits(clone_seconds=1.2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,9 @@ class Case:
 
     least_mb: float = 0
     """What the build child surely takes: the control of the figures."""
+
+    reason: str | None = None
+    """What a protocol error has to name, where several lie close together."""
 
     is_probed: bool = False
     """Does a probe end in the same way?"""
@@ -285,7 +288,7 @@ def cut_pack(ending: bytes) -> Callable[[str], Answer]:
 
 def packfile_uris(internal: str) -> Answer:
     """Return a server that has the pack elsewhere."""
-    uris = pkt(b"packfile-uris\n") + pkt(f"{ID} http://{internal}/x.pack\n".encode()) + b"0001"
+    uris = pkt(b"packfile-uris\n") + pkt(f"http://{internal}/x.pack sha1 {ID}\n".encode())
     return at("pack", body(uris + pkt(b"packfile\n") + b"".join(sideband(packs.pack())) + FLUSH))
 
 
@@ -509,7 +512,13 @@ SERVERS: Final = (
         lambda exchange: exchange.answer(f"{ID}\trefs/heads/main\n".encode() * 10**5, "text/plain; charset=utf-8"),
         MALFORMED,
     ),
-    Case(name="packfile-uris", answer=packfile_uris, codes=(MALFORMED,), is_probed=True),
+    Case(
+        name="packfile-uris",
+        answer=packfile_uris,
+        codes=(MALFORMED,),
+        reason="request outside of the repository",
+        is_probed=True,
+    ),
     wire_case("1,000,000 refs in v0", v0_million, "too_many_refs"),
     wire_case(
         "1,000,000 refs in v2",

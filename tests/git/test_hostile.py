@@ -93,8 +93,9 @@ def links_that_leave(tree: Path) -> list[Path]:
     ]
 
 
-def assert_cheap(case: Case, made: Attempt) -> None:
-    """It kept to its bounds."""
+def assert_lawful_end(case: Case, made: Attempt) -> None:
+    """It ended for its reason and kept to its bounds."""
+    assert case.reason is None or (made.error and made.error.fields) == {"reason": case.reason}
     assert made.cpu_seconds <= CPU_SECONDS
     assert max(made.peak_mb.values()) <= PEAK_MB
     assert case.wall_seconds is None or made.wall_seconds <= case.wall_seconds
@@ -116,7 +117,7 @@ def test_a_clone_ends_as_it_must_and_leaves_nothing(
     note(case.name, made)
 
     assert made.code in (case.codes or [""]), made.events[-2:]
-    assert_cheap(case, made)
+    assert_lawful_end(case, made)
     assert made.peak_mb["build"] >= case.least_mb
     said = f"{made.said()}\n{caplog.text}".encode()
     assert not [form for form in FORMS if form in said]
@@ -156,7 +157,7 @@ def test_a_probe_ends_as_it_must(case: Case, internal: HostileServer, caplog: py
     note(f"probe: {case.name}", made)
 
     assert made.code in (case.codes or [""]), made.events[-2:]
-    assert_cheap(case, made)
+    assert_lawful_end(case, made)
     said = f"{made.said()}\n{caplog.text}".encode()
     assert not [form for form in FORMS if form in said]
 
