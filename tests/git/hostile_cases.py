@@ -288,7 +288,7 @@ def cut_pack(ending: bytes) -> Callable[[str], Answer]:
 
 def packfile_uris(internal: str) -> Answer:
     """Return a server that has the pack elsewhere."""
-    uris = pkt(b"packfile-uris\n") + pkt(f"http://{internal}/x.pack sha1 {ID}\n".encode())
+    uris = pkt(b"packfile-uris\n") + pkt(f"https://{internal}/x.pack sha1 {ID}\n".encode())
     return at("pack", body(uris + pkt(b"packfile\n") + b"".join(sideband(packs.pack())) + FLUSH))
 
 
