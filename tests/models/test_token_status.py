@@ -54,7 +54,8 @@ def test_status(row: CodeRepository, accepted: bool | None, days: float | None, 
     CodeRepository.objects.update(token_accepted=accepted, token_expires_at=end)
 
     assert status_of(row) == status
-    assert CodeRepository.objects.with_token_status().filter(token_status=status).exists()
+    lookup: dict[str, Any] = {"token_status": status}
+    assert CodeRepository.objects.with_token_status().filter(**lookup).exists()
 
 
 def test_hosts_word_is_noted(row: CodeRepository) -> None:
