@@ -125,6 +125,15 @@ def test_same_origin_keeps_the_token(row: CodeRepository, url: str) -> None:
     assert not AuditEntry.objects.exists()
 
 
+def test_stored_url_that_the_settings_no_longer_allow(row: CodeRepository, settings: Settings) -> None:
+    """Where nobody can say what the old URL meant, the new one is another place."""
+    row.git_url = ELSEWHERE
+    settings.CODEREPOS = {**settings.CODEREPOS, "ALLOWED_GIT_HOSTS": ["gitlab.com"]}
+    row.save()
+
+    assert stored(row)[3] == ""
+
+
 def test_row_that_was_loaded_without_url_and_token(row: CodeRepository) -> None:
     """What the instance never read is compared all the same."""
     deferred = CodeRepository.objects.only("id", "project").get(pk=row.pk)
