@@ -38,7 +38,7 @@ demo: setup
 test: setup
 	env -u DATABASE_URL "$(BIN)/python" -m pytest $(ARGS)
 	"$(BIN)/python" -m tests.postgres "$(BIN)/python" -m pytest $(ARGS)
-	@[ "$$(id -u)" != 0 ] || "$(BIN)/python" -m tests.unprivileged tests/integration tests/git/test_sandbox.py $(ARGS)
+	@[ "$$(id -u)" != 0 ] || "$(BIN)/python" -m tests.unprivileged tests/integration tests/git/test_sandbox.py tests/git/test_clone.py $(ARGS)
 
 lint: setup
 	"$(BIN)/ruff" check

@@ -22,6 +22,7 @@ from coderepos.git.limits import Limits
 from coderepos.git.pack import ID_BYTES, OFS_DELTA, TYPE_NAMES, Pack
 
 _HELD_BYTES: Final = 32 * 10**6
+_STEP_BYTES: Final = 8_000  # could be hashed in the time that one more delta takes
 _SHARED_OBJECTS: Final = 5_000  # below, a second process costs more than it brings
 
 
@@ -46,6 +47,7 @@ class Families:
         self._first_child = array("i")
         self._next_sibling = array("i")
         self._held_bytes = 0
+        self._dropped = 0
         self._made_again_bytes = 0
 
     def resolve(self) -> None:
@@ -162,7 +164,7 @@ class Families:
         first, following = self._first_child, self._next_sibling
         data = self._undeltified(root) if data is None else data
         way = [_Generation(root, data, first[root])]
-        self._held_bytes = len(data)
+        self._held_bytes, self._dropped = len(data), 0
         while way:
             parent = way[-1]
             data = self._content(way)
@@ -182,29 +184,28 @@ class Families:
     def _hold(self, way: list[_Generation], data: bytes) -> None:
         """Count the newest object on the way, and drop the oldest ones past the budget."""
         self._held_bytes += len(data)
-        if self._held_bytes <= _HELD_BYTES:
-            return
-        for generation in way[:-1]:
+        # Those on the way up to here were dropped before; some of them may have left it since.
+        self._dropped = min(self._dropped, len(way) - 1)
+        while self._held_bytes > _HELD_BYTES and self._dropped < len(way) - 1:
+            generation = way[self._dropped]
             if generation.data is not None:
                 self._held_bytes -= len(generation.data)
                 generation.data = None
-                if self._held_bytes <= _HELD_BYTES:
-                    return
+            self._dropped += 1
 
     def _content(self, way: list[_Generation]) -> bytes:
         """Return the content of the last object on the way, made again where it was dropped."""
         last = way[-1]
         if last.data is not None:
             return last.data
+        # The oldest are dropped first, so that none of the others on the way is left either.
         lost = [last.position]
-        known = {generation.position: generation.data for generation in way if generation.data is not None}
-        while lost[-1] not in known and self._pack.bases[lost[-1]] >= 0:
+        while self._pack.bases[lost[-1]] >= 0:
             lost.append(self._pack.bases[lost[-1]])
-        start = lost.pop()
-        data = known[start] if start in known else self._undeltified(start)
+        data = self._undeltified(lost.pop())
         while lost:
             data = self._applied(lost.pop(), data)
-            self._made_again_bytes += len(data)
+            self._made_again_bytes += len(data) + _STEP_BYTES
             if self._made_again_bytes > self._limits.inflated_bytes(self._pack.size_bytes):
                 raise InflatedTooLarge(
                     figure=self._made_again_bytes, limit=self._limits.inflated_bytes(self._pack.size_bytes)

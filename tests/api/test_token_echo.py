@@ -11,6 +11,7 @@ import sys
 import traceback
 from base64 import b64encode
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -20,12 +21,15 @@ from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
+import coderepos
 from coderepos import services
 from coderepos.api.serializers import ConnectSerializer
 from coderepos.exceptions import InvalidGitUrl
 from tests.api.conftest import ADDRESS, TOKEN, connect
 
 Body = dict[str, Any]
+
+OURS = str(Path(coderepos.__file__).parent)
 
 ODD_TOKEN = TOKEN + "<&\"'"
 LONG_TOKEN = TOKEN * 200
@@ -201,7 +205,7 @@ def test_traceback_with_local_variables_has_no_token(
         connect(api, body)
 
     frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
-    ours = [line for frame in frames.stack if "coderepos" in frame.filename for line in (frame.locals or {}).values()]
+    ours = [line for frame in frames.stack if frame.filename.startswith(OURS) for line in (frame.locals or {}).values()]
     assert any("connect_repository" in frame.line for frame in frames.stack if frame.line)
     assert_no_echo("".join(ours).encode())
 

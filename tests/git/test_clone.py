@@ -86,12 +86,12 @@ def prepared(place: Path) -> Sandbox:
     return root.sandbox("project", "repository")
 
 
-def runs_for(user: int | None) -> str | None:
-    """Return a Python that this user may run, with the version of the tests' own."""
+def runs_for(user: int | None, code: str) -> str | None:
+    """Return a Python of the version of the tests' own that this user may run, with all that ``code`` imports."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
         try:
-            if not subprocess.run([candidate, "-c", ""], user=user, cwd="/", env={}, check=False).returncode:
+            if not subprocess.run([candidate, "-I", "-c", code], user=user, cwd="/", env={}, check=False).returncode:
                 return candidate
         except (PermissionError, FileNotFoundError):
             continue
@@ -100,16 +100,14 @@ def runs_for(user: int | None) -> str | None:
 
 def worker(given: dict[str, Any], user: int | None = None) -> subprocess.Popen[str]:
     """Start a worker as a user, on the very code and libraries of this process."""
-    python = runs_for(user)
-    if python is None:
-        pytest.skip("no Python here that another user may run")
     import dulwich
 
     paths = [launcher.ROOT, str(Path(dulwich.__file__).parent.parent)]
-    code = (
-        f"import sys; sys.path[:0] = {paths[:1]!r}; sys.path += {paths[1:]!r}; import tests.git.driver as d; d.main()"
-    )
-    command = [python, "-I", "-c", code, json.dumps(given)]
+    code = f"import sys; sys.path[:0] = {paths[:1]!r}; sys.path += {paths[1:]!r}; import tests.git.driver as d, dulwich"
+    python = runs_for(user, code)
+    if python is None:
+        pytest.skip("no Python here that another user may run")
+    command = [python, "-I", "-c", f"{code}; d.main()", json.dumps(given)]
     return subprocess.Popen(command, user=user, cwd="/", env={}, stdout=subprocess.PIPE, text=True)
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -168,6 +169,49 @@ def test_many_children_far_apart_are_resolved_within_the_budget(
         starts.append(number)
     content = packs.pack(raw=entries)
     assert index_of(content) == git_index(content, tmp_path)
+
+
+def comb(depth: int, size: int, growth: int = 0) -> bytes:
+    """Return a chain of deltas with one more child at each step, so that all of it waits on the way.
+
+    :param growth: eightfold growths of the object at the end of the chain; children of the last one follow.
+    """
+    step = entry(blob(b"%08d" % 0 + bytes(size - 8)))
+    entries, at, base_at = [step], len(step), 0
+
+    def add(base_bytes: int, *instructions: bytes, result_bytes: int) -> int:
+        nonlocal at
+        start = at
+        entries.append(ofs_delta(at - base_at, delta(base_bytes, result_bytes, *instructions)))
+        at += len(entries[-1])
+        return start
+
+    rest = [copy(8, size - 8)] if size > 8 else []
+    for number in range(1, depth):
+        add(size, insert(b"L%07d" % number), *rest, result_bytes=size)
+        base_at = add(size, insert(b"%08d" % number), *rest, result_bytes=size)
+    for number in range(growth + 4 if growth else 0):
+        whole = [copy(start, min(0xFFFFFF, size - start)) for start in range(0, size, 0xFFFFFF)]
+        times = 8 if number < growth else 1
+        add(size, insert(b"M%07d" % number), result_bytes=8)
+        base_at = add(size, *whole * times, result_bytes=size * times)
+        size *= times
+    return packs.pack(raw=entries)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: comb(45_000, 1_000), id="many dropped"),
+        pytest.param(lambda: comb(10_000, 8, growth=7), id="small ones dropped for a large one"),
+    ],
+)
+def test_a_long_way_with_children_at_each_step_costs_little(make: Callable[[], bytes]) -> None:
+    """Dropping bases and making them again takes no time that grows with the square of the way."""
+    content, started = make(), time.process_time()
+    with pytest.raises(InflatedTooLarge), scanned(content):
+        pass
+    assert time.process_time() - started < 5
 
 
 def test_making_dropped_bases_again_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
