@@ -34,6 +34,7 @@ from coderepos.git.platforms import (
     KnownHost,
     PlatformAnswer,
     ask_platform,
+    ask_token_expiry,
     token_expiry,
 )
 from coderepos.git.refs import (
@@ -72,7 +73,7 @@ def run(line: bytes, pack_fd: int, emit: Emit) -> int:
 
     try:
         request = fetch_request(load_line(line))
-        ports = {parse_git_url(request.url, request.policy).port, *((443,) if request.ask_platform else ())}
+        ports = {parse_git_url(request.url, request.policy).port, *((443,) if request.ask_size else ())}
         emit({"event": "started", "isolation": confine_fetch(request, ports=ports)})
         emit({"event": "outcome", **fetch(request, pack_fd, emit)})
     except CodeReposError as error:
@@ -89,7 +90,7 @@ def fetch(
 ) -> dict[str, Any]:
     """Fetch the wanted ref, write its pack to ``pack_fd`` and return the fields of the outcome.
 
-    The first request, and that to the platform's API, are under way while dulwich is loaded.
+    The first request, and those to the platform's API, are under way while dulwich is loaded.
 
     :param hosts: the Git hosts whose platform is known.
     :raises GitError: the leaf that says what went wrong.
@@ -107,9 +108,10 @@ def fetch(
     headers = {"Pragma": "no-cache", **authorization(request)}
     counter = RefCounter(limits)
     opening = Background(lambda: open_repository(url, connection, headers, inspect=counter))
+    credentials = (request.username or "", request.password or "")
+    expiry = Background(lambda: ask_token_expiry(url, request.policy, credentials, hosts=hosts))
     platform = None
-    if request.ask_platform:
-        credentials = (request.username or "", request.password or "")
+    if request.ask_size:
         platform = Background(lambda: ask_platform(url, request.policy, credentials, hosts=hosts))
     try:
         from coderepos.git.upload_pack import UploadPackClient
@@ -124,7 +126,11 @@ def fetch(
         )
         outcome = exchange(request, client, PackWriter(request, pack_fd, meter, emit))
         told = (platform and platform.result_within(ASK_SECONDS)) or PlatformAnswer()
-        expires_at = told.token_expires_at or token_expiry(opening.result().advertisement.headers)
+        expires_at = (
+            expiry.result_within(ASK_SECONDS)
+            or told.token_expires_at
+            or token_expiry(opening.result().advertisement.headers)
+        )
         return {**outcome, "platform_size_bytes": told.size_bytes, "token_expires_at": expires_at}
     finally:
         opening.wait()

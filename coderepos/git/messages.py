@@ -96,7 +96,7 @@ class FetchRequest:
     count_only: bool
     """Count the pack bytes instead of passing them on: a probe."""
 
-    ask_platform: bool = False
+    ask_size: bool = False
     """Ask the platform's API for the size too, where ``platforms.py`` knows one."""
 
 

@@ -106,7 +106,7 @@ def clone(
 
 
 def fetch_request(
-    request: CloneRequest, *, depth: int | None, count_only: bool = False, ask_platform: bool = False
+    request: CloneRequest, *, depth: int | None, count_only: bool = False, ask_size: bool = False
 ) -> FetchRequest:
     """Return the message for the fetch child; the token is in it as plain text."""
     credentials = request.credentials
@@ -120,7 +120,7 @@ def fetch_request(
         limits=request.limits,
         min_level=request.min_level,
         count_only=count_only,
-        ask_platform=ask_platform,
+        ask_size=ask_size,
     )
 
 

@@ -1,4 +1,4 @@
-"""What differs between Git hosts: how they take a token, and how they tell the size of a repository.
+"""What differs between Git hosts: how they take a token, and how they tell its end and the size of a repository.
 
 Only hosts of a fixed table are known; an unknown one is never guessed at, whatever its name looks like.
 """
@@ -11,7 +11,7 @@ import socket
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from email.message import Message
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -42,12 +42,19 @@ class KnownHost:
     """``github``, ``gitlab``, ``bitbucket`` or ``gitea``."""
 
     api: str
-    """URL that its API starts with."""
+    """URL that its API for repositories starts with."""
+
+    token_api: str | None = None
+    """URL that tells about the token it is asked with, where there is one; it answers as GitLab's does."""
 
 
 KNOWN_HOSTS: Final[Mapping[str, KnownHost]] = {
     "github.com": KnownHost("github", "https://api.github.com/repos"),
-    "gitlab.com": KnownHost("gitlab", "https://gitlab.com/api/v4/projects"),
+    "gitlab.com": KnownHost(
+        "gitlab",
+        "https://gitlab.com/api/v4/projects",
+        "https://gitlab.com/api/v4/personal_access_tokens/self",
+    ),
     "bitbucket.org": KnownHost("bitbucket", "https://api.bitbucket.org/2.0/repositories"),
     "codeberg.org": KnownHost("gitea", "https://codeberg.org/api/v1/repos"),
 }
@@ -103,28 +110,40 @@ def ask_platform(
     target = _api_target(known, url.path) if known else None
     if known is None or target is None:
         return PlatformAnswer()
+    authorization = _api_authorization(known, credentials)
     try:
-        origin = parse_git_url(known.api, policy)
-        address = origin.base + target
-        meter = Meter(seconds=seconds, receive_seconds=seconds, allowed_bytes=ANSWER_BYTES, reason="answer too large")
-        connection = GuardedConnection(
-            origin,
-            policy,
-            meter,
-            requests=(("GET", address),),
-            content_types=("application/json",),
-            resolver=resolver,
-        )
-        try:
-            answer = connection.request(
-                "GET", address, {"Accept": "application/json", **_api_authorization(known, credentials)}
-            )
-            body = answer.read(ANSWER_BYTES)
-        finally:
-            connection.close()
-        return PlatformAnswer(_told_size(known, json.loads(body)), token_expiry(answer.headers))
+        told, headers = _get_json(known.api, target, policy, authorization, seconds=seconds, resolver=resolver)
+        return PlatformAnswer(_told_size(known, told), token_expiry(headers))
     except (GitError, ValueError, RecursionError):
         return PlatformAnswer()
+
+
+def ask_token_expiry(
+    url: GitUrl,
+    policy: NetworkPolicy,
+    credentials: tuple[str, str],
+    *,
+    hosts: Mapping[str, KnownHost] = KNOWN_HOSTS,
+    seconds: float = ASK_SECONDS,
+    resolver: Resolver = socket.getaddrinfo,
+) -> str | None:
+    """Ask the platform when the token expires, and return that as ISO 8601 in UTC; nothing that goes wrong matters.
+
+    Only where a token is given and the platform has a URL for it. GitLab's answers to tokens of every scope, those of
+    projects and groups included; the token ends when the day that it names begins in UTC (GitLab's documentation,
+    "When personal access tokens expire").
+
+    :param credentials: user name and password as :func:`basic_auth` returns them.
+    """
+    known = hosts.get(url.authority)
+    authorization = _api_authorization(known, credentials) if known else {}
+    if known is None or known.token_api is None or not authorization:
+        return None
+    try:
+        told, _ = _get_json(known.token_api, "", policy, authorization, seconds=seconds, resolver=resolver)
+        return _told_expiry(told)
+    except (GitError, ValueError, RecursionError):
+        return None
 
 
 def token_expiry(headers: Message) -> str | None:
@@ -141,6 +160,38 @@ def token_expiry(headers: Message) -> str | None:
         return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError):
         return None
+
+
+def _get_json(
+    api: str,
+    target: str,
+    policy: NetworkPolicy,
+    authorization: Mapping[str, str],
+    *,
+    seconds: float,
+    resolver: Resolver,
+) -> tuple[Any, Message]:
+    """Return value and headers of an API's answer to one request, over a connection of its own.
+
+    :param target: what the request adds to the API's URL.
+    :raises GitError: what went wrong on the way.
+    :raises ValueError: the answer is no JSON.
+    """
+    origin = parse_git_url(api, policy)
+    address = origin.base + target
+    connection = GuardedConnection(
+        origin,
+        policy,
+        Meter(seconds=seconds, receive_seconds=seconds, allowed_bytes=ANSWER_BYTES, reason="answer too large"),
+        requests=(("GET", address),),
+        content_types=("application/json",),
+        resolver=resolver,
+    )
+    try:
+        answer = connection.request("GET", address, {"Accept": "application/json", **authorization})
+        return json.loads(answer.read(ANSWER_BYTES)), answer.headers
+    finally:
+        connection.close()
 
 
 def _api_target(known: KnownHost, path: str) -> str | None:
@@ -170,3 +221,10 @@ def _told_size(known: KnownHost, answer: Any) -> int | None:
     if type(value) is not int or not 0 <= value <= _LARGEST_BYTES // KIB:
         return None
     return value * KIB if known.platform in ("github", "gitea") else value
+
+
+def _told_expiry(answer: Any) -> str | None:
+    day = answer.get("expires_at") if isinstance(answer, dict) else None
+    if not isinstance(day, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", day, re.ASCII):
+        return None
+    return f"{date.fromisoformat(day)}T00:00:00Z"

@@ -36,9 +36,7 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
     :raises InternalError: the child died or misbehaved; the log says how.
     """
     limits = replace(request.limits, clone_seconds=seconds)
-    message = fetch_request(
-        replace(request, limits=limits), depth=1, count_only=True, ask_platform=request.depth is None
-    )
+    message = fetch_request(replace(request, limits=limits), depth=1, count_only=True, ask_size=request.depth is None)
     with ExitStack() as running:
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         running.callback(os.close, nowhere)

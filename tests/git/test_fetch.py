@@ -344,7 +344,7 @@ def test_platform_is_asked_beside_the_fetch(root: Path) -> None:
             server,
             server.url(f"{root.name}/repo"),
             policy=NetworkPolicy(private_hosts=both, insecure_http_hosts=both),
-            ask_platform=True,
+            ask_size=True,
         )
         fetched = run_fetch(request, hosts={server.host: KnownHost("github", f"http://{platform.host}/repos")})
 
@@ -366,7 +366,7 @@ def test_slow_platform_is_not_waited_for(root: Path, monkeypatch: pytest.MonkeyP
             server,
             server.url(f"{root.name}/repo"),
             policy=NetworkPolicy(private_hosts=both, insecure_http_hosts=both),
-            ask_platform=True,
+            ask_size=True,
         )
         started = time.monotonic()
         fetched = run_fetch(request, hosts={server.host: KnownHost("gitea", f"http://{platform.host}/repos")})

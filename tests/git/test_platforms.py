@@ -14,6 +14,7 @@ from coderepos.git.platforms import (
     KnownHost,
     PlatformAnswer,
     ask_platform,
+    ask_token_expiry,
     basic_auth,
     platform_of,
     token_expiry,
@@ -212,6 +213,19 @@ def test_known_apis_are_https_on_the_platforms_own_domain() -> None:
         assert f".{api.host}".endswith(f".{host}")
 
 
+def test_known_token_apis_are_at_the_git_hosts_own_origin() -> None:
+    """The question about the token needs no host and no port besides those of the repository."""
+    told = {host: known.token_api for host, known in KNOWN_HOSTS.items() if known.token_api}
+
+    assert list(told) == ["gitlab.com"]
+    for host, token_api in told.items():
+        repository, api = (
+            parse_git_url(f"https://{host}/a/b", NetworkPolicy()),
+            parse_git_url(token_api, NetworkPolicy()),
+        )
+        assert (api.scheme, api.host, api.port) == (repository.scheme, repository.host, repository.port)
+
+
 @pytest.mark.parametrize(
     ("text", "moment"),
     [
@@ -236,3 +250,130 @@ def test_token_expiry(text: str, moment: str | None) -> None:
 def test_no_token_expiry() -> None:
     """Most answers have no such header."""
     assert token_expiry(Message()) is None
+
+
+def ask_expiry(
+    answer: Answer, *, credentials: tuple[str, str] = ("oauth2", "tok"), **changes: Any
+) -> tuple[str | None, list[Exchange]]:
+    """Ask a fake API under the name of a known GitLab when the token expires; return that and the requests."""
+    with HostileServer(answer) as api:
+        policy = NetworkPolicy(private_hosts=(api.host,), insecure_http_hosts=(api.host,))
+        url = parse_git_url("https://git.example/group/sub/repo.git", policy)
+        hosts = {
+            "git.example": KnownHost(
+                "gitlab", "http://127.0.0.1:1/projects", token_api=f"http://{api.host}/tokens/self"
+            )
+        }
+        return ask_token_expiry(url, policy, credentials, hosts=hosts, **changes), api.requests
+
+
+def test_gitlab_tells_the_day() -> None:
+    """One request with the token alone; the token is over when the day that is named begins in UTC."""
+    told, requests = ask_expiry(says({"id": 4, "active": True, "expires_at": "2031-02-03"}))
+
+    assert told == "2031-02-03T00:00:00Z"
+    assert [(one.method, one.path, one.headers["authorization"]) for one in requests] == [
+        ("GET", "/tokens/self", "Bearer tok")
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        says({"expires_at": None}),
+        says({}),
+        says([]),
+        says(None),
+        says("2031-02-03"),
+        says({"expires_at": "2031-02-30"}),
+        says({"expires_at": "0000-01-01"}),
+        says({"expires_at": "2031-2-3"}),
+        says({"expires_at": "20310203"}),
+        says({"expires_at": "2031-W06-1"}),
+        says({"expires_at": "2031-02-03\n"}),
+        says({"expires_at": "2031-02-03T04:05:06Z"}),
+        says({"expires_at": "٢٠٣١-02-03"}),
+        says({"expires_at": 20310203}),
+        says({"expires_at": {}}),
+        says({"expires_at": "2031-02-03"}, Content_Encoding="gzip"),
+        lambda exchange: exchange.answer(b"{", "application/json"),
+        lambda exchange: exchange.answer(b"\xff", "application/json"),
+        lambda exchange: exchange.answer(b"[" * 100_000, "application/json"),
+        lambda exchange: exchange.answer(b'{"expires_at": "2031-02-03"}' + b" " * 2_000_000, "application/json"),
+        lambda exchange: exchange.answer(b'{"expires_at": "2031-02-03"}', "text/html"),
+        *(
+            lambda exchange, status=status: exchange.answer(b'{"expires_at": "2031-02-03"}', "application/json", status)
+            for status in (201, 401, 403, 404, 429, 500)
+        ),
+        lambda exchange: exchange.send(b"nonsense\r\n\r\n"),
+    ],
+)
+def test_odd_answers_about_the_token_are_ignored(answer: Answer) -> None:
+    """A token without an end, a refusal and whatever else is said count as nothing told."""
+    told, requests = ask_expiry(answer)
+
+    assert told is None
+    assert len(requests) == 1
+
+
+def test_slow_answer_about_the_token_is_ignored() -> None:
+    """An API that takes too long, or trickles, is given up."""
+
+    def trickle(exchange: Exchange) -> None:
+        exchange.head(Content_Type="application/json", Content_Length="1000")
+        while exchange.wait(0.05):
+            exchange.send(b" ")
+
+    for answer in (trickle, lambda exchange: exchange.wait(20)):
+        started = time.monotonic()
+        assert ask_expiry(answer, seconds=0.3)[0] is None
+        assert time.monotonic() - started < 2
+
+
+def test_token_is_asked_about_at_the_origin_of_the_table_alone() -> None:
+    """No redirect takes the token elsewhere."""
+    with HostileServer(says({"expires_at": "2031-02-03"})) as elsewhere:
+        told, requests = ask_expiry(
+            lambda exchange: exchange.answer(
+                b"", "application/json", 302, Location=f"http://{elsewhere.host}/tokens/self"
+            )
+        )
+
+    assert (told, len(requests), elsewhere.connections) == (None, 1, 0)
+
+
+@pytest.mark.parametrize("credentials", [("", ""), ("oauth2", "to\r\nk"), ("oauth2", "t\u0142k")])
+def test_no_question_without_a_token(credentials: tuple[str, str]) -> None:
+    """Where no token is given, or one that fits no header, nothing is sent."""
+    assert ask_expiry(says({"expires_at": "2031-02-03"}), credentials=credentials) == (None, [])
+
+
+@pytest.mark.parametrize(
+    "host", ["gitlab.example.org", "gitlab.com.example.org", "gitlab.com:8443", "github.com", "codeberg.org"]
+)
+def test_no_question_about_the_token_elsewhere(host: str) -> None:
+    """Hosts that are unknown, or known to have no such URL, are not asked about the token."""
+
+    def resolver(host: str, port: int, **options: object) -> Any:
+        raise AssertionError(f"{host} was looked up")
+
+    policy = NetworkPolicy(allowed_hosts=(host, "gitlab.com"))
+
+    assert (
+        ask_token_expiry(parse_git_url(f"https://{host}/a/b", policy), policy, ("git", "tok"), resolver=resolver)
+        is None
+    )
+
+
+def test_gitlab_itself_is_asked() -> None:
+    """The table's own entry leads to a request to gitlab.com."""
+    asked = []
+
+    def resolver(host: str, port: int, **options: object) -> Any:
+        asked.append((host, port))
+        raise OSError
+
+    url = parse_git_url("https://gitlab.com/group/repo", NetworkPolicy())
+
+    assert ask_token_expiry(url, NetworkPolicy(), ("oauth2", "tok"), resolver=resolver) is None
+    assert asked == [("gitlab.com", 443)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import pytest
 
 from coderepos.exceptions import InternalError
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy, token_expiry
+from coderepos.git.messages import FetchRequest, NetworkPolicy, token_expiry
 from coderepos.git.pipeline import CloneRequest, Programs, clone
+from coderepos.git.platforms import KnownHost
 from coderepos.git.probe import probe
+from tests.git.fetching import fetch_request, run_fetch
+from tests.git.hostile_server import Answer, Exchange, HostileServer
 from tests.git.http_backend import GitServer, make_repository
 from tests.git.scripted import BUILD, STARTED, outcome
 
@@ -110,3 +114,85 @@ def test_header_of_a_real_server_arrives(tmp_path: Path, header: str | None, mea
         report = probe(request_of(server.url("source"), policy=server.policy()), seconds=20)
 
     assert report.token_expires_at == meant
+
+
+def asking(server: GitServer, api: HostileServer, **changes: Any) -> tuple[FetchRequest, dict[str, KnownHost]]:
+    """Return a request with a token, and the table in which the server is a GitLab with this API."""
+    both = (server.host, api.host)
+    request = fetch_request(
+        server,
+        server.url("source"),
+        policy=NetworkPolicy(private_hosts=both, insecure_http_hosts=both),
+        **{"username": "oauth2", "password": "tok", **changes},
+    )
+    gitlab = KnownHost("gitlab", f"http://{api.host}/projects", token_api=f"http://{api.host}/tokens/self")
+    return request, {server.host: gitlab}
+
+
+def gitlab_api(exchange: Exchange) -> None:
+    size, expiry = b'{"statistics": {"repository_size": 77}}', b'{"expires_at": "2031-02-03"}'
+    exchange.answer(expiry if exchange.path == "/tokens/self" else size, "application/json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "paths", "size_bytes"),
+    [
+        ({}, ["/tokens/self"], None),
+        ({"depth": 1}, ["/tokens/self"], None),
+        ({"depth": 1, "count_only": True}, ["/tokens/self"], None),
+        (
+            {"depth": 1, "count_only": True, "ask_size": True},
+            ["/projects/source?statistics=true", "/tokens/self"],
+            77,
+        ),
+    ],
+    ids=["clone", "shallow clone", "probe of a shallow clone", "probe"],
+)
+def test_gitlab_is_asked_by_clones_and_probes(
+    tmp_path: Path, changes: dict[str, Any], paths: list[str], size_bytes: int | None
+) -> None:
+    """Every clone and probe asks for the end of its token; the size is a question for probes alone."""
+    make_repository(tmp_path / "source")
+    with GitServer(tmp_path) as server, HostileServer(gitlab_api) as api:
+        request, hosts = asking(server, api, **changes)
+        outcome = run_fetch(request, hosts=hosts).outcome
+
+    assert sorted(exchange.path for exchange in api.requests) == paths
+    assert {exchange.headers["authorization"] for exchange in api.requests} == {"Bearer tok"}
+    assert outcome["platform_size_bytes"] == size_bytes
+    assert token_expiry(outcome) == datetime(2031, 2, 3, tzinfo=UTC)
+
+
+def test_gitlab_is_not_asked_without_a_token(tmp_path: Path) -> None:
+    """A public repository that is cloned without a token costs no further connection."""
+    make_repository(tmp_path / "source")
+    with GitServer(tmp_path) as server, HostileServer(gitlab_api) as api:
+        request, hosts = asking(server, api, username=None, password=None)
+        outcome = run_fetch(request, hosts=hosts).outcome
+
+    assert (api.connections, outcome["token_expires_at"]) == (0, None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda exchange: exchange.answer(b'{"message": "401 Unauthorized"}', "application/json", 401),
+        lambda exchange: exchange.answer(b'{"expires_at": "tomorrow"}', "application/json"),
+        lambda exchange: exchange.wait(20),
+    ],
+    ids=["refused", "garbage", "slow"],
+)
+def test_gitlab_that_does_not_tell_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    """Whatever comes of the question, the pack arrives, after a bounded wait."""
+    monkeypatch.setattr("coderepos.git.fetch.ASK_SECONDS", 0.2)
+    make_repository(tmp_path / "source")
+    with GitServer(tmp_path) as server, HostileServer(answer) as api:
+        request, hosts = asking(server, api)
+        started = time.monotonic()
+        fetched = run_fetch(request, hosts=hosts)
+
+    assert time.monotonic() - started < 2
+    assert fetched.pack
+    assert fetched.outcome["token_expires_at"] is None
