@@ -84,6 +84,9 @@ class ConnectedSerializer(serializers.Serializer[Any]):
     connected = serializers.BooleanField(default=True)
     task_id = serializers.UUIDField(source="job.id")
     estimated_size_mb = MegabytesField(source="repository.estimated_size_mb", allow_null=True)
+    size_source = serializers.CharField(
+        source="repository.size_source", help_text="Who told the size: probe, or platform where its figure is larger."
+    )
     clone_status = serializers.ChoiceField(CloneStatus.choices, source="repository.clone_status")
     created_at = UtcTimeField(source="repository.created_at")
 
@@ -122,6 +125,7 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
             "username",
             "clone_status",
             "estimated_size_mb",
+            "size_source",
             "repository_size_mb",
             "sandbox_path",
             "token_status",

@@ -39,6 +39,7 @@ def test_answer_has_exactly_the_documented_names_and_types(api: APIClient, conne
         "git_url": "https://github.com/user/repo.git",
         "connected": True,
         "estimated_size_mb": 25.6,
+        "size_source": "probe",
         "clone_status": "PENDING",
         "created_at": "2024-01-15T10:30:00Z",
     }

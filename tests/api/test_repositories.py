@@ -62,6 +62,7 @@ def test_details_have_all_that_is_useful_and_nothing_that_is_secret(
         "username": "bot",
         "clone_status": "COMPLETED",
         "estimated_size_mb": 25.6,
+        "size_source": "probe",
         "repository_size_mb": 28.4,
         "sandbox_path": "/tmp/repos/p/r/repository",
         "token_status": "unknown",

@@ -88,6 +88,7 @@ def test_connected_repository_ends_in_its_read_only_sandbox(
     )
     assert (body["git_url"], body["connected"], body["clone_status"]) == (url, True, "PENDING")
     assert isinstance(body["estimated_size_mb"], float)
+    assert body["size_source"] == "probe"
     assert UTC_SECONDS.match(body["created_at"])
     assert ACCESS_TOKEN not in str(body)
 
