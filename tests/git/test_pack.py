@@ -202,7 +202,7 @@ def comb(depth: int, size: int, growth: int = 0) -> bytes:
 @pytest.mark.parametrize(
     "make",
     [
-        pytest.param(lambda: comb(45_000, 1_000), id="many dropped"),
+        pytest.param(lambda: comb(60_000, 1_000), id="many dropped"),
         pytest.param(lambda: comb(10_000, 8, growth=7), id="small ones dropped for a large one"),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_long_way_with_children_at_each_step_costs_little(make: Callable[[], b
     content, started = make(), time.process_time()
     with pytest.raises(InflatedTooLarge), scanned(content):
         pass
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 15  # 21 s before; twice the time where coverage is measured
 
 
 def test_making_dropped_bases_again_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

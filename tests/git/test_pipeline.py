@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import logging
 import multiprocessing
@@ -52,9 +53,10 @@ class Plain:
 @pytest.fixture
 def no_descriptors_left() -> Any:
     """No descriptor that a test opened outlives it."""
+    gc.collect()  # what earlier tests left to it would be closed in between
     before = set(os.listdir("/proc/self/fd"))
     yield
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.fixture
