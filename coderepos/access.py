@@ -143,5 +143,10 @@ def spend_connect_quota(project_id: object) -> None:
     window, elapsed_seconds = divmod(int(time.time()), period_seconds)
     key = f"coderepos:connect:{project_id}:{window}"
     cache.add(key, 0, timeout=period_seconds)
-    if cache.incr(key) > allowed:
+    try:
+        calls = cache.incr(key)
+    except ValueError:
+        # The entry is gone at once: a cache that keeps nothing, or one that is full.
+        calls = 1
+    if calls > allowed:
         raise Throttled(retry_after_seconds=period_seconds - elapsed_seconds)

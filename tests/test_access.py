@@ -125,6 +125,15 @@ def test_quota_of_a_project(project: Project, settings: Settings) -> None:
     access.spend_connect_quota("another")
 
 
+def test_quota_without_a_cache_that_keeps_anything(project: Project, settings: Settings) -> None:
+    """A host whose cache keeps nothing has no quota, and no error."""
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
+    settings.CODEREPOS = {**settings.CODEREPOS, "CONNECT_RATE_PER_PROJECT": "1/day"}
+
+    for _ in range(3):
+        access.spend_connect_quota(project.pk)
+
+
 @pytest.mark.parametrize("rate", ["", "60", "0/hour", "60/fortnight", "-1/hour", "60/hour ", "many/hour"])
 def test_rate_that_is_none(rate: str) -> None:
     """A rate that cannot be read is a configuration error."""
