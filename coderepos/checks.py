@@ -3,7 +3,7 @@
 E001 unknown key          E002 wrong type or range    E003 rate             E004 host entry      E005 sandbox path
 E006 access policy        E007 project model          E008 table taken      E009 sandbox group   E010 CA bundle
 E020 to E029 keys         W030 to W034 Q_CLUSTER      W040 insecure hosts   W041 project-like model
-W042 isolation            W043 log redaction
+W042 isolation            W043 log redaction        E011 a token field without the field of its key (crypto.fields)
 """
 
 from __future__ import annotations
