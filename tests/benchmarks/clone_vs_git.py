@@ -40,14 +40,16 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5, help="measured runs of each subject, after one that is not")
     parser.add_argument("--growth", action="store_true", help="measure generated repositories of 1, 10, 50 and 100 MB")
     parser.add_argument("--without-dulwich", action="store_true", help="leave out dulwich's own clone, which is slow")
+    parser.add_argument("--folder", type=Path, help="existing folder to work in; what is made there stays")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
     subjects = [name for name in SUBJECTS if not (options.without_dulwich and name.startswith("dulwich"))]
     results = {}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coderepos-bench-")))
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coderepos-bench-")))
+        stack.callback(subprocess.run, ["chmod", "-R", "u+w", folder], check=True)
         for path in _repositories(options, folder):
-            results[path.name] = measure(path.resolve(), subjects, options.runs)
+            results[path.name] = measure(path.resolve(), subjects, options.runs, folder)
             print_table(path.name, results[path.name])
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
@@ -65,24 +67,27 @@ def _repositories(options: argparse.Namespace, folder: Path) -> Iterator[Path]:
     yield from given
 
 
-def measure(path: Path, subjects: list[str], runs: int) -> dict[str, Any]:
-    """Return the figures of all runs of each subject, run in turn: A B C A B C …"""
+def measure(path: Path, subjects: list[str], runs: int, folder: Path) -> dict[str, Any]:
+    """Return the figures of all runs of each subject, run in turn: A B C A B C …
+
+    All clones stay in ``folder`` until the end: for minutes after many files were removed, ext4 without a journal
+    takes thirty times as long to make a new one (``recently_deleted`` in fs/ext4/ialloc.c of Linux).
+    """
     figures: dict[str, Any] = {subject: [] for subject in subjects}
     with GitServer(path.parent) as server:
         for number in range(runs + 1):
             for subject in subjects:
                 sent_bytes = server.sent_bytes
-                one = _run(subject, server.url(path.name))
+                one = _run(subject, server.url(path.name), folder)
                 one["sent_bytes"] = server.sent_bytes - sent_bytes
                 if number:
                     figures[subject].append(one)
     return figures
 
 
-def _run(subject: str, url: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.subjects", subject, url], cwd=ROOT, check=True, capture_output=True
-    )
+def _run(subject: str, url: str, folder: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.benchmarks.subjects", subject, url, tempfile.mkdtemp(dir=folder)]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
 

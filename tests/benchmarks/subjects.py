@@ -1,6 +1,7 @@
-"""One clone or probe in a process of its own, measured from inside: ``-m tests.benchmarks.subjects SUBJECT URL``.
+"""One clone or probe in a process of its own, measured from inside: ``-m tests.benchmarks.subjects SUBJECT URL FOLDER``.
 
-Prints one JSON object. Importing is not counted: a worker that clones has long been running. What it starts is.
+Prints one JSON object. Importing is not counted: a worker that clones has long been running. What it starts is. The
+clone stays in ``FOLDER``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -27,16 +27,15 @@ from coderepos.git.sandbox import SandboxRoot
 LIMITS = Limits(wire_bytes=10**9, disk_bytes=2 * 10**9, clone_seconds=600)
 
 
-def main(subject: str, url: str) -> int:
+def main(subject: str, url: str, folder: str) -> int:
     """Measure one run of a subject and print its figures."""
-    with tempfile.TemporaryDirectory(prefix="coderepos-bench-") as folder, _PeakMemory() as peak:
+    with _PeakMemory() as peak:
         run = SUBJECTS[subject]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         own_cpu, started = time.process_time(), time.monotonic()
         told = run(url, Path(folder)) or {}
         wall_seconds, own_cpu = time.monotonic() - started, time.process_time() - own_cpu
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(["chmod", "-R", "u+w", folder], check=True)
     cpu_seconds = own_cpu + after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(json.dumps({"wall_seconds": wall_seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak.by_child_mb(), **told}))
     return 0
