@@ -30,6 +30,7 @@ STATUS: Final[Mapping[str, int]] = {
     "repository_empty": 422,
     "unsafe_repository": 422,
     "repository_too_large": 413,
+    "preamble_too_large": 422,
     "too_many_refs": 422,
     "too_many_objects": 422,
     "object_too_large": 422,

@@ -11,9 +11,14 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, Final
 
 from coderepos.exceptions import RemoteUnreachable
+
+TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    Resolver = Callable[..., Iterable[tuple[Any, ...]]]
 
 _SPECIAL_V4: Final = tuple(
     IPv4Network(text)
@@ -76,7 +81,13 @@ _METADATA: Final = (
 MAX_ADDRESSES: Final = 4
 """Addresses of one name that are tried."""
 
-Resolver = Callable[..., Iterable[tuple[Any, ...]]]
+
+def look_up(host: str, port: int, **options: Any) -> Iterable[tuple[Any, ...]]:
+    """Ask the system for the addresses of a host (:func:`socket.getaddrinfo`).
+
+    As bytes, since Python would load its tables for international names for any text; the gate for URLs lets none by.
+    """
+    return socket.getaddrinfo(host.encode("ascii"), port, **options)
 
 
 def address_allowed(ip_text: str, *, private_ok: bool) -> bool:
@@ -98,7 +109,7 @@ def address_allowed(ip_text: str, *, private_ok: bool) -> bool:
 
 
 def resolve(
-    host: str, port: int, *, private_ok: bool, resolver: Resolver = socket.getaddrinfo
+    host: str, port: int, *, private_ok: bool, resolver: Resolver = look_up
 ) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
     """Return families and numeric socket addresses of ``host``, at most :data:`MAX_ADDRESSES`.
 

@@ -12,24 +12,30 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import IO, Final
 
 from coderepos.exceptions import CodeReposError, InflatedTooLarge, InternalError, RemoteProtocolError, SandboxFull
 from coderepos.git.checkout import Checkout
 from coderepos.git.child import Emit, emit_to, error_event
 from coderepos.git.families import Families
 from coderepos.git.git_folder import HEADS, GitFolder
+from coderepos.git.indexer import Indexer
 from coderepos.git.limits import Limits
 from coderepos.git.messages import LINE_BYTES, BuildReport, BuildRequest, FetchOutcome, build_request, load_line
 from coderepos.git.pack import COMMIT, Pack
-from coderepos.git.pack_index import PackIndex
+from coderepos.git.pack_index import index_size, positions_by_id
 from coderepos.git.pack_scan import PackScanner
 from coderepos.git.peeling import commit_and_tree, peel
+from coderepos.git.resolving import Resolver
 from coderepos.git.trees import read_trees
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import IO, Final
 
 TREE_NAME: Final = b"tree"
 
+_PROGRESS_SECONDS: Final = 0.25
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -111,26 +117,29 @@ def make(
     git = GitFolder(incoming, group_readable=request.group_readable)
     pack_file = git.open_pack()
     try:
-        pack = _scanned(pack_fd, pack_file, limits, emit)
-        clock.done("scan")
+        pack = Pack(pack_file)
+        with Resolver(pack, limits) as resolver:
+            _scan(pack_fd, pack, limits, resolver, emit)
+            clock.done("scan")
+            resolver.finish()
+            clock.done("resolve")
         families = Families(pack, limits)
-        families.resolve()
-        clock.done("resolve")
-        index = PackIndex(pack)
-        git.add_index(pack.trailer, index.to_bytes())
-        clock.done("index")
-        outcome = wait_for_outcome()
-        if outcome.pack_bytes != pack.size_bytes:
-            raise RemoteProtocolError(reason="size of the pack")
-        emit({"event": "progress", "phase": "writing"})
-        commit_id, tree_id = commit_and_tree(bytes.fromhex(outcome.wanted_id), pack, index, families)
-        _add_refs(git, outcome, commit_id.hex(), pack, index, families)
-        git_bytes = pack.size_bytes + git.size_bytes
-        trees = read_trees(tree_id, pack, index, families, limits, other_bytes=git_bytes)
-        checkout = Checkout(incoming, TREE_NAME, trees, group_readable=request.group_readable)
-        checkout.write(families)
+        by_id = positions_by_id(pack)
+        with Indexer(pack, git) as indexer:
+            outcome = wait_for_outcome()
+            if outcome.pack_bytes != pack.size_bytes:
+                raise RemoteProtocolError(reason="size of the pack")
+            emit({"event": "progress", "phase": "writing"})
+            commit_id, tree_id = commit_and_tree(bytes.fromhex(outcome.wanted_id), pack, by_id, families)
+            git_bytes = pack.size_bytes + index_size(pack)
+            git_bytes += _add_refs(git, outcome, commit_id.hex(), pack, by_id, families)
+            trees = read_trees(tree_id, pack, by_id, families, limits, other_bytes=git_bytes)
+            checkout = Checkout(incoming, TREE_NAME, trees, group_readable=request.group_readable)
+            checkout.write(families)
+            clock.done("checkout")
+            indexer.finish()
         git.finish()
-        clock.done("checkout")
+        clock.done("index")
     finally:
         os.close(pack_file)
     return BuildReport(
@@ -145,38 +154,43 @@ def make(
     )
 
 
-def _scanned(pack_fd: int, pack_file: int, limits: Limits, emit: Emit) -> Pack:
-    def on_progress(objects: int, total: int) -> None:
-        emit({"event": "progress", "phase": "receiving", "objects": objects, "total_objects": total})
+def _scan(pack_fd: int, pack: Pack, limits: Limits, resolver: Resolver, emit: Emit) -> None:
+    next_progress = 0.0
 
-    pack = PackScanner(pack_fd, pack_file, limits, on_progress).scan()
+    def on_pause(objects: int, total: int) -> None:
+        nonlocal next_progress
+        resolver.advance()
+        if objects == total or time.monotonic() >= next_progress:
+            emit({"event": "progress", "phase": "receiving", "objects": objects, "total_objects": total})
+            next_progress = time.monotonic() + _PROGRESS_SECONDS
+
+    PackScanner(pack_fd, pack, limits, on_pause).scan()
     emit({"event": "progress", "phase": "resolving", "objects": len(pack), "total_objects": len(pack)})
-    return pack
 
 
 def _add_refs(
-    git: GitFolder, outcome: FetchOutcome, commit_id: str, pack: Pack, index: PackIndex, families: Families
-) -> None:
-    """Write the fetched ref, the tags whose objects came along, and where the history was cut off."""
+    git: GitFolder, outcome: FetchOutcome, commit_id: str, pack: Pack, by_id: Mapping[bytes, int], families: Families
+) -> int:
+    """Write the fetched ref, tags whose objects came along, and where history was cut off; return how many bytes."""
     refs: dict[str, str] = {}
     positions: dict[str, int] = {}
     for name, object_id in (*outcome.tags, (outcome.ref_name, outcome.wanted_id)):
-        position = index.position(bytes.fromhex(object_id))
+        position = by_id.get(bytes.fromhex(object_id))
         if name and position is not None:
             refs[name] = commit_id if name.startswith(HEADS) else object_id
             positions[object_id] = position
-    peeled = peel(positions.values(), pack, index, families)
+    peeled = peel(positions.values(), pack, by_id, families)
     named = {
         object_id: pack.object_id(final).hex()
         for object_id, position in positions.items()
         if (final := peeled.get(position)) is not None
     }
-    shallow = [one for one in outcome.shallow if _is_commit(bytes.fromhex(one), pack, index)]
-    git.add_refs(outcome.ref_name, commit_id, refs, named, shallow)
+    shallow = [one for one in outcome.shallow if _is_commit(bytes.fromhex(one), pack, by_id)]
+    return git.add_refs(outcome.ref_name, commit_id, refs, named, shallow)
 
 
-def _is_commit(object_id: bytes, pack: Pack, index: PackIndex) -> bool:
-    position = index.position(object_id)
+def _is_commit(object_id: bytes, pack: Pack, by_id: Mapping[bytes, int]) -> bool:
+    position = by_id.get(object_id)
     return position is not None and pack.kinds[position] == COMMIT
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import Final
 
-from coderepos.git.families import Families
 from coderepos.git.links import Links
 from coderepos.git.names import printable
 from coderepos.git.pack import write_all
-from coderepos.git.trees import Entry, Trees
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from coderepos.git.families import Families
+    from coderepos.git.trees import Entry, Trees
 
 REPORTED_PATHS: Final = 100
 
@@ -29,12 +32,12 @@ _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_C
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(slots=True)
 class Substitutions:
     """What was not written as it is in the tree."""
 
-    counts: dict[str, int] = field(default_factory=dict)
-    paths: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.counts: Final[dict[str, int]] = {}
+        self.paths: Final[list[str]] = []
 
     def add(self, reason: str, path: bytes) -> None:
         """Count one, and keep its path while there are few."""
@@ -43,12 +46,14 @@ class Substitutions:
             self.paths.append(f"{reason}: {printable(path)}")
 
 
-@dataclass(frozen=True, slots=True)
 class _Place:
     """Where a blob goes."""
 
-    folder: int
-    entry: Entry
+    __slots__ = ("entry", "folder")
+
+    def __init__(self, folder: int, entry: Entry) -> None:
+        self.folder: Final = folder
+        self.entry: Final = entry
 
 
 class Checkout:

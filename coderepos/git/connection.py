@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import http.client
-import io
 import socket
-import ssl
 import time
-from contextlib import suppress
-from typing import Any, Final, cast
 
-from coderepos.exceptions import RemoteProtocolError, RemoteTimeout, RemoteUnreachable
-from coderepos.git.addresses import Resolver, address_allowed, resolve
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.url import DEFAULT_PORTS, GitUrl, may_be_private
+from coderepos.exceptions import RemoteTimeout, RemoteUnreachable
+from coderepos.git.addresses import address_allowed, resolve
+from coderepos.git.url import may_be_private
 
-READ_BYTES: Final = 262_144
-"""Most bytes that are taken from the socket at once."""
+TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+    from typing import Any, Final
 
-PREAMBLE: Final = "preamble too large"
-"""Reason of the error for too many bytes before the pack."""
+    from coderepos.exceptions import GitError
+    from coderepos.git.addresses import Resolver
+    from coderepos.git.messages import NetworkPolicy
+    from coderepos.git.url import GitUrl
 
 CONNECT_SHARE_SECONDS: Final = 3.0
 """Longest wait for one address where further ones are left to try."""
@@ -31,20 +30,22 @@ class Meter:
     :param seconds: time for everything from now on.
     :param receive_seconds: longest wait for the next bytes.
     :param allowed_bytes: bytes that may arrive until :meth:`allow` says otherwise.
-    :param reason: what the error says when more arrive.
+    :param error: makes the error for more of them, out of their number.
     """
 
-    def __init__(self, *, seconds: float, receive_seconds: float, allowed_bytes: int, reason: str) -> None:
+    def __init__(
+        self, *, seconds: float, receive_seconds: float, allowed_bytes: int, error: Callable[[int], GitError]
+    ) -> None:
         self.receive_seconds: Final = receive_seconds
         self.received_bytes = 0
         self._deadline: Final = time.monotonic() + seconds
         self._allowed_bytes = allowed_bytes
-        self._reason = reason
+        self._error = error
 
-    def allow(self, allowed_bytes: int, reason: str) -> None:
+    def allow(self, allowed_bytes: int, error: Callable[[int], GitError]) -> None:
         """Set anew how many bytes may arrive, those that did included."""
         self._allowed_bytes = allowed_bytes
-        self._reason = reason
+        self._error = error
 
     def wait_seconds(self) -> float:
         """Return how long the next bytes may take.
@@ -57,59 +58,131 @@ class Meter:
         return min(left, self.receive_seconds)
 
     def received(self, size: int) -> None:
-        """Count bytes that arrived.
+        """Count bytes that arrived, or what a thing that arrived weighs besides its bytes.
 
-        :raises RemoteProtocolError: more arrived than is allowed.
+        :raises GitError: there are more of them than is allowed.
         """
         self.received_bytes += size
         if self.received_bytes > self._allowed_bytes:
-            raise RemoteProtocolError(reason=self._reason)
+            raise self._error(self.received_bytes)
 
 
-class PinnedConnection(http.client.HTTPConnection):
-    """Resolves its host once, connects to the numbers that it got, and reads through the meter."""
+class PinnedConnection:
+    """Resolves its host once, connects to the numbers that it got, and reads through the meter.
+
+    What sockets and TLS raise becomes an error of ours by its type alone; remote text stays out of it.
+    """
 
     def __init__(self, url: GitUrl, policy: NetworkPolicy, meter: Meter, resolver: Resolver) -> None:
-        super().__init__(url.host, url.port)
-        self.default_port = DEFAULT_PORTS[url.scheme]
-        self._meter: Final = meter
+        self.meter: Final = meter
+        self._host: Final = url.host
+        self._port: Final = url.port
         self._private_ok: Final = may_be_private(url, policy)
-        self._server_name: Final = url.host if url.scheme == "https" else None
+        self._is_tls: Final = url.scheme == "https"
         self._ca_bundle: Final = policy.ca_bundle
         self._resolver: Final = resolver
         self._addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]] = []
         self._tls_context: ssl.SSLContext | None = None
+        self._socket: socket.socket | None = None
+        self._timeout_seconds = 0.0
 
-    def connect(self) -> None:
-        """Open the connection (called by :mod:`http.client`)."""
-        self._addresses = self._addresses or resolve(
-            self.host, self.port, private_ok=self._private_ok, resolver=self._resolver
-        )
-        connected = self._connect_first()
+    @property
+    def is_open(self) -> bool:
+        """Was it opened and not closed since, by this side?"""
+        return self._socket is not None
+
+    def open(self) -> None:
+        """Connect.
+
+        :raises RemoteUnreachable: there is no address, none that may be connected to, or none that answers as it must.
+        :raises RemoteTimeout: it takes too long.
+        """
         try:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._server_name is not None:
-                self._tls_context = self._tls_context or _tls_context(self._ca_bundle)
-                connected.settimeout(self._meter.wait_seconds())
-                connected = self._tls_context.wrap_socket(connected, server_hostname=self._server_name)
+            self._socket = self._encrypted() if self._is_tls else self._connected()
+        except (OSError, ValueError) as error:
+            raise _remote_error(error) from None
+
+    def send(self, data: bytes) -> None:
+        """Send all of ``data``.
+
+        :raises RemoteUnreachable: the connection broke.
+        :raises RemoteTimeout: it takes too long.
+        """
+        try:
+            self._ready().sendall(data)
+        except OSError as error:
+            raise _remote_error(error) from None
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Wait for the next bytes and return how many were put into ``buffer``; none at the end of the connection.
+
+        :raises RemoteUnreachable: the connection broke.
+        :raises RemoteTimeout: it takes too long.
+        :raises GitError: more arrived than the meter allows.
+        """
+        try:
+            size = self._ready().recv_into(buffer)
+        except OSError as error:
+            raise _remote_error(error) from None
+        self.meter.received(size)
+        return size
+
+    def close(self) -> None:
+        """Close it; what was not read is dropped."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _ready(self) -> socket.socket:
+        """Return the socket with the time set that the next step may take."""
+        if self._socket is None:
+            raise RemoteUnreachable
+        seconds = self.meter.wait_seconds()
+        if seconds != self._timeout_seconds:
+            self._socket.settimeout(seconds)
+            self._timeout_seconds = seconds
+        return self._socket
+
+    def _encrypted(self) -> socket.socket:
+        from coderepos.git.background import in_background
+
+        # The certificates of all authorities take 40 ms to read, while the host is looked up and connected to.
+        trust = in_background(self._trust)
+        connected = self._connected()
+        try:
+            self._tls_context = trust(None)
+            connected.settimeout(self.meter.wait_seconds())
+            # As bytes: see addresses.look_up.
+            return self._tls_context.wrap_socket(connected, server_hostname=self._host.encode("ascii"))
         except BaseException:
             connected.close()
             raise
-        self.sock = cast("socket.socket", _MeteredSocket(connected, self._meter))
 
-    def _connect_first(self) -> socket.socket:
+    def _trust(self) -> ssl.SSLContext:
+        from coderepos.git.tls import tls_context
+
+        return self._tls_context or tls_context(self._ca_bundle)
+
+    def _connected(self) -> socket.socket:
+        self._timeout_seconds = 0.0
+        self._addresses = self._addresses or resolve(
+            self._host, self._port, private_ok=self._private_ok, resolver=self._resolver
+        )
         *others, last = self._addresses
         for family, address in others:
-            with suppress(OSError):
-                return self._connect_to(family, address, min(self._meter.wait_seconds(), CONNECT_SHARE_SECONDS))
-        return self._connect_to(*last, self._meter.wait_seconds())
+            try:
+                return self._connected_to(family, address, min(self.meter.wait_seconds(), CONNECT_SHARE_SECONDS))
+            except OSError:
+                continue
+        return self._connected_to(*last, self.meter.wait_seconds())
 
-    def _connect_to(self, family: socket.AddressFamily, address: tuple[Any, ...], seconds: float) -> socket.socket:
+    def _connected_to(self, family: socket.AddressFamily, address: tuple[Any, ...], seconds: float) -> socket.socket:
         candidate = socket.socket(family, socket.SOCK_STREAM)
         try:
             candidate.settimeout(seconds)
             candidate.connect(address)
             self._check_peer(candidate)
+            candidate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except BaseException:
             candidate.close()
             raise
@@ -123,52 +196,5 @@ class PinnedConnection(http.client.HTTPConnection):
             raise RemoteUnreachable
 
 
-class _MeteredSocket:
-    """What :mod:`http.client` needs of a socket, read through a meter and with a larger buffer."""
-
-    def __init__(self, connected: socket.socket, meter: Meter) -> None:
-        self._connected: Final = connected
-        self._meter: Final = meter
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_MeteredReader(self._connected, self._meter), READ_BYTES)
-
-    def sendall(self, data: bytes) -> None:
-        self._connected.settimeout(self._meter.wait_seconds())
-        self._connected.sendall(data)
-
-    def close(self) -> None:
-        """Close the socket, or let the last reader of it do so."""
-        self._connected.close()
-
-
-class _MeteredReader(io.RawIOBase):
-    def __init__(self, connected: socket.socket, meter: Meter) -> None:
-        self._connected: Final = connected
-        self._stream: Final = connected.makefile("rb", buffering=0)
-        self._meter: Final = meter
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._connected.settimeout(self._meter.wait_seconds())
-        size = self._stream.readinto(buffer) or 0
-        self._meter.received(size)
-        return size
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Return a verifying client context; unlike ``create_default_context`` it logs no keys to ``SSLKEYLOGFILE``."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    if ca_bundle is None:
-        context.load_default_certs()
-    else:
-        context.load_verify_locations(cafile=ca_bundle)
-    return context
+def _remote_error(error: OSError | ValueError) -> GitError:
+    return RemoteTimeout() if isinstance(error, TimeoutError) else RemoteUnreachable()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
-from types import ModuleType
-from typing import Final
-
-from dulwich.errors import ApplyDeltaError
 
 from coderepos.exceptions import ObjectTooLarge, RemoteProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Final
 
 LARGE_BYTES: Final = 16 * 10**6
 """Objects and deltas above are handled in pieces, with one copy of each at a time."""
@@ -20,12 +21,20 @@ _COPY_BYTES: Final = 0x10000  # what a copy of size 0 means
 _LONGEST_INSTRUCTION: Final = 128
 _LARGE_INSTRUCTIONS: Final = 2_000_000
 
-_compiled: ModuleType | None
-try:
-    _compiled = import_module("dulwich._pack")
-except ImportError:
-    # A dulwich that was installed without its extension modules.
-    _compiled = None
+
+@cache
+def _compiled() -> tuple[Callable[[bytes, bytes], list[bytes]], type[Exception]] | None:
+    """Return dulwich's compiled function and its error, ``None`` where dulwich came without extension modules.
+
+    Loaded with the first delta, while a pack arrives, since the start of the process has no time for it.
+    """
+    from dulwich.errors import ApplyDeltaError
+
+    try:
+        compiled = import_module("dulwich._pack")
+    except ImportError:
+        return None
+    return compiled.apply_delta, ApplyDeltaError
 
 
 def delta_sizes(delta: bytes) -> tuple[int, int, int]:
@@ -63,21 +72,32 @@ def apply_delta(base: bytes, delta: bytes, *, result_bytes: int) -> bytes:
     :param result_bytes: what the delta's own header says, so that its bound was checked.
     :raises RemoteProtocolError: the delta does not fit its base or reaches outside of it.
     """
-    if _compiled is None or result_bytes > LARGE_BYTES:
+    compiled = _compiled()
+    if compiled is None or result_bytes > LARGE_BYTES:
         return apply_delta_in_pieces(base, [delta], result_bytes=result_bytes)
-    base_bytes, _, start = delta_sizes(delta)
-    if base_bytes != len(base):
-        raise RemoteProtocolError(reason="instructions of a delta")
-    # The compiled code passes over a last copy that does not fit, so it is given one more byte to insert behind it.
-    guarded = b"".join((_five_bytes(base_bytes), _five_bytes(result_bytes + 1), delta[start:], b"\1\0"))
+    apply, refusal = compiled
     try:
-        pieces = _compiled.apply_delta(base, guarded)
-    except ApplyDeltaError:
+        pieces = apply(base, _guarded(base, delta, result_bytes))
+    except refusal:
         raise RemoteProtocolError(reason="instructions of a delta") from None
-    result: bytes = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    result = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     if len(result) != result_bytes + 1:
         raise RemoteProtocolError(reason="instructions of a delta")
     return result[:-1]
+
+
+def _guarded(base: bytes, delta: bytes, result_bytes: int) -> bytes:
+    """Return a delta that makes one more byte at the end of its result.
+
+    The compiled code passes over a last copy that does not fit, so there has to be an instruction behind it.
+    """
+    at = 1 if delta[0] < 0x80 else 2 if delta[1] < 0x80 else 3
+    if delta[at - 1] < 0x80 and (byte := delta[at]) & 0x7F != 0x7F:
+        return b"%b%c%b\1\0" % (delta[:at], byte + 1, delta[at + 1 :])
+    base_bytes, _, start = delta_sizes(delta)
+    if base_bytes != len(base):
+        raise RemoteProtocolError(reason="instructions of a delta")
+    return b"".join((_five_bytes(base_bytes), _five_bytes(result_bytes + 1), delta[start:], b"\1\0"))
 
 
 def _five_bytes(size: int) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from coderepos.exceptions import CodeReposError, GitError, InternalError, LimitExceeded, leaves
-from coderepos.git.messages import Progress
+from coderepos.git.reports import Progress
 
 logger = logging.getLogger(__name__)
 

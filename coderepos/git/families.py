@@ -8,31 +8,33 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import sha1
-from mmap import mmap
-from typing import Final
 from zlib import decompress
 
 from coderepos.exceptions import InflatedTooLarge, RemoteProtocolError
 from coderepos.git.delta import LARGE_BYTES, apply_delta, apply_delta_in_pieces
-from coderepos.git.forked import Forked, cores
-from coderepos.git.limits import Limits
-from coderepos.git.pack import ID_BYTES, OFS_DELTA, TYPE_NAMES, Pack
+from coderepos.git.pack import ID_BYTES, REF_DELTA, TYPE_NAMES, Pack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Final
+
+    from coderepos.git.limits import Limits
 
 _HELD_BYTES: Final = 32 * 10**6
 _STEP_BYTES: Final = 8_000  # could be hashed in the time that one more delta takes
-_SHARED_OBJECTS: Final = 5_000  # below, a second process costs more than it brings
 
 
-@dataclass(slots=True)
 class _Generation:
     """An object with children that were not seen yet."""
 
-    position: int
-    data: bytes | None
-    next_child: int
+    __slots__ = ("data", "next_child", "position")
+
+    def __init__(self, position: int, data: bytes | None, next_child: int) -> None:
+        self.position = position
+        self.data = data
+        self.next_child = next_child
 
 
 class Families:
@@ -50,52 +52,34 @@ class Families:
         self._dropped = 0
         self._made_again_bytes = 0
 
-    def resolve(self) -> None:
-        """Fill in type, id and base of every delta.
+    def resolve(self, positions: range) -> None:
+        """Fill in the ids of the deltas among ``positions``, whose bases are all given by offset.
 
-        Large packs are shared with a second process, unless their deltas name bases by id, which only turn up on the
-        way.
+        :raises RemoteProtocolError: a delta does not fit its base.
+        :raises InflatedTooLarge: too much had to be made again.
+        """
+        pack = self._pack
+        bases, kinds, ids = pack.bases, pack.kinds, pack.ids
+        roots = self._linked([position for position in positions if bases[position] >= 0])
+        first, last = positions.start, positions.stop
+        for root in roots:
+            name = TYPE_NAMES[kinds[root]]
+            for position, data in self._walk(root):
+                if first <= position < last:
+                    digest = sha1(b"%s %d\0" % (name, len(data)), usedforsecurity=False)
+                    digest.update(data)
+                    ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
+                del data  # the next one is made while this name would hold it
+
+    def resolve_by_id(self) -> None:
+        """Fill in the ids, types and bases of all deltas, where some name their bases by id.
 
         :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack.
         :raises InflatedTooLarge: too much had to be made again.
         """
-        pack = self._pack
-        self._link(range(len(pack)))
-        roots = [position for position, kind in enumerate(pack.kinds) if kind < OFS_DELTA]
-        if pack.based_by_id:
-            self._resolve_by_id(roots)
-            return
-        for position, base in enumerate(pack.bases):
-            if base >= 0:
-                pack.kinds[position] = pack.kinds[base]
-        first = self._first_child
-        roots = [root for root in roots if first[root] >= 0]
-        if len(pack) < _SHARED_OBJECTS or max(pack.sizes) > LARGE_BYTES or cores() < 2:
-            self._resolve_below(roots)
-            return
-        ids = mmap(-1, len(pack.ids))
-        ids[:] = pack.ids
-        pack.ids = ids
-        second = Forked(lambda: self._resolve_below(roots[1::2]))
-        self._resolve_below(roots[::2])
-        if not second.succeeded():
-            # Whatever stopped it stops this process too, which can say so.
-            self._resolve_below(roots[1::2])
-
-    def _resolve_below(self, roots: list[int]) -> None:
-        """Fill in the ids of everything built on these objects."""
-        ids = self._pack.ids
-        for root in roots:
-            name = TYPE_NAMES[self._pack.kinds[root]]
-            for position, data in self._walk(root):
-                digest = sha1(b"%s %d\0" % (name, len(data)), usedforsecurity=False)
-                digest.update(data)
-                del data  # the next one is made while this name would hold it
-                ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
-
-    def _resolve_by_id(self, roots: list[int]) -> None:
-        """Fill in ids, types and bases of everything built on these objects, which are all there are."""
         pack, by_id = self._pack, _DeltasById(self._pack)
+        self._link(range(len(pack)))
+        roots = [position for position, base in enumerate(pack.bases) if base < 0 and pack.kinds[position] != REF_DELTA]
         resolved = 0
         for root in roots:
             resolved += 1
@@ -120,10 +104,19 @@ class Families:
 
         Only for a pack whose deltas are resolved.
         """
+        for root in self._linked(sorted(positions)):
+            data = self._undeltified(root)
+            if root in positions:
+                yield root, data
+            if self._first_child[root] >= 0:
+                yield from (made for made in self._walk(root, data) if made[0] in positions)
+
+    def _linked(self, positions: Iterable[int]) -> list[int]:
+        """Link these objects and all that they are built on; return those built on nothing."""
         bases = self._pack.bases
         needed: set[int] = set()
         roots = []
-        for position in sorted(positions):
+        for position in positions:
             while position not in needed:
                 needed.add(position)
                 if bases[position] < 0:
@@ -131,12 +124,7 @@ class Families:
                     break
                 position = bases[position]
         self._link(needed)
-        for root in roots:
-            data = self._undeltified(root)
-            if root in positions:
-                yield root, data
-            if self._first_child[root] >= 0:
-                yield from (made for made in self._walk(root, data) if made[0] in positions)
+        return roots
 
     def _link(self, positions: set[int] | range) -> None:
         """List the children among ``positions`` of each object."""

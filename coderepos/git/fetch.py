@@ -6,55 +6,41 @@ It reads its request on standard input, writes pack bytes to a pipe and events t
 
 from __future__ import annotations
 
-import base64
 import gc
-import logging
 import sys
-import threading
-import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from binascii import b2a_base64
 
 from coderepos.exceptions import (
     CodeReposError,
     InternalError,
+    PreambleTooLarge,
     RefNotFound,
     RemoteProtocolError,
     RepositoryEmpty,
-    TooManyRefs,
 )
-from coderepos.git.child import Emit, emit_to, error_event
-from coderepos.git.connection import PREAMBLE, Meter
-from coderepos.git.messages import LINE_BYTES, FetchOutcome, FetchRequest, fetch_request, load_line
+from coderepos.git.child import emit_to, error_event
+from coderepos.git.connection import Meter
+from coderepos.git.messages import LINE_BYTES, FetchOutcome, fetch_request, load_line
 from coderepos.git.opening import open_repository, repository_connection
 from coderepos.git.pack_writer import PackWriter, StoppedEarly
-from coderepos.git.platforms import (
-    ASK_SECONDS,
-    KNOWN_HOSTS,
-    KnownHost,
-    PlatformAnswer,
-    ask_platform,
-    ask_token_expiry,
-    token_expiry,
-)
-from coderepos.git.refs import (
-    HEAD,
-    HEADS,
-    TAGS,
-    RefCounter,
-    WantedRef,
-    advertised_tags,
-    object_id,
-    ref_prefixes,
-    ref_text,
-    wanted_ref,
-)
+from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY
+from coderepos.git.refs import HEAD, HEADS, TAGS, advertised_tags, object_id, ref_prefixes, ref_text, wanted_ref
+from coderepos.git.upload_pack import UploadPackClient
 from coderepos.git.url import parse_git_url
 
+TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
-    from coderepos.git.upload_pack import UploadPackClient
+    from collections.abc import Callable, Mapping
+    from typing import Any, TypeVar
 
-T = TypeVar("T")
+    from coderepos.exceptions import GitError
+    from coderepos.git.child import Emit
+    from coderepos.git.messages import FetchRequest
+    from coderepos.git.platform_api import PlatformAnswer
+    from coderepos.git.platforms import KnownHost
+    from coderepos.git.url import GitUrl
+
+    T = TypeVar("T")
 
 
 def main(pack_fd: int) -> int:
@@ -62,7 +48,6 @@ def main(pack_fd: int) -> int:
 
     :param pack_fd: descriptor that takes the pack bytes.
     """
-    logging.disable()  # dulwich logs what servers say
     gc.disable()  # too short a life for it, and imports are faster without
     return run(sys.stdin.buffer.readline(LINE_BYTES + 1), pack_fd, emit_to(sys.stdout.fileno()))
 
@@ -90,7 +75,7 @@ def fetch(
 ) -> dict[str, Any]:
     """Fetch the wanted ref, write its pack to ``pack_fd`` and return the fields of the outcome.
 
-    The first request, and those to the platform's API, are under way while dulwich is loaded.
+    The requests to the platform's API are under way meanwhile.
 
     :param hosts: the Git hosts whose platform is known.
     :raises GitError: the leaf that says what went wrong.
@@ -98,124 +83,108 @@ def fetch(
     """
     emit({"event": "progress", "phase": "connecting"})
     url, limits = parse_git_url(request.url, request.policy), request.limits
+
+    def too_large(received_bytes: int) -> GitError:
+        return PreambleTooLarge(figure=received_bytes, limit=limits.preamble_bytes)
+
     meter = Meter(
         seconds=limits.clone_seconds,
         receive_seconds=limits.receive_seconds,
         allowed_bytes=limits.preamble_bytes,
-        reason=PREAMBLE,
+        error=too_large,
     )
     connection = repository_connection(url, request.policy, meter)
     headers = {"Pragma": "no-cache", **authorization(request)}
-    counter = RefCounter(limits)
-    opening = Background(lambda: open_repository(url, connection, headers, inspect=counter))
-    credentials = (request.username or "", request.password or "")
-    expiry = Background(lambda: ask_token_expiry(url, request.policy, credentials, hosts=hosts))
-    platform = None
-    if request.ask_size:
-        platform = Background(lambda: ask_platform(url, request.policy, credentials, hosts=hosts))
+    size, expiry = questions(request, url, hosts)
     try:
-        from coderepos.git.upload_pack import UploadPackClient
-
-        client = UploadPackClient(
-            connection,
-            headers=headers,
-            opening=opening.result,
-            inspect=counter,
-            include_tags=not request.count_only,
-            most_lines=2 * limits.refs + 1_000,
-        )
+        opening = open_repository(url, connection, headers)
+        client = UploadPackClient(connection, opening, headers, limits)
         outcome = exchange(request, client, PackWriter(request, pack_fd, meter, emit))
-        told = (platform and platform.result_within(ASK_SECONDS)) or PlatformAnswer()
+        told = answer_to(size)
         expires_at = (
-            expiry.result_within(ASK_SECONDS)
-            or told.token_expires_at
-            or token_expiry(opening.result().advertisement.headers)
+            (told and told.token_expires_at) or answer_to(expiry) or expiry_told_by(opening.advertisement.headers)
         )
-        return {**outcome, "platform_size_bytes": told.size_bytes, "token_expires_at": expires_at}
+        return {**outcome, "platform_size_bytes": told and told.size_bytes, "token_expires_at": expires_at}
     finally:
-        opening.wait()
         connection.close()
 
 
 def exchange(request: FetchRequest, client: UploadPackClient, writer: PackWriter) -> dict[str, Any]:
     """Run the protocol to its end, or until a probe has counted enough; return the fields of the outcome."""
     with_tags = not request.count_only
-    advertised: dict[bytes, bytes] = {}
-    wanted: list[WantedRef] = []
-
-    def determine_wants(refs: Mapping[bytes, bytes], depth: int | None = None) -> list[bytes]:
-        if len(refs) > request.limits.refs:
-            raise TooManyRefs(figure=len(refs), limit=request.limits.refs)
-        advertised.update(refs)
-        if found := wanted_ref(refs, request.ref):
-            wanted.append(found)
-        return [found.object_id.encode() for found in wanted]
-
-    head_branch, stopped_early = "", False
-    shallow: tuple[str, ...] = ()
+    refs = client.refs(ref_prefixes(request.ref, with_tags=with_tags))
+    wanted = wanted_ref(refs.ids, request.ref)
+    if wanted is None:
+        raise RefNotFound if refs.ids or client.refs([HEADS, TAGS]).ids else RepositoryEmpty
+    shallow: frozenset[bytes] = frozenset()
+    stopped_early = False
     try:
-        received = client.receive(
-            determine_wants,
-            writer.write,
-            progress=writer.count_piece,
-            depth=request.depth,
-            ref_prefixes=ref_prefixes(request.ref, with_tags=with_tags),
-        )
-        head_branch = ref_text(received.head_target)
-        shallow = tuple(sorted(object_id(one) for one in received.shallow))
+        shallow = client.fetch(wanted.object_id.encode(), writer, depth=request.depth, with_tags=with_tags)
     except StoppedEarly:
         stopped_early = True
     except RemoteProtocolError:
-        if client.fetching and wanted and not wanted[0].name and not writer.pack_bytes:
+        if client.is_fetching and not wanted.name and not writer.pack_bytes:
             # Servers answer an id that they do not have, or do not give away, with a text instead of a pack.
             raise RefNotFound from None
         raise
-    if not wanted:
-        raise RefNotFound if client.has_refs([HEADS, TAGS]) else RepositoryEmpty
     writer.finish()
+    head_branch = ref_text(refs.head_target)
     outcome = FetchOutcome(
-        wanted_id=wanted[0].object_id,
-        ref_name=head_branch if wanted[0].name == HEAD else ref_text(wanted[0].name),
+        wanted_id=wanted.object_id,
+        ref_name=head_branch if wanted.name == HEAD else ref_text(wanted.name),
         head_branch=head_branch,
-        tags=advertised_tags(advertised) if with_tags else (),
-        shallow=shallow,
+        tags=advertised_tags(refs.ids) if with_tags else (),
+        shallow=tuple(sorted(object_id(one) for one in shallow)),
         pack_bytes=writer.pack_bytes,
     )
     return {**outcome.to_json(), "stopped_early": stopped_early}
 
 
-class Background(Generic[T]):
-    """A call that runs in a thread of its own from the start."""
+def questions(
+    request: FetchRequest, url: GitUrl, hosts: Mapping[str, KnownHost]
+) -> tuple[Callable[[float], PlatformAnswer] | None, Callable[[float], str | None] | None]:
+    """Ask the platform's API for what it may know, size and end of the token; ``None`` for what is no question."""
+    known = hosts.get(url.authority)
+    asks_expiry = known is not None and known.token_api is not None and bool(request.username or request.password)
+    if known is None or not (request.ask_size or asks_expiry):
+        return None, None
+    from coderepos.git.background import in_background
 
-    def __init__(self, call: Callable[[], T]) -> None:
-        self._call: Final = call
-        self._value: T
-        self._error: BaseException | None = None
-        self._started: Final = time.monotonic()
-        self._thread: Final = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+    credentials = (request.username or "", request.password or "")
 
-    def result(self) -> T:
-        """Wait for the call and return its value, or raise its exception."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._value
+    def ask_size() -> PlatformAnswer:
+        from coderepos.git.platform_api import ask_platform
 
-    def result_within(self, seconds: float) -> T | None:
-        """Return the value of the call, or ``None`` where it takes longer than this from its start."""
-        self._thread.join(max(0.0, self._started + seconds - time.monotonic()))
-        return None if self._thread.is_alive() else self.result()
+        return ask_platform(url, request.policy, credentials, hosts=hosts)
 
-    def wait(self) -> None:
-        """Wait for the call, whatever comes of it."""
-        self._thread.join()
+    def ask_expiry() -> str | None:
+        from coderepos.git.platform_api import ask_token_expiry
 
-    def _run(self) -> None:
-        try:
-            self._value = self._call()
-        except BaseException as error:
-            self._error = error
+        return ask_token_expiry(url, request.policy, credentials, hosts=hosts)
+
+    return (
+        in_background(ask_size) if request.ask_size else None,
+        in_background(ask_expiry) if asks_expiry else None,
+    )
+
+
+def answer_to(question: Callable[[float], T] | None) -> T | None:
+    """Return the answer, ``None`` where nothing was asked or nobody answers in :data:`ASK_SECONDS`."""
+    if question is None:
+        return None
+    try:
+        return question(ASK_SECONDS)
+    except TimeoutError:
+        return None
+
+
+def expiry_told_by(headers: Mapping[str, str]) -> str | None:
+    """Return when the token expires, where GitHub's header says so."""
+    if TOKEN_EXPIRY not in headers:
+        return None
+    from coderepos.git.platform_api import token_expiry
+
+    return token_expiry(headers)
 
 
 def authorization(request: FetchRequest) -> dict[str, str]:
@@ -223,4 +192,4 @@ def authorization(request: FetchRequest) -> dict[str, str]:
     if not request.username and not request.password:
         return {}
     pair = f"{request.username or ''}:{request.password or ''}".encode()
-    return {"Authorization": "Basic " + base64.b64encode(pair).decode()}
+    return {"Authorization": "Basic " + b2a_base64(pair, newline=False).decode()}

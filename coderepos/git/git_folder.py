@@ -6,10 +6,14 @@ Layout: gitrepository-layout(5). No hooks, no remote, no reflog, no staging inde
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Final
+from contextlib import suppress
 
 from coderepos.git.pack import write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Final
 
 NAME: Final = "git"
 
@@ -34,23 +38,27 @@ class GitFolder:
         self._incoming: Final = incoming
         self._file_mode: Final = 0o440 if group_readable else 0o400
         self._folder_mode: Final = 0o550 if group_readable else 0o500
-        self.size_bytes = 0
-        """Bytes of the files so far, without the pack."""
         for folder in _FOLDERS:
             os.mkdir(folder, 0o700, dir_fd=incoming)
 
     def open_pack(self) -> int:
-        """Return a descriptor of the new pack file, for reading and writing; it has its name in :meth:`add_index`."""
+        """Return a descriptor of the new pack file, for reading and writing; it gets its name in :meth:`name_pack`."""
         return os.open(INCOMING_PACK, _NEW_FILE, self._file_mode, dir_fd=self._incoming)
 
-    def add_index(self, trailer: bytes, index: bytes) -> None:
-        """Write the index and give both files the name that Git wants.
+    def write_index(self, trailer: bytes, index: bytes) -> None:
+        """Write the index of the pack, over what an earlier try may have left of it.
 
         :param trailer: SHA-1 of the pack.
         """
-        name = f"{PACK_FOLDER}/pack-{trailer.hex()}"
-        self._write(f"{name}.idx", index)
-        os.rename(INCOMING_PACK, f"{name}.pack", src_dir_fd=self._incoming, dst_dir_fd=self._incoming)
+        name = f"{_pack_name(trailer)}.idx"
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._incoming)
+        self._write(name, index)
+
+    def name_pack(self, trailer: bytes) -> None:
+        """Give the pack the name that belongs to its index."""
+        name = f"{_pack_name(trailer)}.pack"
+        os.rename(INCOMING_PACK, name, src_dir_fd=self._incoming, dst_dir_fd=self._incoming)
 
     def add_refs(
         self,
@@ -59,8 +67,8 @@ class GitFolder:
         refs: Mapping[str, str],
         peeled: Mapping[str, str],
         shallow: Sequence[str],
-    ) -> None:
-        """Write HEAD, refs and the ends of a shallow history.
+    ) -> int:
+        """Write HEAD, refs and the ends of a shallow history; return how many bytes that were.
 
         :param head: full name of the fetched ref, empty where there is none.
         :param commit_id: what HEAD holds unless ``head`` is a branch.
@@ -69,30 +77,35 @@ class GitFolder:
         :param shallow: commits whose parents are missing.
         """
         content = b"ref: " + _encoded(head) if head.startswith(HEADS) else commit_id.encode()
-        self._write(f"{NAME}/HEAD", content + b"\n")
-        self._write(f"{NAME}/config", _CONFIG)
+        written = self._write(f"{NAME}/HEAD", content + b"\n")
+        written += self._write(f"{NAME}/config", _CONFIG)
         lines = [b"# pack-refs with: peeled fully-peeled sorted \n"]
         for name in sorted(refs, key=_encoded):
             object_id = refs[name]
             lines.append(b"%s %s\n" % (object_id.encode(), _encoded(name)))
             if object_id in peeled:
                 lines.append(b"^%s\n" % peeled[object_id].encode())
-        self._write(f"{NAME}/packed-refs", b"".join(lines))
+        written += self._write(f"{NAME}/packed-refs", b"".join(lines))
         if shallow:
-            self._write(f"{NAME}/shallow", "".join(f"{one}\n" for one in sorted(shallow)).encode())
+            written += self._write(f"{NAME}/shallow", "".join(f"{one}\n" for one in sorted(shallow)).encode())
+        return written
 
     def finish(self) -> None:
         """Make the folders read-only."""
         for folder in reversed(_FOLDERS):
             os.chmod(folder, self._folder_mode, dir_fd=self._incoming)
 
-    def _write(self, path: str, content: bytes) -> None:
+    def _write(self, path: str, content: bytes) -> int:
         descriptor = os.open(path, _NEW_FILE, self._file_mode, dir_fd=self._incoming)
         try:
             write_all(descriptor, content)
         finally:
             os.close(descriptor)
-        self.size_bytes += len(content)
+        return len(content)
+
+
+def _pack_name(trailer: bytes) -> str:
+    return f"{PACK_FOLDER}/pack-{trailer.hex()}"
 
 
 def _encoded(name: str) -> bytes:

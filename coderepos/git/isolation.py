@@ -26,15 +26,18 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Final
 
 from coderepos.exceptions import IsolationUnavailable
 from coderepos.git import landlock, seccomp
-from coderepos.git.limits import Limits
-from coderepos.git.messages import BuildRequest, FetchRequest, NetworkPolicy
+from coderepos.git.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Final
+
+    from coderepos.git.limits import Limits
+    from coderepos.git.messages import BuildRequest, FetchRequest, NetworkPolicy
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -77,12 +80,11 @@ _CERTIFICATES: Final = (
     "/usr/local/share/ca-certificates",
 )
 
-#: Packages of the children, wherever they were found; the folder that holds one may hold secrets beside it.
-_PACKAGES: Final = ("coderepos", "dulwich", "urllib3")
+#: This package; the folder that holds it may hold secrets beside it.
+_OWN_PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class Plan(Record):
     """Everything that one kind of child gives up."""
 
     limits: dict[int, tuple[int, int]]
@@ -170,14 +172,14 @@ def _resource_limits(limits: Limits, *, file_bytes: int) -> dict[int, tuple[int,
 def _imports() -> tuple[str, ...]:
     """Return what late imports read: libraries below the interpreter's prefixes, and our packages.
 
-    Other entries of ``sys.path`` (a source checkout, an editable install) hold more than code, so they stay closed.
+    Other entries of ``sys.path`` (a source checkout, an editable install) hold more than code, so of them only the
+    packages are open.
     """
     prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
     libraries = [os.path.join(prefix, name) for prefix in sorted(prefixes) for name in ("lib", "lib64")]
     installed = [entry for entry in sys.path if os.path.basename(entry) in {"site-packages", "dist-packages"}]
-    specs = [find_spec(name) for name in _PACKAGES]
-    packages = [path for spec in specs if spec for path in spec.submodule_search_locations or ()]
-    return tuple(dict.fromkeys([*_LIBRARIES, *libraries, *installed, *packages]))
+    dulwich = [os.path.join(entry, "dulwich") for entry in sys.path]
+    return tuple(dict.fromkeys([*_LIBRARIES, *libraries, *installed, _OWN_PACKAGE, *dulwich]))
 
 
 def _certificates(policy: NetworkPolicy) -> tuple[str, ...]:

@@ -11,9 +11,13 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+
+from coderepos.git.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -54,8 +58,7 @@ BUILD: Final = READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MA
 _OF_A_FILE: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rules:
+class Rules(Record):
     """What stays allowed; everything else that the kernel's ABI can name is refused."""
 
     read: tuple[str, ...] = ()

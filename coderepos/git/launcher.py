@@ -1,7 +1,8 @@
 """Starts, feeds, hears and kills one child process.
 
-A child runs with ``python -I``, an empty environment, its own session and ``/`` as working directory. Its standard
-input takes request lines, its standard output gives event lines, its standard error is ``/dev/null``.
+A child runs with ``python -I -S``, an empty environment, its own session and ``/`` as working directory. Its standard
+input takes request lines, its standard output gives event lines, its standard error is ``/dev/null``. Without ``site``
+no ``.pth`` file is run: the code in one would come before the child is confined, and takes its time at every start.
 """
 
 from __future__ import annotations
@@ -42,17 +43,18 @@ _READ_BYTES: Final = 1 << 16
 _REAP_SECONDS: Final = 10
 _PAUSE_SECONDS: Final = 0.005
 
-# Bound to its parent before anything else, so that a child outlives nobody.
+# Bound to its parent before anything else, so that a child outlives nobody. The collector would make imports slower.
 _CODE: Final = """\
-import signal, sys
+import gc, signal, sys
+gc.disable()
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
 module, pack_fd, parent_pid, root, *libraries = sys.argv[1:]
 sys.path.insert(0, root)
 sys.path.extend(folder for folder in libraries if folder not in sys.path)
 from coderepos.git.isolation import die_with
 die_with(int(parent_pid))
-from importlib import import_module
-sys.exit(import_module(module).main(int(pack_fd)))
+__import__(module)
+sys.exit(sys.modules[module].main(int(pack_fd)))
 """
 
 
@@ -75,7 +77,8 @@ class Child:
         self._unsent = bytearray()
         self._closing = False
         self._process: Final = _started(
-            [_interpreter(), "-I", "-c", _CODE, module, str(pack_fd), str(os.getpid()), root, *_libraries()], pack_fd
+            [_interpreter(), "-I", "-S", "-c", _CODE, module, str(pack_fd), str(os.getpid()), root, *_libraries()],
+            pack_fd,
         )
         self._input: Final = cast("IO[bytes]", self._process.stdin)
         self._events: Final = cast("IO[bytes]", self._process.stdout)
@@ -251,6 +254,6 @@ def _interpreter() -> str:
 
 
 def _libraries() -> list[str]:
-    """Return the folders of the libraries that the children import: ``-I`` hides a user's own and ``PYTHONPATH``."""
-    found = [find_spec(name) for name in ("dulwich", "urllib3")]
-    return list(dict.fromkeys(str(Path(spec.origin).parent.parent) for spec in found if spec and spec.origin))
+    """Return the folder of the library that the build child imports: no child finds it by itself."""
+    dulwich = find_spec("dulwich")
+    return [str(Path(dulwich.origin).parent.parent)] if dulwich and dulwich.origin else []

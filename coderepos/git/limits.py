@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from coderepos.git.record import Record
 
 MB = 10**6
 
@@ -10,8 +10,7 @@ SIZE_FACTOR = 3.5
 """Bytes of a whole clone per pack byte of its newest commit alone, as measured over many repositories."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class Limits(Record):
     """Bounds of one probe or clone; each is enforced where the bytes are read."""
 
     wire_bytes: int = 100 * MB

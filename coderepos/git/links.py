@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias, cast
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, TypeAlias, cast
+
+    # Links by name, as their targets, and the folders on the way to them.
+    _Folder: TypeAlias = "dict[bytes, bytes | _Folder]"
+else:
+
+    def cast(_kind, value):
+        return value
+
 
 _FOLLOWED: Final = 40  # what Linux follows before it gives up with ELOOP
 _TARGET_BYTES: Final = 4_095
 _STEPS: Final = 500_000
-
-# Links by name, as their targets, and the folders on the way to them.
-_Folder: TypeAlias = "dict[bytes, bytes | _Folder]"
 
 _NOWHERE: Final[_Folder] = {}
 

@@ -9,42 +9,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Final, Protocol, Self
 
 from coderepos.git.limits import Limits
+from coderepos.git.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Final, Self
 
 LINE_BYTES: Final = 8 * 10**6
 """Longest message: an outcome with 50,000 tags."""
 
 OBJECT_ID: Final = re.compile(r"[0-9a-f]{40}\Z")
-EXPIRY: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:Z|[+-]\d\d:\d\d)\Z", re.ASCII)
-EXPIRY_YEARS: Final = range(2000, 2200)
-"""Years in which a token may expire; whoever names another one knows nothing."""
 
 
-class Revealable(Protocol):
-    """A secret that opens only when it is asked to by name."""
-
-    def reveal(self) -> str:
-        """Return the plain text."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Credentials:
-    """Basic credentials of one request; which half holds the token depends on the platform (``platforms.credentials``).
-
-    Both halves are :class:`Revealable`, since GitHub takes the token as user name.
-    """
-
-    username: Revealable
-    password: Revealable
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NetworkPolicy:
+class NetworkPolicy(Record):
     """Which hosts may be asked: the settings of the same names."""
 
     allowed_hosts: tuple[str, ...] = ()
@@ -60,20 +40,7 @@ class NetworkPolicy:
     """PEM file that replaces the system's certificate authorities."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """How far a probe or clone has come."""
-
-    phase: str
-    """``connecting``, ``receiving``, ``resolving``, ``writing`` or ``publishing``."""
-
-    received_bytes: int = 0
-    objects: int = 0
-    total_objects: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FetchRequest:
+class FetchRequest(Record, hidden=("username", "password")):
     """What the fetch child is to ask for; travels on its standard input only, since it holds the token.
 
     ``username`` and ``password`` are plain text here: the pipeline makes the message last and keeps no copy.
@@ -82,8 +49,8 @@ class FetchRequest:
     url: str
     """Text of the URL, checked again in the child."""
 
-    username: str | None = field(repr=False)
-    password: str | None = field(repr=False)
+    username: str | None
+    password: str | None
     ref: str
     """Branch, tag, full ref name or full commit id; empty for the remote's default branch."""
 
@@ -100,8 +67,7 @@ class FetchRequest:
     """Ask the platform's API for the size too, where ``platforms.py`` knows one."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildRequest:
+class BuildRequest(Record):
     """What the build child is to make of the pack."""
 
     incoming: str
@@ -113,8 +79,7 @@ class BuildRequest:
     """May the sandbox's group read what is written (0550/0440 instead of 0500/0400)?"""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FetchOutcome:
+class FetchOutcome(Record):
     """What the fetch child learned besides the pack, in the order in which build needs it."""
 
     wanted_id: str
@@ -134,10 +99,6 @@ class FetchOutcome:
 
     pack_bytes: int = 0
     """Size of the pack that was sent on."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, limits: Limits) -> Self:
@@ -169,8 +130,7 @@ class FetchOutcome:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildReport:
+class BuildReport(Record):
     """What the build child made of the pack."""
 
     commit_id: str
@@ -178,18 +138,14 @@ class BuildReport:
     tree_bytes: int
     objects: int
     entries: int
-    substitutions: dict[str, int] = field(default_factory=dict)
+    substitutions: dict[str, int]
     """How often a tree entry was not written as it is, by ``symlink``, ``gitlink``, ``lfs_pointer`` or ``name``."""
 
-    substituted_paths: tuple[str, ...] = ()
+    substituted_paths: tuple[str, ...]
     """The first hundred of them as ``reason: path``, printable."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
     """Wall clock per phase: ``scan``, ``resolve``, ``index``, ``checkout``, ``sync``."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -228,43 +184,6 @@ class BuildReport:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CloneReport:
-    """What one successful clone attempt left in its ``.incoming-*`` folder."""
-
-    build: BuildReport
-    ref_name: str
-    head_branch: str
-    received_bytes: int
-    isolation_level: int
-    isolation: dict[str, Any] = field(default_factory=dict)
-    """What each child says it is confined by."""
-
-    token_expires_at: datetime | None = None
-    """When the token expires, in UTC, where the host told."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeReport:
-    """What a probe counted."""
-
-    pack_bytes: int
-    estimated_bytes: int
-    """The count times :data:`~coderepos.git.probe.SIZE_FACTOR`, or the platform's figure where that is larger."""
-
-    size_source: str
-    """``probe`` or ``platform``."""
-
-    stopped_early: bool
-    """Did the count pass the limit, so that the true size is at least the estimate?"""
-
-    ref_name: str
-    head_branch: str
-    wanted_id: str
-    token_expires_at: datetime | None = None
-    """When the token expires, in UTC, where the host told."""
-
-
 def dump_line(value: Mapping[str, Any]) -> bytes:
     """Return one message as a line of bytes."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
@@ -272,7 +191,7 @@ def dump_line(value: Mapping[str, Any]) -> bytes:
 
 def request_line(request: FetchRequest | BuildRequest) -> bytes:
     """Return a request as one line for the child's standard input."""
-    return dump_line(asdict(request))
+    return dump_line(request.to_json())
 
 
 def fetch_request(value: Mapping[str, Any]) -> FetchRequest:
@@ -307,22 +226,6 @@ def is_ref_name(value: object) -> bool:
         return bool(_ref_name(value))
     except ValueError:
         return False
-
-
-def token_expiry(outcome: Mapping[str, Any]) -> datetime | None:
-    """Return when the token expires, in UTC, as an ``outcome`` event says; ``None`` where it says nothing sensible.
-
-    Any server may claim any year, so one that is not in :data:`EXPIRY_YEARS` is no error of the child.
-
-    :raises ValueError: it says something that is no ISO 8601 time with its offset.
-    """
-    value = outcome.get("token_expires_at")
-    if value is None:
-        return None
-    if not isinstance(value, str) or not EXPIRY.match(value):
-        raise ValueError("token_expires_at")
-    moment = datetime.fromisoformat(value)
-    return moment.astimezone(UTC) if moment.year in EXPIRY_YEARS else None
 
 
 def _object_id(value: object) -> str:

@@ -6,9 +6,11 @@ system at hand; so does this.
 
 from __future__ import annotations
 
-from typing import Final
-
 from coderepos.exceptions import UnsafeRepository
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 NAME_BYTES: Final = 255
 """Longest name of a file on Linux."""

@@ -1,30 +1,35 @@
 """A guarded HTTP connection to one origin: pinned addresses, fixed requests, bounded bytes and time.
 
-Built on :mod:`http.client` alone: it follows no redirect, repeats no request, reads no proxy variable, no ``.netrc``
-and no cookie, so that nothing has to be switched off. Every byte, those of headers, chunk sizes and trailers
+It follows no redirect, repeats no request apart from one whose kept connection had ended, and knows no proxy, no
+``.netrc`` and no cookie, so that nothing has to be switched off. Every byte, those of headers, chunk sizes and trailers
 included, passes a :class:`~coderepos.git.connection.Meter`.
 """
 
 from __future__ import annotations
 
-import http.client
-import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Final, NoReturn
+import re
 
 from coderepos.exceptions import (
     GitError,
     RemoteAuthFailed,
     RemoteNotFound,
     RemoteProtocolError,
-    RemoteTimeout,
     RemoteUnreachable,
 )
-from coderepos.git.addresses import Resolver
-from coderepos.git.connection import READ_BYTES, Meter, PinnedConnection
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.url import GitUrl
+from coderepos.git.addresses import look_up
+from coderepos.git.connection import PinnedConnection
+from coderepos.git.http_reader import HttpReader
+
+TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Final, NoReturn
+
+    from coderepos.git.addresses import Resolver
+    from coderepos.git.connection import Meter
+    from coderepos.git.http_reader import Head
+    from coderepos.git.messages import NetworkPolicy
+    from coderepos.git.url import GitUrl
 
 USER_AGENT: Final = "git/coderepos"
 """Starts with ``git/``, since some hosts answer smart HTTP to nothing else."""
@@ -32,74 +37,43 @@ USER_AGENT: Final = "git/coderepos"
 REDIRECT: Final = "redirect"
 """Reason of the error for a redirect."""
 
+NOT_SERVED: Final = "request outside of the repository"
+"""Reason of the error for a request that was not named in advance."""
+
 LEFTOVER_BYTES: Final = 65_536
 """Unread bytes of an answer that are worth reading to keep its connection."""
 
+_HEADER: Final = re.compile(r"[A-Za-z-]+: [\t -~\x80-\xff]*\Z")
+
 
 class Answer:
-    """The body of an answer with status 200, read in any portions.
+    """An answer with status 200.
 
-    ``content_type`` and ``redirect_location`` are what dulwich asks for; the latter is always empty.
-
-    :param inspect: is called with all bytes as they arrive.
+    :param headers: by their lower-case names.
+    :param reader: stands at the beginning of the body.
     """
 
-    redirect_location: Final = ""
+    def __init__(self, headers: Mapping[str, str], reader: HttpReader) -> None:
+        self.headers: Final = headers
+        self.body: Final = reader.body
+        self._reader: Final = reader
 
-    def __init__(self, response: http.client.HTTPResponse, inspect: Callable[[bytes], None] | None = None) -> None:
-        self.status: Final = response.status
-        self.headers: Final = response.headers
-        self.content_type: Final = _media_type(response)
-        self._response: Final = response
-        self._inspect: Final = inspect
-        self._buffer = b""
-        self._position = 0
+    def before_receive(self, call: Callable[[], None]) -> None:
+        """Let ``call`` use the bytes that :attr:`body` returned before their place is used again."""
+        self._reader.before_receive = call
 
-    def read(self, size: int) -> bytes:
-        """Return exactly ``size`` bytes, fewer only at the end of the body."""
-        end = self._position + size
-        if end <= len(self._buffer):
-            data = self._buffer[self._position : end]
-            self._position = end
-            return data
-        parts = [self._buffer[self._position :]]
-        missing = size - len(parts[0])
-        self._buffer, self._position = b"", 0
-        with translated_errors():
-            while missing and (data := self._receive()):
-                if len(data) > missing:
-                    self._buffer, self._position = data, missing
-                    data = data[:missing]
-                parts.append(data)
-                missing -= len(data)
-        return b"".join(parts)
-
-    def finish(self) -> bool:
-        """Read at most :data:`LEFTOVER_BYTES` more; is the body over, so that its connection can be kept?"""
-        with suppress(GitError):
-            if len(self.read(LEFTOVER_BYTES)) < LEFTOVER_BYTES:
-                self._response.close()
-                return True
-        return False
-
-    def close(self) -> None:
-        """Do nothing: the connection decides whether it is kept."""
-
-    def _receive(self) -> bytes:
-        data = self._response.read1(READ_BYTES)
-        if not data and self._response.length:
-            raise http.client.IncompleteRead(b"")
-        if self._inspect is not None:
-            self._inspect(data)
-        return data
+    def read(self) -> bytes:
+        """Return the rest of the body, which the meter keeps small."""
+        data = bytearray()
+        while part := self.body():
+            data += part
+        return bytes(data)
 
 
 class GuardedConnection:
     """Serves requests of one origin that are named in advance, one after the other, over one connection.
 
-    :param requests: method and URL of every request that may be made.
-    :param content_types: the media types that an answer may have.
-    :raises RemoteUnreachable: the trust store cannot be read.
+    :param requests: by method and URL of every request that may be made, the media type that its answer must have.
     """
 
     def __init__(
@@ -108,69 +82,85 @@ class GuardedConnection:
         policy: NetworkPolicy,
         meter: Meter,
         *,
-        requests: Collection[tuple[str, str]],
-        content_types: Collection[str],
-        resolver: Resolver = socket.getaddrinfo,
+        requests: Mapping[tuple[str, str], str],
+        resolver: Resolver = look_up,
     ) -> None:
+        self._authority: Final = url.authority
         self._origin: Final = f"{url.scheme}://{url.authority}"
         self._requests: Final = requests
-        self._content_types: Final = content_types
-        self._http: Final = PinnedConnection(url, policy, meter, resolver)
-        self._response: http.client.HTTPResponse | None = None
-        self._answer: Answer | None = None
+        self._connection: Final = PinnedConnection(url, policy, meter, resolver)
+        self._reader: Final = HttpReader(self._connection.receive_into, meter.received)
 
-    def request(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: bytes | None = None,
-        *,
-        inspect: Callable[[bytes], None] | None = None,
-    ) -> Answer:
-        """Return the answer to one request.
+    def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+        """Return the answer to one request; the one before cannot be read any more.
 
-        :param inspect: is called with all bytes of the body as they arrive.
         :raises GitError: a leaf that fits the status, or what went wrong on the way.
         """
         if (method, url) not in self._requests:
-            raise RemoteProtocolError(reason="request outside of the repository")
-        if self._answer is not None and not self._answer.finish():
+            raise RemoteProtocolError(reason=NOT_SERVED)
+        message = self._message(method, url, headers, body)
+        try:
+            head = self._exchange(message)
+            self._check(head, self._requests[method, url])
+            self._reader.expect_body(head)
+        except GitError:
             self.close()
-        self._answer = None
-        with translated_errors():
-            response = self._response = self._exchange(method, url.removeprefix(self._origin), headers, body)
-        if response.status != 200:
-            self.close()
-            raise_for_status(response.status)
-        if _media_type(response) not in self._content_types:
-            raise RemoteProtocolError(reason="content type")
-        if response.getheader("Content-Encoding", "identity").strip().lower() != "identity":
-            raise RemoteProtocolError(reason="content encoding")
-        self._answer = Answer(response, inspect)
-        return self._answer
+            raise
+        return Answer(head.headers, self._reader)
 
     def close(self) -> None:
         """Close the connection; unread bytes are dropped."""
-        self._http.close()
-        if self._response is not None:
-            self._response.close()
+        self._connection.close()
 
-    def _exchange(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
-    ) -> http.client.HTTPResponse:
+    def _message(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+        """Return the bytes of a request.
+
+        :raises RemoteProtocolError: a header does not fit on its line.
+        """
+        fields = {"Host": self._authority, "Accept-Encoding": "identity", "User-Agent": USER_AGENT, **headers}
+        if body is not None:
+            fields["Content-Length"] = str(len(body))
+        lines = [f"{name}: {value}" for name, value in fields.items()]
+        if not all(map(_HEADER.match, lines)):
+            raise RemoteProtocolError(reason="http")
+        head = "\r\n".join([f"{method} {url.removeprefix(self._origin)} HTTP/1.1", *lines, "", ""])
+        return head.encode("latin-1") + (body or b"")
+
+    def _exchange(self, message: bytes) -> Head:
         """Send the request; once more where the server closed the connection that was kept from the one before."""
-        headers = {"User-Agent": USER_AGENT, **headers}
-        kept = self._http.sock is not None
+        if self._can_be_kept():
+            self._reader.await_answer()
+            try:
+                self._connection.send(message)
+                return self._reader.head()
+            except RemoteUnreachable:
+                if self._reader.has_received:
+                    raise
+        self._connection.close()
+        self._reader.await_answer()
+        self._connection.open()
+        self._connection.send(message)
+        return self._reader.head()
+
+    def _check(self, head: Head, media_type: str) -> None:
+        if head.status != 200:
+            raise_for_status(head.status)
+        if head.headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
+            raise RemoteProtocolError(reason="content type")
+        if head.headers.get("content-encoding", "identity").lower() != "identity":
+            raise RemoteProtocolError(reason="content encoding")
+
+    def _can_be_kept(self) -> bool:
+        """Read a little more; is the answer over, so that the next one can follow on the same connection?"""
+        if not self._connection.is_open:
+            return False
+        left_bytes = LEFTOVER_BYTES
         try:
-            self._http.request(method, target, body, headers)
-            return self._http.getresponse()
-        except ConnectionError:
-            self._http.close()
-            if not kept:
-                raise
-        self._http.request(method, target, body, headers)
-        return self._http.getresponse()
+            while left_bytes > 0 and (part := self._reader.body()):
+                left_bytes -= len(part)
+        except GitError:
+            return False
+        return left_bytes > 0 and self._reader.may_go_on
 
 
 def raise_for_status(status: int) -> NoReturn:
@@ -187,20 +177,3 @@ def raise_for_status(status: int) -> NoReturn:
     if status in (408, 425, 429) or status >= 500:
         raise RemoteUnreachable
     raise RemoteProtocolError(reason="http status")
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn what sockets, TLS and HTTP raise into our errors, by type alone; remote text stays out of them."""
-    try:
-        yield
-    except TimeoutError:
-        raise RemoteTimeout from None
-    except (OSError, http.client.IncompleteRead):
-        raise RemoteUnreachable from None
-    except (http.client.HTTPException, ValueError):
-        raise RemoteProtocolError(reason="http") from None
-
-
-def _media_type(response: http.client.HTTPResponse) -> str:
-    return response.getheader("Content-Type", "").partition(";")[0].strip().lower()

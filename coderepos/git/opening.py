@@ -2,66 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final
-
 from coderepos.exceptions import RemoteProtocolError
-from coderepos.git.connection import Meter
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.network import REDIRECT, Answer, GuardedConnection
-from coderepos.git.url import GitUrl
+from coderepos.git.network import REDIRECT, GuardedConnection
 
-CONTENT_TYPES: Final = ("application/x-git-upload-pack-advertisement", "application/x-git-upload-pack-result")
+TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final
+
+    from coderepos.git.connection import Meter
+    from coderepos.git.messages import NetworkPolicy
+    from coderepos.git.network import Answer
+    from coderepos.git.url import GitUrl
+
+ADVERTISEMENT: Final = "application/x-git-upload-pack-advertisement"
+RESULT: Final = "application/x-git-upload-pack-result"
 
 SUFFIX: Final = ".git"
 
 
-@dataclass(frozen=True, slots=True)
 class Opening:
-    """Where the repository was found, and what it advertises."""
+    """Where the repository was found, and what it advertises.
 
-    base: str
-    """URL of the repository without a trailing slash."""
+    :param base: URL of the repository without a trailing slash.
+    """
 
-    advertisement: Answer
+    def __init__(self, base: str, advertisement: Answer) -> None:
+        self.base: Final = base
+        self.advertisement: Final = advertisement
 
 
 def repository_connection(url: GitUrl, policy: NetworkPolicy, meter: Meter) -> GuardedConnection:
     """Return a connection that serves the two requests of smart HTTP (gitprotocol-http(5)) and nothing else."""
-    return GuardedConnection(
-        url,
-        policy,
-        meter,
-        requests=[
-            request
-            for base in _bases(url)
-            for request in (("GET", _advertisement_url(base)), ("POST", f"{base}/git-upload-pack"))
-        ],
-        content_types=CONTENT_TYPES,
-    )
+    requests = {}
+    for base in _bases(url):
+        requests["GET", _advertisement_url(base)] = ADVERTISEMENT
+        requests["POST", f"{base}/git-upload-pack"] = RESULT
+    return GuardedConnection(url, policy, meter, requests=requests)
 
 
-def open_repository(
-    url: GitUrl, connection: GuardedConnection, headers: Mapping[str, str], *, inspect: Callable[[bytes], None]
-) -> Opening:
+def open_repository(url: GitUrl, connection: GuardedConnection, headers: Mapping[str, str]) -> Opening:
     """Ask for the advertisement.
 
     No redirect is followed. But GitLab redirects every URL without ``.git`` to the one with it, which is what users
     copy from their browser, so that one is tried where the first is redirected, wherever that leads.
 
-    :param inspect: is called with the bytes of the advertisement as they arrive.
     :raises GitError: the leaf that says what went wrong.
     """
     asked = {"Accept": "*/*", "Git-Protocol": "version=2", **headers}
     base, *others = _bases(url)
     try:
-        return Opening(base, connection.request("GET", _advertisement_url(base), asked, inspect=inspect))
+        return Opening(base, connection.request("GET", _advertisement_url(base), asked))
     except RemoteProtocolError as error:
         if not others or error.fields != {"reason": REDIRECT}:
             raise
     [base] = others
-    return Opening(base, connection.request("GET", _advertisement_url(base), asked, inspect=inspect))
+    return Opening(base, connection.request("GET", _advertisement_url(base), asked))
 
 
 def _bases(url: GitUrl) -> list[str]:

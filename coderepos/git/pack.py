@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from mmap import mmap
-from typing import Final
 from zlib import decompressobj
+
+TYPE_CHECKING = False  # importing typing takes 7 ms
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
 
 COMMIT, TREE, BLOB, TAG, OFS_DELTA, REF_DELTA = 1, 2, 3, 4, 6, 7
 
 TYPE_NAMES: Final = {COMMIT: b"commit", TREE: b"tree", BLOB: b"blob", TAG: b"tag"}
 
 ID_BYTES: Final = 20
+
+DELTA_OVERHEAD_BYTES: Final = 150
+"""Memory of a small bytes object and its place in a table, besides its content."""
 
 READ_BYTES: Final = 1 << 18
 """Bytes asked from the pipe at once."""
@@ -26,48 +31,42 @@ PIECE_BYTES: Final = 1 << 20
 """Most inflated bytes that are handled at once."""
 
 
-@dataclass(slots=True)
 class Pack:
-    """What is known of every entry, in columns by its position in the stream."""
+    """What is known of every entry, in columns by its position in the stream.
 
-    file_descriptor: int
-    """Of the pack file, open for reading."""
+    :param file_descriptor: of the pack file, open for reading and writing.
+    """
 
-    offsets: array[int] = field(default_factory=lambda: array("Q"))
-    """Where each entry starts in the file; one more, the trailer's, at the end."""
-
-    header_lengths: bytearray = field(default_factory=bytearray)
-    """Bytes from an entry's start to its zlib stream."""
-
-    kinds: bytearray = field(default_factory=bytearray)
-    """Type of each object; that of the whole family for a delta, once it is resolved."""
-
-    sizes: array[int] = field(default_factory=lambda: array("Q"))
-    """Bytes of each object, of the result for a delta."""
-
-    crcs: array[int] = field(default_factory=lambda: array("I"))
-    """CRC32 of each entry as it is in the file."""
-
-    ids: bytearray | mmap = field(default_factory=bytearray)
-    """Object ids, 20 bytes each; zeros for a delta until it is resolved."""
-
-    bases: array[int] = field(default_factory=lambda: array("i"))
-    """Position of a delta's base; -1 for an object that is no delta, or whose base is only known by its id."""
-
-    base_ids: bytearray = field(default_factory=bytearray)
-    """Ids of the bases that are given by id, 20 bytes each."""
-
-    based_by_id: array[int] = field(default_factory=lambda: array("I"))
-    """Positions of the deltas on them."""
-
-    deltas: dict[int, bytes] = field(default_factory=dict)
-    """Inflated deltas by position, as far as the memory for them went."""
-
-    trailer: bytes = b""
-    """SHA-1 of the pack."""
-
-    inflated_bytes: int = 0
-    """What all entries inflate to, results of deltas included."""
+    def __init__(self, file_descriptor: int) -> None:
+        self.file_descriptor: Final = file_descriptor
+        self.offsets: Final = array("Q")
+        """Where each entry starts in the file; one more, the trailer's, at the end."""
+        self.header_lengths: Final = bytearray()
+        """Bytes from an entry's start to its zlib stream."""
+        self.kinds: Final = bytearray()
+        """Type of each object, that of its base for a delta; ``REF_DELTA`` until a base given by id is known."""
+        self.sizes: Final = array("Q")
+        """Bytes of each object, of the result for a delta."""
+        self.crcs: Final = array("I")
+        """CRC32 of each entry as it is in the file."""
+        self.ids = mmap(-1, 1)
+        """Object ids, 20 bytes each; zeros for a delta until it is resolved. Forked processes share them."""
+        self.bases: Final = array("i")
+        """Position of a delta's base; -1 for an object that is no delta, or whose base is only known by its id."""
+        self.base_ids: Final = bytearray()
+        """Ids of the bases that are given by id, 20 bytes each."""
+        self.based_by_id: Final = array("I")
+        """Positions of the deltas on them."""
+        self.deltas: Final[dict[int, bytes]] = {}
+        """Inflated deltas by position, as far as the memory for them went."""
+        self.delta_bytes = 0
+        """Memory that they take."""
+        self.trailer = b""
+        """SHA-1 of the pack."""
+        self.inflated_bytes = 0
+        """What all entries inflate to; once the pack is read, with what the deltas make."""
+        self.result_bytes = 0
+        """What the deltas make."""
 
     @property
     def size_bytes(self) -> int:
@@ -77,9 +76,25 @@ class Pack:
     def __len__(self) -> int:
         return len(self.kinds)
 
+    def expect(self, objects: int) -> None:
+        """Make room for the ids of so many objects."""
+        self.ids = mmap(-1, objects * ID_BYTES or 1)
+
     def object_id(self, position: int) -> bytes:
         """Return the id of an object."""
-        return bytes(self.ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES])
+        return self.ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES]
+
+    def keep_delta(self, position: int, delta: bytes) -> None:
+        """Keep an inflated delta in memory."""
+        self.deltas[position] = delta
+        self.delta_bytes += len(delta) + DELTA_OVERHEAD_BYTES
+
+    def forget_deltas(self, positions: range) -> None:
+        """Free the deltas in memory; whoever needs one reads it again from the file."""
+        for position in positions:
+            delta = self.deltas.pop(position, None)
+            if delta is not None:
+                self.delta_bytes -= len(delta) + DELTA_OVERHEAD_BYTES
 
     def compressed(self, position: int) -> bytes:
         """Return the zlib stream of an entry, read from the file."""
@@ -99,6 +114,8 @@ class Pack:
 
 def write_all(descriptor: int, data: bytes) -> None:
     """Write all bytes to a descriptor."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+    written = os.write(descriptor, data)
+    if written < len(data):
+        rest = memoryview(data)[written:]
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 from bisect import bisect_left
-from collections.abc import Callable
 from hashlib import sha1
-from typing import TYPE_CHECKING, Final
 from zlib import crc32, decompressobj
 from zlib import error as ZlibError  # noqa: N812 - an exception's name
 
@@ -20,39 +17,50 @@ from coderepos.exceptions import (
     TooManyObjects,
 )
 from coderepos.git.delta import VARINT_BYTES, delta_sizes
-from coderepos.git.limits import Limits
-from coderepos.git.pack import ID_BYTES, OFS_DELTA, PIECE_BYTES, READ_BYTES, REF_DELTA, TYPE_NAMES, Pack, write_all
+from coderepos.git.pack import (
+    DELTA_OVERHEAD_BYTES,
+    ID_BYTES,
+    OFS_DELTA,
+    PIECE_BYTES,
+    READ_BYTES,
+    REF_DELTA,
+    TYPE_NAMES,
+    Pack,
+    write_all,
+)
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
     from zlib import _Decompress
 
+    from coderepos.git.limits import Limits
+
 _HEADER_BYTES: Final = 32  # longest entry header: ten bytes of size, then ten of offset or twenty of id
-_DELTA_OVERHEAD_BYTES: Final = 150  # of a small bytes object and its place in the table
-_NO_ID: Final = bytes(ID_BYTES)
-_PROGRESS_SECONDS: Final = 0.25
+_PAUSE_ENTRIES: Final = 0xFF  # a mask: every 256
 
 
 class PackScanner:
     """Reads one pack from a descriptor into a file.
 
     :param source: descriptor of the stream.
-    :param file_descriptor: of the empty pack file, open for reading and writing.
-    :param on_progress: called with the objects read and their total, a few times a second.
+    :param pack: filled in as the stream is read; its file is empty.
+    :param on_pause: called with the objects read and their total, before the first one, every few hundred, and at the
+        end of the pack.
     """
 
     def __init__(
         self,
         source: int,
-        file_descriptor: int,
+        pack: Pack,
         limits: Limits,
-        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+        on_pause: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self._source: Final = source
         self._limits: Final = limits
-        self._on_progress: Final = on_progress
-        self._pack: Final = Pack(file_descriptor)
-        self._ids: Final = bytearray()
-        self._pack.ids = self._ids
+        self._on_pause: Final = on_pause
+        self._pack: Final = pack
         self._digest: Final = sha1(usedforsecurity=False)
         self._buffer = b""
         self._view = memoryview(b"")
@@ -60,27 +68,22 @@ class PackScanner:
         self._buffer_offset = 0
         self._wire_bytes = 0
         self._inflated_allowed = 0
-        self._result_bytes = 0
-        self._delta_bytes = 0
         self._ended = False
 
-    def scan(self) -> Pack:
-        """Read the stream to its end and return what it holds; deltas are not resolved yet.
+    def scan(self) -> None:
+        """Read the stream to its end; deltas are not resolved yet.
 
         :raises RemoteProtocolError: the stream is no well-formed pack; ``reason`` says how.
         :raises LimitExceeded: the leaf that names the bound that was passed.
         """
-        pack, total = self._pack, self._header()
-        next_progress = 0.0
+        total = self._header()
+        self._pack.expect(total)
         for position in range(total):
-            if not position & 0xFF and time.monotonic() >= next_progress:
-                self._on_progress(position, total)
-                next_progress = time.monotonic() + _PROGRESS_SECONDS
+            if not position & _PAUSE_ENTRIES:
+                self._on_pause(position, total)
             self._entry(position)
-        pack.offsets.append(self._buffer_offset + self._at)
         self._trailer()
-        self._on_progress(total, total)
-        return pack
+        self._on_pause(total, total)
 
     def _header(self) -> int:
         self._need(12)
@@ -93,6 +96,7 @@ class PackScanner:
         if total > self._limits.objects:
             raise TooManyObjects(figure=total, limit=self._limits.objects)
         self._at = 12
+        self._pack.offsets.append(12)
         return int(total)
 
     def _trailer(self) -> None:
@@ -107,97 +111,72 @@ class PackScanner:
             raise RemoteProtocolError(reason="pack checksum")
         self._pack.trailer = rest
         # Only now: small deltas of large trees come before the blobs that pay for them.
-        self._count(self._result_bytes)
+        self._count(self._pack.result_bytes)
 
     def _entry(self, position: int) -> None:
-        pack, limits = self._pack, self._limits
+        """Read one entry; the common ones with one call of zlib and few of Python, since a pack has 100,000."""
         if len(self._buffer) - self._at < _HEADER_BYTES:
             self._need(_HEADER_BYTES)
-        start = self._at
-        offset = self._buffer_offset + start
+        pack, buffer, start = self._pack, self._buffer, self._at
         try:
-            kind, size, base = self._entry_header(offset)
+            at = start + 1
+            byte = buffer[start]
+            kind, size = byte >> 4 & 7, byte & 15
+            if byte & 0x80:
+                size, at = _size(buffer, at, size)
+            base = -1
+            if kind == OFS_DELTA:
+                distance, at = _distance(buffer, at)
+                base = self._position_at(pack.offsets[-1] - distance)
+            elif kind == REF_DELTA:
+                at += ID_BYTES
+                pack.based_by_id.append(position)
+                pack.base_ids.extend(buffer[at - ID_BYTES : at])
+            elif kind not in TYPE_NAMES:
+                raise RemoteProtocolError(reason="type of an entry")
         except IndexError:
             raise RemoteProtocolError(reason="pack ends early") from None
-        if size > limits.object_bytes:
-            raise ObjectTooLarge(figure=size, limit=limits.object_bytes)
-        self._count(size)
-        pack.offsets.append(offset)
-        pack.header_lengths.append(self._at - start)
-        pack.kinds.append(kind)
+        if at > len(buffer):
+            raise RemoteProtocolError(reason="pack ends early")
+        if size > self._limits.object_bytes:
+            raise ObjectTooLarge(figure=size, limit=self._limits.object_bytes)
+        pack.inflated_bytes += size
+        if pack.inflated_bytes > self._inflated_allowed:
+            self._count(0)
+        pack.header_lengths.append(at - start)
+        self._at = at
         stream = decompressobj()
-        piece = self._inflated(stream, size)
+        data = self._inflated(stream, size)
         crc = crc32(self._view[start : self._at])
         if kind < OFS_DELTA:
-            digest = sha1(b"%s %d\0%b" % (TYPE_NAMES[kind], size, piece), usedforsecurity=False)
-            pack.crcs.append(self._inflate_rest(stream, size - len(piece), crc, digest.update))
-            self._ids.extend(digest.digest())
-            pack.sizes.append(size)
-            pack.bases.append(-1)
-            return
-        self._ids.extend(_NO_ID)
-        if isinstance(base, int):
-            pack.bases.append(base)
+            digest = sha1(b"%s %d\0%b" % (TYPE_NAMES[kind], size, data), usedforsecurity=False)
+            if len(data) != size or not stream.eof:
+                crc = self._inflate_rest(stream, size - len(data), crc, digest.update)
+            pack.ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
         else:
-            pack.bases.append(-1)
-            pack.base_ids += base
-            pack.based_by_id.append(position)
-        pieces = [piece]
-        is_kept = self._delta_bytes + size + _DELTA_OVERHEAD_BYTES <= limits.delta_memory_bytes
-        pack.crcs.append(
-            self._inflate_rest(stream, size - len(piece), crc, pieces.append if is_kept else _Head(pieces))
-        )
-        delta = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        result_bytes = delta_sizes(delta)[1]
-        if result_bytes > limits.object_bytes:
-            raise ObjectTooLarge(figure=result_bytes, limit=limits.object_bytes)
-        self._result_bytes += result_bytes
-        pack.sizes.append(result_bytes)
-        if is_kept:
-            pack.deltas[position] = delta
-            self._delta_bytes += size + _DELTA_OVERHEAD_BYTES
-
-    def _entry_header(self, offset: int) -> tuple[int, int, int | bytes]:
-        """Return type, size and base (position or id) of the entry at the reading position, and pass its header."""
-        buffer, at = self._buffer, self._at
-        byte = buffer[at]
-        at += 1
-        kind, size, shift = byte >> 4 & 7, byte & 15, 4
-        while byte & 0x80:
-            if shift > 7 * VARINT_BYTES - 7:
-                raise RemoteProtocolError(reason="size of an entry")
-            byte = buffer[at]
-            at += 1
-            size |= (byte & 0x7F) << shift
-            shift += 7
-        base: int | bytes = -1
-        if kind == OFS_DELTA:
-            byte = buffer[at]
-            at += 1
-            distance = byte & 0x7F
-            for _ in range(VARINT_BYTES):
-                if not byte & 0x80:
-                    break
-                byte = buffer[at]
-                at += 1
-                distance = (distance + 1 << 7) | (byte & 0x7F)
-            else:
-                raise RemoteProtocolError(reason="offset of a delta base")
-            base = self._position_at(offset - distance)
-        elif kind == REF_DELTA:
-            base = buffer[at : at + ID_BYTES]
-            at += ID_BYTES
-            if at > len(buffer):
-                raise RemoteProtocolError(reason="pack ends early")
-        elif kind not in TYPE_NAMES:
-            raise RemoteProtocolError(reason="type of an entry")
-        self._at = at
-        return kind, size, base
+            is_kept = pack.delta_bytes + size + DELTA_OVERHEAD_BYTES <= self._limits.delta_memory_bytes
+            if len(data) != size or not stream.eof:
+                pieces = [data]
+                crc = self._inflate_rest(stream, size - len(data), crc, pieces.append if is_kept else _Head(pieces))
+                data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if is_kept:
+                pack.keep_delta(position, data)
+            size = delta_sizes(data)[1]
+            if size > self._limits.object_bytes:
+                raise ObjectTooLarge(figure=size, limit=self._limits.object_bytes)
+            pack.result_bytes += size
+            if base >= 0:
+                kind = pack.kinds[base]
+        pack.crcs.append(crc)
+        pack.kinds.append(kind)
+        pack.bases.append(base)
+        pack.sizes.append(size)
+        pack.offsets.append(self._buffer_offset + self._at)
 
     def _position_at(self, offset: int) -> int:
-        offsets = self._pack.offsets
-        position = bisect_left(offsets, offset) if offset > 0 else len(offsets)
-        if position == len(offsets) or offsets[position] != offset:
+        offsets, count = self._pack.offsets, len(self._pack)
+        position = bisect_left(offsets, offset, 0, count) if offset > 0 else count
+        if position == count or offsets[position] != offset:
             raise RemoteProtocolError(reason="offset of a delta base")
         return position
 
@@ -259,6 +238,32 @@ class PackScanner:
         self._buffer = rest + chunk if rest else chunk
         self._view = memoryview(self._buffer)
         self._at = 0
+
+
+def _size(buffer: bytes, at: int, size: int) -> tuple[int, int]:
+    """Return the size of an entry whose four lowest bits are read, and where its header goes on."""
+    shift = 4
+    while True:
+        byte = buffer[at]
+        at += 1
+        size |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return size, at
+        shift += 7
+        if shift > 7 * VARINT_BYTES - 7:
+            raise RemoteProtocolError(reason="size of an entry")
+
+
+def _distance(buffer: bytes, at: int) -> tuple[int, int]:
+    """Return how far before an entry its base starts, and where the entry's header goes on."""
+    distance, end = -1, at + VARINT_BYTES + 1
+    while at < end:
+        byte = buffer[at]
+        at += 1
+        distance = (distance + 1 << 7) | (byte & 0x7F)
+        if not byte & 0x80:
+            return distance, at
+    raise RemoteProtocolError(reason="offset of a delta base")
 
 
 class _Head:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final
 
-from coderepos.exceptions import InternalError, RemoteProtocolError, RepositoryTooLarge
-from coderepos.git.child import Emit
-from coderepos.git.connection import PREAMBLE, Meter
+from coderepos.exceptions import InternalError, PreambleTooLarge, RemoteProtocolError, RepositoryTooLarge
 from coderepos.git.limits import SIZE_FACTOR
-from coderepos.git.messages import FetchRequest
+
+TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
+if TYPE_CHECKING:
+    from typing import Final
+
+    from coderepos.exceptions import GitError
+    from coderepos.git.child import Emit
+    from coderepos.git.connection import Meter
+    from coderepos.git.messages import FetchRequest
 
 PROGRESS_SECONDS: Final = 0.2
 """Least time between two progress events."""
 
-PIECE_BYTES: Final = 64
-"""What a pkt-line counts besides its bytes."""
+LINE_BYTES: Final = 64
+"""What a line of a side band counts besides its bytes: small ones cost time."""
 
 
 class StoppedEarly(Exception):
@@ -35,41 +40,31 @@ class PackWriter:
         self._emit: Final = emit
         self._next_progress = 0.0
         self._bytes_before = 0
-        self._pieces = 0
+        self._lines = 0
 
-    def write(self, data: bytes) -> int:
-        """Take the next bytes; none at all keep the connection alive.
+    def write(self, parts: list[memoryview], lines: int) -> None:
+        """Take the next bytes, before those that they were received into are used again.
 
+        :param lines: lines of side bands that these came in, those of progress and empty ones included.
         :raises RepositoryTooLarge: the pack is larger than the limit.
         :raises StoppedEarly: a probe knows enough.
         """
         limit_bytes = self._limits.wire_bytes
-        if data and not self.pack_bytes:
+        if parts and not self.pack_bytes:
             self._bytes_before = self._meter.received_bytes
-        self.pack_bytes += len(data)
-        self.count_piece()
+        size = sum(map(len, parts))
+        self.pack_bytes += size
+        self._lines += lines
+        self._set_allowance()
         if self._count_only:
             if self.pack_bytes * SIZE_FACTOR > limit_bytes:
                 raise StoppedEarly
         elif self.pack_bytes > limit_bytes:
             raise RepositoryTooLarge(figure=self.pack_bytes, limit=limit_bytes)
         else:
-            self._pass_on(data)
-        if time.monotonic() >= self._next_progress:
+            self._pass_on(parts, size)
+        if parts and time.monotonic() >= self._next_progress:
             self._tell_progress()
-        return len(data)
-
-    def count_piece(self, text: bytes = b"") -> None:
-        """Take note of a pkt-line, of pack bytes or of progress, whose text does not matter.
-
-        Besides the pack a server may send the preamble's bytes once more, less the more pieces it cuts its answer
-        into: small ones cost time, not bytes.
-        """
-        self._pieces += 1
-        allowed_bytes = self._limits.preamble_bytes + self._bytes_before - PIECE_BYTES * self._pieces
-        if self.pack_bytes:
-            allowed_bytes += self.pack_bytes + self.pack_bytes // 8
-        self._meter.allow(allowed_bytes, reason="too much besides the pack" if self.pack_bytes else PREAMBLE)
 
     def finish(self) -> None:
         """Tell the last figure.
@@ -80,11 +75,27 @@ class PackWriter:
             raise RemoteProtocolError(reason="no pack")
         self._tell_progress()
 
-    def _pass_on(self, data: bytes) -> None:
+    def _set_allowance(self) -> None:
+        """Tell the meter how much may arrive.
+
+        Besides the pack a server may send the preamble's bytes once more, less the more lines it cuts its answer into.
+        """
+        allowed_bytes = self._limits.preamble_bytes + self._bytes_before - LINE_BYTES * self._lines
+        if self.pack_bytes:
+            self._meter.allow(allowed_bytes + self.pack_bytes + self.pack_bytes // 8, _too_much_besides)
+        else:
+            self._meter.allow(allowed_bytes, self._preamble_too_large)
+
+    def _preamble_too_large(self, received_bytes: int) -> GitError:
+        figure = received_bytes + LINE_BYTES * self._lines
+        return PreambleTooLarge(figure=figure, limit=self._limits.preamble_bytes)
+
+    def _pass_on(self, parts: list[memoryview], size: int) -> None:
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._pack_fd, rest) :]
+            if parts and (written := os.writev(self._pack_fd, parts)) < size:
+                rest = memoryview(b"".join(parts))[written:]
+                while rest:
+                    rest = rest[os.write(self._pack_fd, rest) :]
         except BrokenPipeError:
             # The build child is gone; what it said about that is the true cause.
             raise InternalError(reason="nobody reads the pack") from None
@@ -92,3 +103,7 @@ class PackWriter:
     def _tell_progress(self) -> None:
         self._next_progress = time.monotonic() + PROGRESS_SECONDS
         self._emit({"event": "progress", "phase": "receiving", "received_bytes": self.pack_bytes})
+
+
+def _too_much_besides(received_bytes: int) -> GitError:
+    return RemoteProtocolError(reason="too much besides the pack")

@@ -24,16 +24,13 @@ from coderepos.git.limits import Limits
 from coderepos.git.messages import (
     BuildReport,
     BuildRequest,
-    CloneReport,
-    Credentials,
     FetchOutcome,
     FetchRequest,
     NetworkPolicy,
-    Progress,
     dump_line,
     request_line,
-    token_expiry,
 )
+from coderepos.git.reports import CloneReport, Credentials, Progress, token_expiry
 from coderepos.git.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)

@@ -1,41 +1,27 @@
-"""What differs between Git hosts: how they take a token, and how they tell its end and the size of a repository.
+"""Which Git hosts are known, and how each takes a token; what asks their APIs is in ``platform_api``.
 
 Only hosts of a fixed table are known; an unknown one is never guessed at, whatever its name looks like.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import socket
-from base64 import b64encode
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from email.message import Message
-from typing import Any, Final
-from urllib.parse import quote, unquote
+from coderepos.git.record import Record
 
-from coderepos.exceptions import GitError
-from coderepos.git.addresses import Resolver
-from coderepos.git.connection import Meter
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.network import GuardedConnection
-from coderepos.git.url import GitUrl, parse_git_url
+TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final
+
+    from coderepos.git.url import GitUrl
 
 ASK_SECONDS: Final = 3.0
 """Time in which a platform's API has to answer."""
 
-ANSWER_BYTES: Final = 10**6
-"""Longest answer of a platform's API."""
-
-KIB: Final = 1_024
-
-_LARGEST_BYTES: Final = 2**53
+TOKEN_EXPIRY: Final = "github-authentication-token-expiration"  # noqa: S105 (no token)
+"""GitHub's header for the end of the token that it was asked with, in lower case."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownHost:
+class KnownHost(Record):
     """A Git host whose platform is known."""
 
     platform: str
@@ -49,26 +35,19 @@ class KnownHost:
 
 
 KNOWN_HOSTS: Final[Mapping[str, KnownHost]] = {
-    "github.com": KnownHost("github", "https://api.github.com/repos"),
+    "github.com": KnownHost(platform="github", api="https://api.github.com/repos"),
     "gitlab.com": KnownHost(
-        "gitlab",
-        "https://gitlab.com/api/v4/projects",
-        "https://gitlab.com/api/v4/personal_access_tokens/self",
+        platform="gitlab",
+        api="https://gitlab.com/api/v4/projects",
+        token_api="https://gitlab.com/api/v4/personal_access_tokens/self",  # noqa: S106 (no token)
     ),
-    "bitbucket.org": KnownHost("bitbucket", "https://api.bitbucket.org/2.0/repositories"),
-    "codeberg.org": KnownHost("gitea", "https://codeberg.org/api/v1/repos"),
+    "bitbucket.org": KnownHost(platform="bitbucket", api="https://api.bitbucket.org/2.0/repositories"),
+    "codeberg.org": KnownHost(platform="gitea", api="https://codeberg.org/api/v1/repos"),
 }
 """By ``host`` or ``host:port``; self-hosted installations are added by whoever knows them."""
 
-_TOKEN_USERS: Final = {"gitlab": "oauth2", "bitbucket": "x-token-auth", "gitea": "git", "generic": "git"}
-
-
-@dataclass(frozen=True, slots=True)
-class PlatformAnswer:
-    """What a platform's API told, each ``None`` where it did not."""
-
-    size_bytes: int | None = None
-    token_expires_at: str | None = None
+TOKEN_USERS: Final = {"gitlab": "oauth2", "bitbucket": "x-token-auth", "gitea": "git", "generic": "git"}
+"""User names under which the platforms take a token as password."""
 
 
 def platform_of(url: GitUrl, hosts: Mapping[str, KnownHost] = KNOWN_HOSTS) -> str:
@@ -88,143 +67,4 @@ def basic_auth(platform: str, token: str, username: str = "") -> tuple[str, str]
         return username, token
     if platform == "github":
         return token, ""
-    return _TOKEN_USERS[platform], token
-
-
-def ask_platform(
-    url: GitUrl,
-    policy: NetworkPolicy,
-    credentials: tuple[str, str],
-    *,
-    hosts: Mapping[str, KnownHost] = KNOWN_HOSTS,
-    seconds: float = ASK_SECONDS,
-    resolver: Resolver = socket.getaddrinfo,
-) -> PlatformAnswer:
-    """Ask the platform's API for the size of a repository, in one request; nothing that goes wrong matters.
-
-    An API on another host than the repository is asked only where the settings allow that host too.
-
-    :param credentials: user name and password as :func:`basic_auth` returns them.
-    """
-    known = hosts.get(url.authority)
-    target = _api_target(known, url.path) if known else None
-    if known is None or target is None:
-        return PlatformAnswer()
-    authorization = _api_authorization(known, credentials)
-    try:
-        told, headers = _get_json(known.api, target, policy, authorization, seconds=seconds, resolver=resolver)
-        return PlatformAnswer(_told_size(known, told), token_expiry(headers))
-    except (GitError, ValueError, RecursionError):
-        return PlatformAnswer()
-
-
-def ask_token_expiry(
-    url: GitUrl,
-    policy: NetworkPolicy,
-    credentials: tuple[str, str],
-    *,
-    hosts: Mapping[str, KnownHost] = KNOWN_HOSTS,
-    seconds: float = ASK_SECONDS,
-    resolver: Resolver = socket.getaddrinfo,
-) -> str | None:
-    """Ask the platform when the token expires, and return that as ISO 8601 in UTC; nothing that goes wrong matters.
-
-    Only where a token is given and the platform has a URL for it. GitLab's answers to tokens of every scope, those of
-    projects and groups included; the token ends when the day that it names begins in UTC (GitLab's documentation,
-    "When personal access tokens expire").
-
-    :param credentials: user name and password as :func:`basic_auth` returns them.
-    """
-    known = hosts.get(url.authority)
-    authorization = _api_authorization(known, credentials) if known else {}
-    if known is None or known.token_api is None or not authorization:
-        return None
-    try:
-        told, _ = _get_json(known.token_api, "", policy, authorization, seconds=seconds, resolver=resolver)
-        return _told_expiry(told)
-    except (GitError, ValueError, RecursionError):
-        return None
-
-
-def token_expiry(headers: Message) -> str | None:
-    """Return when the token expires, as ISO 8601 in UTC, where GitHub's header for it is there and well formed."""
-    found = re.fullmatch(
-        r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) (?:UTC|([+-]\d{4}))",
-        headers.get("github-authentication-token-expiration") or "",
-        re.ASCII,
-    )
-    if found is None:
-        return None
-    try:
-        moment = datetime.strptime(f"{found[1]} {found[2]} {found[3] or '+0000'}", "%Y-%m-%d %H:%M:%S %z")
-        return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError):
-        return None
-
-
-def _get_json(
-    api: str,
-    target: str,
-    policy: NetworkPolicy,
-    authorization: Mapping[str, str],
-    *,
-    seconds: float,
-    resolver: Resolver,
-) -> tuple[Any, Message]:
-    """Return value and headers of an API's answer to one request, over a connection of its own.
-
-    :param target: what the request adds to the API's URL.
-    :raises GitError: what went wrong on the way.
-    :raises ValueError: the answer is no JSON.
-    """
-    origin = parse_git_url(api, policy)
-    address = origin.base + target
-    connection = GuardedConnection(
-        origin,
-        policy,
-        Meter(seconds=seconds, receive_seconds=seconds, allowed_bytes=ANSWER_BYTES, reason="answer too large"),
-        requests=(("GET", address),),
-        content_types=("application/json",),
-        resolver=resolver,
-    )
-    try:
-        answer = connection.request("GET", address, {"Accept": "application/json", **authorization})
-        return json.loads(answer.read(ANSWER_BYTES)), answer.headers
-    finally:
-        connection.close()
-
-
-def _api_target(known: KnownHost, path: str) -> str | None:
-    """Return what the one request adds to the API's URL, or ``None`` where the path is not one of the platform's."""
-    segments = [unquote(segment) for segment in path.strip("/").removesuffix(".git").split("/")]
-    if known.platform == "gitlab":
-        return f"/{quote('/'.join(segments), safe='')}?statistics=true"
-    if len(segments) != 2:
-        return None
-    return "".join(f"/{quote(segment, safe='')}" for segment in segments)
-
-
-def _api_authorization(known: KnownHost, credentials: tuple[str, str]) -> dict[str, str]:
-    username, password = credentials
-    token = password or username
-    if not token:
-        return {}
-    if known.platform == "bitbucket" and username not in ("", _TOKEN_USERS["bitbucket"]):
-        return {"Authorization": "Basic " + b64encode(f"{username}:{password}".encode()).decode()}
-    return {"Authorization": f"Bearer {token}"}
-
-
-def _told_size(known: KnownHost, answer: Any) -> int | None:
-    value = answer
-    for name in ("statistics", "repository_size") if known.platform == "gitlab" else ("size",):
-        value = value.get(name) if isinstance(value, dict) else None
-    if type(value) is not int or not 0 <= value <= _LARGEST_BYTES // KIB:
-        return None
-    return value * KIB if known.platform in ("github", "gitea") else value
-
-
-def _told_expiry(answer: Any) -> str | None:
-    day = answer.get("expires_at") if isinstance(answer, dict) else None
-    if not isinstance(day, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", day, re.ASCII):
-        return None
-    return f"{date.fromisoformat(day)}T00:00:00Z"
+    return TOKEN_USERS[platform], token

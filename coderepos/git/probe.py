@@ -17,8 +17,9 @@ from coderepos.exceptions import RemoteTimeout, RepositoryTooLarge
 from coderepos.git import events
 from coderepos.git.launcher import Child, signals_held
 from coderepos.git.limits import SIZE_FACTOR
-from coderepos.git.messages import FetchOutcome, ProbeReport, Progress, request_line, token_expiry
+from coderepos.git.messages import FetchOutcome, request_line
 from coderepos.git.pipeline import PROGRAMS, CloneRequest, Programs, fetch_request, lost
+from coderepos.git.reports import ProbeReport, Progress, token_expiry
 from coderepos.git.watchdog import Watchdog
 
 _LARGEST_BYTES: Final = 2**53
@@ -35,7 +36,7 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
     :raises GitError: the leaf that names what else went wrong.
     :raises InternalError: the child died or misbehaved; the log says how.
     """
-    limits = replace(request.limits, clone_seconds=seconds)
+    limits = request.limits.replace(clone_seconds=seconds)
     message = fetch_request(replace(request, limits=limits), depth=1, count_only=True, ask_size=request.depth is None)
     with ExitStack() as running:
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
-
-from coderepos.exceptions import RemoteProtocolError, TooManyRefs
-from coderepos.git.limits import Limits
+from coderepos.exceptions import RemoteProtocolError
 from coderepos.git.messages import OBJECT_ID, is_ref_name
+from coderepos.git.record import Record
+
+TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final
 
 HEAD: Final = b"HEAD"
 HEADS: Final = b"refs/heads/"
 TAGS: Final = b"refs/tags/"
 
+SHA256: Final = "SHA-256 object ids are not supported"
+"""Reason of the error for a repository with longer ids."""
 
-@dataclass(frozen=True, slots=True)
-class WantedRef:
+
+class WantedRef(Record):
     """An advertised ref, or a commit by its id, that is to be fetched."""
 
     name: bytes
@@ -51,8 +54,8 @@ def wanted_ref(refs: Mapping[bytes, bytes], ref: str) -> WantedRef | None:
     """
     for name in ref_candidates(ref):
         if name in refs:
-            return WantedRef(name, object_id(refs[name]))
-    return WantedRef(b"", ref) if OBJECT_ID.match(ref) else None
+            return WantedRef(name=name, object_id=object_id(refs[name]))
+    return WantedRef(name=b"", object_id=ref) if OBJECT_ID.match(ref) else None
 
 
 def object_id(advertised: bytes) -> str:
@@ -63,7 +66,7 @@ def object_id(advertised: bytes) -> str:
     text = advertised.decode("latin-1")
     if OBJECT_ID.match(text):
         return text
-    raise RemoteProtocolError(reason="SHA-256 object ids are not supported" if len(text) == 64 else "object id")
+    raise RemoteProtocolError(reason=SHA256 if len(text) == 64 else "object id")
 
 
 def advertised_tags(refs: Mapping[bytes, bytes]) -> tuple[tuple[str, str], ...]:
@@ -76,29 +79,3 @@ def ref_text(name: bytes) -> str:
     """Return a ref name as text, empty where it is none that Git would accept."""
     text = name.decode("utf-8", "surrogateescape")
     return text if is_ref_name(text) else ""
-
-
-class RefCounter:
-    """Counts refs while an advertisement arrives, so that too many cost neither their parsing nor their memory.
-
-    A ref is a line; the lines that peel a tag in protocol v0 are not counted.
-    """
-
-    SLACK: Final = 32
-    """Further lines of an advertisement: the service, capabilities."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limit: Final = limits.refs
-        self._refs = -self.SLACK
-        self._tail = b""
-
-    def __call__(self, data: bytes) -> None:
-        """Count the refs of the next bytes.
-
-        :raises TooManyRefs: there are more of them than the limit.
-        """
-        seen = self._tail + data
-        self._tail = seen[-3:]
-        self._refs += data.count(b"\n") - seen.count(b"^{}\n")
-        if self._refs > self._limit:
-            raise TooManyRefs(figure=self._refs, limit=self._limit)

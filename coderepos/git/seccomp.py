@@ -12,9 +12,13 @@ import errno
 import os
 import struct
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+
+from coderepos.git.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -116,8 +120,7 @@ ALWAYS: Final = frozenset(_NUMBERS) - NETWORK - SIGNALS - frozenset(_ONLY_ON_ITS
 """What is refused in every child."""
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(Record):
     """How one kind of machine numbers its calls."""
 
     audit: int
@@ -127,8 +130,8 @@ class Architecture:
     """Place of its numbers in the table."""
 
 
-X86_64: Final = Architecture(0xC000003E, 0)
-AARCH64: Final = Architecture(0xC00000B7, 1)
+X86_64: Final = Architecture(audit=0xC000003E, column=0)
+AARCH64: Final = Architecture(audit=0xC00000B7, column=1)
 
 
 def architecture(machine: str | None = None) -> Architecture | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
 
 from coderepos.exceptions import PathTooLong, RepositoryTooLarge, TooManyEntries, TreeTooDeep, UnsafeRepository
-from coderepos.git.families import Families
-from coderepos.git.limits import Limits
 from coderepos.git.names import check_name, is_writable
-from coderepos.git.pack import BLOB, ID_BYTES, TREE, Pack
-from coderepos.git.pack_index import PackIndex
+from coderepos.git.pack import BLOB, ID_BYTES, TREE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Final
+
+    from coderepos.git.families import Families
+    from coderepos.git.limits import Limits
+    from coderepos.git.pack import Pack
 
 GITLINK: Final = 0o160000
 
@@ -22,13 +25,18 @@ BLOCK_BYTES: Final = 4_096
 _MODE_DIGITS: Final = 7
 
 
-class Entry(NamedTuple):
-    """One line of a tree."""
+class Entry:
+    """One line of a tree.
 
-    mode: int
-    name: bytes
-    position: int
-    """Where in the pack its object is; -1 for a gitlink."""
+    :param position: where in the pack its object is; -1 for a gitlink.
+    """
+
+    __slots__ = ("mode", "name", "position")
+
+    def __init__(self, mode: int, name: bytes, position: int) -> None:
+        self.mode: Final = mode
+        self.name: Final = name
+        self.position: Final = position
 
     @property
     def is_directory(self) -> bool:
@@ -51,31 +59,34 @@ class Entry(NamedTuple):
         return bool(self.mode & stat.S_IXUSR)
 
 
-@dataclass(frozen=True, slots=True)
 class Figures:
-    """What a tree takes once it is written."""
+    """What a tree takes once it is written.
 
-    entries: int
-    disk_bytes: int
-    depth: int
-    path_bytes: int
-    """Length of its longest path, with a slash before each name."""
+    :param path_bytes: length of its longest path, with a slash before each name.
+    """
+
+    __slots__ = ("depth", "disk_bytes", "entries", "path_bytes")
+
+    def __init__(self, entries: int, disk_bytes: int, depth: int, path_bytes: int) -> None:
+        self.entries: Final = entries
+        self.disk_bytes: Final = disk_bytes
+        self.depth: Final = depth
+        self.path_bytes: Final = path_bytes
 
 
-@dataclass(slots=True)
 class Trees:
-    """The trees below one root, each held once however often it is used."""
+    """The trees below one root, each held once however often it is used.
 
-    root: int
-    """Position of the root tree in the pack."""
+    :param root: position of the root tree in the pack.
+    """
 
-    entries: dict[int, list[Entry]] = field(default_factory=dict)
-    """By position of the tree; without those whose names are left out."""
-
-    left_out: dict[int, list[bytes]] = field(default_factory=dict)
-    """Names that are not written, by position of the tree."""
-
-    figures: dict[int, Figures] = field(default_factory=dict)
+    def __init__(self, root: int) -> None:
+        self.root: Final = root
+        self.entries: Final[dict[int, list[Entry]]] = {}
+        """By position of the tree; without those whose names are left out."""
+        self.left_out: Final[dict[int, list[bytes]]] = {}
+        """Names that are not written, by position of the tree."""
+        self.figures: Final[dict[int, Figures]] = {}
 
     @property
     def total(self) -> Figures:
@@ -84,15 +95,16 @@ class Trees:
 
 
 def read_trees(
-    root_id: bytes, pack: Pack, index: PackIndex, families: Families, limits: Limits, *, other_bytes: int = 0
+    root_id: bytes, pack: Pack, by_id: Mapping[bytes, int], families: Families, limits: Limits, *, other_bytes: int = 0
 ) -> Trees:
     """Return all trees below ``root_id``, checked and sized up.
 
+    :param by_id: positions of all objects.
     :param other_bytes: what else counts against ``limits.disk_bytes``: the Git data.
     :raises UnsafeRepository: a tree or a name that Git refuses.
     :raises LimitExceeded: the leaf that names the bound that the working tree would pass.
     """
-    root = _known(root_id, TREE, pack, index)
+    root = _known(root_id, TREE, pack, by_id)
     trees = Trees(root)
     count = level = 0
     unread = {root}
@@ -107,7 +119,7 @@ def read_trees(
                 if not is_writable(name):
                     left_out.append(name)
                     continue
-                entry = Entry(mode, name, -1 if mode == GITLINK else _known(object_id, _type(mode), pack, index))
+                entry = Entry(mode, name, -1 if mode == GITLINK else _known(object_id, _type(mode), pack, by_id))
                 entries.append(entry)
                 if entry.is_directory:
                     found.add(entry.position)
@@ -160,8 +172,8 @@ def _type(mode: int) -> int:
     return TREE if stat.S_ISDIR(mode) else BLOB
 
 
-def _known(object_id: bytes, kind: int, pack: Pack, index: PackIndex) -> int:
-    position = index.position(object_id)
+def _known(object_id: bytes, kind: int, pack: Pack, by_id: Mapping[bytes, int]) -> int:
+    position = by_id.get(object_id)
     if position is None:
         raise UnsafeRepository(reason="object of a tree entry missing")
     if pack.kinds[position] != kind:

@@ -1,197 +1,190 @@
-"""The smart HTTP protocol, spoken by dulwich over a guarded connection.
+"""The client's side of fetching from one repository over smart HTTP, in protocol version 2 and in that before it.
 
-Imported after the first request is on its way: dulwich takes about 100 ms to load.
+Sources: gitprotocol-v2(5), gitprotocol-pack(5), gitprotocol-capabilities(5) and gitprotocol-http(5).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+import re
 
-from dulwich.client import AbstractHttpGitClient
-from dulwich.protocol import pkt_line
-from dulwich.refs import HEADREF
+from coderepos.exceptions import RemoteProtocolError
+from coderepos.git.advertisement import read_advertisement, read_ls_refs
+from coderepos.git.network import NOT_SERVED, USER_AGENT
+from coderepos.git.opening import RESULT
+from coderepos.git.pkt_line import DELIM_PKT, FLUSH_PKT, PktLines, malformed, pkt_line
 
-from coderepos.exceptions import CodeReposError, RemoteProtocolError
-from coderepos.git.network import GuardedConnection
-from coderepos.git.opening import Opening
-from coderepos.git.pack_writer import StoppedEarly
+TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Final
 
-_COMMAND_FETCH: Final = pkt_line(b"command=fetch\n")
-_DELIMITER: Final = b"0001"
+    from coderepos.git.advertisement import Advertisement, Refs
+    from coderepos.git.limits import Limits
+    from coderepos.git.network import Answer, GuardedConnection
+    from coderepos.git.opening import Opening
+    from coderepos.git.pack_writer import PackWriter
 
-READS_OF_A_LINE: Final = 2
-"""dulwich reads the length of a pkt-line, then its content."""
+NO_SHALLOW: Final = "no shallow clones"
+"""Reason of the error for a depth that the server does not know about."""
 
-T = TypeVar("T")
+_AGENT: Final = b"agent=" + USER_AGENT.encode()
+_SHALLOW: Final = re.compile(rb"(un)?shallow ([0-9a-f]{40})\Z")
+_ACK: Final = re.compile(rb"NAK\Z|ACK [0-9a-f]{40}( continue| common| ready)?\Z")
 
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """What the server said besides the refs and the pack."""
-
-    head_target: bytes
-    """Full name of the branch that HEAD points to; empty where it is detached or unknown."""
-
-    shallow: frozenset[bytes]
-    """Ids of the commits whose parents were cut off."""
+_SECTIONS: Final = (b"acknowledgments", b"shallow-info", b"wanted-refs", b"packfile-uris", b"packfile")
+"""Of an answer to ``fetch``, in their order, each at most once."""
 
 
-class UploadPackClient(AbstractHttpGitClient):
+class UploadPackClient:
     """Fetches from one repository through a guarded connection.
 
-    dulwich's own HTTP client is made for any URL, redirects and proxies; this one asks what the connection allows.
-
-    :param headers: headers of every request, credentials among them.
-    :param opening: returns how the first request went, which is under way already.
-    :param inspect: is called with the bytes of every ref advertisement as they arrive.
-    :param include_tags: ask for the tag objects that point into the fetched history.
-    :param most_lines: pkt-lines that the server may send besides those that carry pack bytes and progress; each costs
-        time, however short it is.
+    :param opening: the first request and its answer.
+    :param headers: headers of every further request, credentials among them.
     """
 
     def __init__(
-        self,
-        connection: GuardedConnection,
-        *,
-        headers: dict[str, str],
-        opening: Callable[[], Opening],
-        inspect: Callable[[bytes], None],
-        include_tags: bool,
-        most_lines: int,
+        self, connection: GuardedConnection, opening: Opening, headers: Mapping[str, str], limits: Limits
     ) -> None:
-        super().__init__("", dumb=False, thin_packs=False, include_tags=include_tags)
-        self.fetching = False
+        self.is_fetching = False
         """Was the pack asked for?"""
         self._connection: Final = connection
+        self._url: Final = f"{opening.base}/git-upload-pack"
         self._headers: Final = headers
-        self._opening: Final = opening
-        self._opened = False
-        self._inspect: Final = inspect
-        self._include_tags: Final = include_tags
-        self._reads_left = READS_OF_A_LINE * most_lines
+        self._most_refs: Final = limits.refs
+        self._advertisement: Final = self._advertised(opening.advertisement)
 
-    def receive(
-        self,
-        determine_wants: Callable[..., list[bytes]],
-        write_pack: Callable[[bytes], int],
-        *,
-        progress: Callable[[bytes], None],
-        depth: int | None,
-        ref_prefixes: Sequence[bytes],
-    ) -> Received:
-        """Fetch one pack.
+    def refs(self, prefixes: Sequence[bytes]) -> Refs:
+        """Return the refs with one of these prefixes, and in protocol version 0 all others too.
 
+        :raises TooManyRefs: there are more than the limit.
         :raises RemoteProtocolError: the answer is malformed.
         """
+        if self._advertisement.version != 2:
+            return self._advertisement.refs
+        arguments = [b"symrefs", *(b"ref-prefix " + prefix for prefix in prefixes)]
+        return read_ls_refs(self._lines(self._post(self._command(b"ls-refs", arguments))), most_refs=self._most_refs)
 
-        def take(piece: Callable[[bytes], T]) -> Callable[[bytes], T]:
-            def taken(data: bytes) -> T:
-                self._reads_left += READS_OF_A_LINE
-                return piece(data)
+    def fetch(self, wanted_id: bytes, writer: PackWriter, *, depth: int | None, with_tags: bool) -> frozenset[bytes]:
+        """Fetch what a commit or tag reaches, and return the ids of the commits whose parents were cut off.
 
-            return taken
-
-        with malformed_answers():
-            result = self.fetch_pack(
-                b"",
-                determine_wants,  # type: ignore[arg-type]  # ids and names are NewTypes of bytes
-                _EmptyHistory(),
-                take(write_pack),
-                take(progress),
-                depth=depth,
-                ref_prefix=ref_prefixes,
-            )
-            return Received(result.symrefs.get(HEADREF, b""), frozenset(result.new_shallow or ()))
-
-    def has_refs(self, ref_prefixes: Sequence[bytes]) -> bool:
-        """Ask whether the repository has any ref with one of these prefixes.
-
-        :raises RemoteProtocolError: the answer is malformed.
+        :param writer: takes the pack.
+        :param with_tags: ask for the tag objects that point into the fetched history.
+        :raises RemoteProtocolError: the answer is malformed, or the server knows no depth.
         """
-        with malformed_answers():
-            refs = self.get_refs(b"", ref_prefix=ref_prefixes).refs
-            return any(target is not None for target in refs.values())
+        if self._advertisement.version == 2:
+            return self._fetch_v2(wanted_id, writer, depth=depth, with_tags=with_tags)
+        return self._fetch_v0(wanted_id, writer, depth=depth, with_tags=with_tags)
 
-    def _get_url(self, path: str | bytes) -> str:
-        return self._opening().base + "/"
+    def _fetch_v2(
+        self, wanted_id: bytes, writer: PackWriter, *, depth: int | None, with_tags: bool
+    ) -> frozenset[bytes]:
+        if depth and b"shallow" not in self._advertisement.capabilities.get(b"fetch", b"").split():
+            raise RemoteProtocolError(reason=NO_SHALLOW)
+        arguments = [b"ofs-delta", *([b"include-tag"] if with_tags else []), *([b"deepen %d" % depth] if depth else [])]
+        lines = self._answer(self._command(b"fetch", [*arguments, b"want " + wanted_id, b"done"]))
+        shallow: set[bytes] = set()
+        possible = iter(_SECTIONS)
+        while (name := lines.line()) != b"packfile":
+            # Membership takes what it passes over out of the iterator, so no section comes late or twice.
+            if name is None or name not in possible:
+                raise malformed()
+            if name == b"packfile-uris":
+                raise RemoteProtocolError(reason=NOT_SERVED)
+            if name == b"shallow-info":
+                _update(shallow, lines.section())
+            else:
+                for _ in lines.section():
+                    continue
+            if not lines.is_delimited:
+                raise malformed()
+        lines.side_bands(writer.write)
+        return frozenset(shallow)
 
-    def _http_request(
-        self,
-        url: str,
-        headers: dict[str, str] | None = None,
-        data: bytes | Iterator[bytes] | None = None,
-        raise_for_status: bool = True,
-    ) -> tuple[Any, Callable[[int], bytes]]:
-        if data is None and not self._opened:
-            answer, self._opened = self._opening().advertisement, True
+    def _fetch_v0(
+        self, wanted_id: bytes, writer: PackWriter, *, depth: int | None, with_tags: bool
+    ) -> frozenset[bytes]:
+        offered = self._advertisement.capabilities
+        if depth and b"shallow" not in offered:
+            raise RemoteProtocolError(reason=NO_SHALLOW)
+        asked = _capabilities_to_ask_for(offered, with_tags=with_tags)
+        wants = pkt_line(b" ".join([b"want " + wanted_id, *asked])) + (pkt_line(b"deepen %d" % depth) if depth else b"")
+        lines = self._answer(wants + FLUSH_PKT + pkt_line(b"done"))
+        shallow = set(self._advertisement.shallow)
+        if depth:
+            _update(shallow, lines.section())
+            if lines.is_delimited:
+                raise malformed()
+        _skip_acknowledgements(lines)
+        if b"side-band-64k" in asked or b"side-band" in asked:
+            lines.side_bands(writer.write)
         else:
-            answer = self._connection.request(
-                "GET" if data is None else "POST",
-                url,
-                {**(headers or {}), **self._headers},
-                cast("bytes | None", data),
-                inspect=None if self.fetching else self._inspect,
-            )
-        return answer, self._counted(answer.read)
+            lines.rest(writer.write)
+        return frozenset(shallow)
 
-    def _counted(self, read: Callable[[int], bytes]) -> Callable[[int], bytes]:
-        def counted(size: int) -> bytes:
-            self._reads_left -= 1
-            if self._reads_left < 0:
-                raise RemoteProtocolError(reason="too many lines")
-            return read(size)
+    def _command(self, name: bytes, arguments: Iterable[bytes]) -> bytes:
+        """Return a request of protocol version 2.
 
-        return counted
+        :raises RemoteProtocolError: the server does not know the command.
+        """
+        capabilities = self._advertisement.capabilities
+        if name not in capabilities:
+            raise malformed()
+        told = [_AGENT] if b"agent" in capabilities else []
+        if b"object-format" in capabilities:
+            told.append(b"object-format=sha1")
+        head = b"".join(map(pkt_line, [b"command=" + name, *told]))
+        return head + DELIM_PKT + b"".join(map(pkt_line, arguments)) + FLUSH_PKT
 
-    def _smart_request(
-        self, service: str, url: str, data: bytes | Iterator[bytes] | None
-    ) -> tuple[Any, Callable[[int], bytes]]:
-        """Add the arguments that dulwich leaves out in protocol v2: small deltas, and the tags that belong along."""
-        body = cast("bytes", data)
-        if self.protocol_version != 2:
-            self.fetching = True
-        elif body.startswith(_COMMAND_FETCH):
-            self.fetching = True
-            arguments = pkt_line(b"ofs-delta\n") + (pkt_line(b"include-tag\n") if self._include_tags else b"")
-            cut = _end_of_capabilities(body)
-            body = body[:cut] + arguments + body[cut:]
-        return super()._smart_request(service, url, body)
+    def _answer(self, request: bytes) -> PktLines:
+        self.is_fetching = True
+        return self._lines(self._post(request))
 
+    def _post(self, body: bytes) -> Answer:
+        headers = {"Content-Type": "application/x-git-upload-pack-request", "Accept": RESULT, **self._headers}
+        if self._advertisement.version == 2:
+            headers["Git-Protocol"] = "version=2"
+        return self._connection.request("POST", self._url, headers, body)
 
-def _end_of_capabilities(request: bytes) -> int:
-    """Return where the arguments of a protocol v2 request start."""
-    position = 0
-    while request[position : position + 4] != _DELIMITER:
-        position += int(request[position : position + 4], 16)
-    return position + len(_DELIMITER)
+    def _advertised(self, answer: Answer) -> Advertisement:
+        return read_advertisement(self._lines(answer), most_refs=self._most_refs)
+
+    def _lines(self, answer: Answer) -> PktLines:
+        # Twice: version 0 has a second line for every annotated tag.
+        return PktLines(answer, most_lines=2 * self._most_refs + 1_000)
 
 
-class _EmptyHistory:
-    """A graph walker (dulwich) that has no commit to offer."""
+def _capabilities_to_ask_for(offered: Mapping[bytes, bytes], *, with_tags: bool) -> list[bytes]:
+    """Return what a request of protocol version 0 names; Azure DevOps refuses those that name no ``multi_ack``."""
+    asked = [
+        *[name for name in (b"multi_ack_detailed", b"multi_ack") if name in offered][:1],
+        *[name for name in (b"side-band-64k", b"side-band") if name in offered][:1],
+        *[name for name in (b"ofs-delta", b"shallow", b"no-done") if name in offered],
+    ]
+    if with_tags and b"include-tag" in offered:
+        asked.append(b"include-tag")
+    if b"object-format" in offered:
+        asked.append(b"object-format=sha1")
+    if b"agent" in offered:
+        asked.append(_AGENT)
+    return asked
 
-    def __next__(self) -> None:
-        return None
 
-    def ack(self, object_id: bytes) -> None:
-        """Do nothing: nothing was offered."""
+def _update(shallow: set[bytes], lines: Iterable[bytes]) -> None:
+    for line in lines:
+        found = _SHALLOW.match(line)
+        if found is None:
+            raise malformed()
+        if found[1]:
+            shallow.discard(found[2])
+        else:
+            shallow.add(found[2])
 
-    def nak(self) -> None:
-        """Do nothing: nothing was offered."""
 
-
-@contextmanager
-def malformed_answers() -> Iterator[None]:
-    """Turn whatever dulwich makes of a malformed answer into our error; remote text stays out of it.
-
-    :raises RemoteProtocolError: in place of any exception that is not ours.
-    """
-    try:
-        yield
-    except (CodeReposError, StoppedEarly):
-        raise
-    except Exception as error:
-        # dulwich lets ValueError, AssertionError, KeyError and others through besides its own errors.
-        raise RemoteProtocolError(reason="malformed answer") from error
+def _skip_acknowledgements(lines: PktLines) -> None:
+    """Read to the last word of a negotiation in which nothing was offered."""
+    while True:
+        found = _ACK.match(lines.line() or b"")
+        if found is None:
+            raise malformed()
+        if not found[1]:
+            return

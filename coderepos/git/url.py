@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
-from typing import Final
-from urllib.parse import quote, unquote_to_bytes
 
 from coderepos.exceptions import InvalidGitUrl, UrlNotAllowed
-from coderepos.git.messages import NetworkPolicy
+from coderepos.git.record import Record
+
+TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
+if TYPE_CHECKING:
+    from typing import Final
+
+    from coderepos.git.messages import NetworkPolicy
 
 MAX_URL_BYTES: Final = 2_048
 
@@ -35,8 +38,7 @@ _AMBIGUOUS_ESCAPE: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|7F|2E|2F|5C|25|3F|23
 _NO_HOST: Final = "The host of the Git URL is neither a host name nor an IP address in its usual spelling."
 
 
-@dataclass(frozen=True, slots=True)
-class GitUrl:
+class GitUrl(Record):
     """A URL that passed the gate."""
 
     text: str
@@ -64,6 +66,8 @@ class GitUrl:
     @property
     def key(self) -> str:
         """Normal form: equal for two URLs that name one repository; the case of the path is kept."""
+        from urllib.parse import quote, unquote_to_bytes  # only the web side compares URLs
+
         path = quote(unquote_to_bytes(self.path), safe="/" + _PATH_CHARACTERS)
         return f"{self.scheme}://{self.authority}{_without_suffix(path)}"
 
@@ -92,7 +96,7 @@ def parse_git_url(text: str, policy: NetworkPolicy) -> GitUrl:
     if any(char in text for char in "?#\\"):
         raise InvalidGitUrl("A Git URL has no query, no fragment and no backslash.")
     host, port = _host_and_port(authority, DEFAULT_PORTS[scheme])
-    url = GitUrl(text, scheme, host, port, _path(slash + path))
+    url = GitUrl(text=text, scheme=scheme, host=host, port=port, path=_path(slash + path))
     _check_allowed(url, policy)
     return url
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from coderepos.exceptions import GitError
 from coderepos.git.launcher import Child
-from coderepos.git.messages import Progress
+from coderepos.git.reports import Progress
 
 TICK_SECONDS: Final = 1.0
 """Longest time between two calls of ``on_progress``."""

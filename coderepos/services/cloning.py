@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from dataclasses import asdict
 from functools import partial
 from typing import Any, Final
 
@@ -14,8 +13,8 @@ from django.db import transaction
 from coderepos import queue, signals
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CloneTimeout, CodeReposError, CryptoError, InternalError, RemoteAuthFailed
-from coderepos.git.messages import CloneReport, Progress
 from coderepos.git.pipeline import clone
+from coderepos.git.reports import CloneReport, Progress
 from coderepos.git.sandbox import Sandbox
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, LeaseLost, Node
 from coderepos.services import engine
@@ -112,7 +111,7 @@ def _commit(job: Job, report: CloneReport, sandbox: Sandbox) -> None:
                 bytes_received=report.received_bytes,
                 isolation_level=report.isolation_level,
                 progress={},
-                result={**asdict(build), "isolation": report.isolation, "head_branch": report.head_branch},
+                result={**build.to_json(), "isolation": report.isolation, "head_branch": report.head_branch},
             )
             sandbox.flip(version)
             transaction.on_commit(
@@ -164,7 +163,7 @@ class _Heartbeat:
 
         :raises LeaseLost: the job is no longer ours.
         """
-        values = asdict(progress)
+        values = progress.to_json()
         due_seconds = PROGRESS_SECONDS if values != self._written else RENEW_SECONDS
         if self._written and time.monotonic() - self._written_at < due_seconds:
             return

@@ -8,10 +8,11 @@ from pathlib import Path
 from coderepos.conf import conf
 from coderepos.crypto.secret import Secret
 from coderepos.git.limits import Limits
-from coderepos.git.messages import Credentials, Revealable
 from coderepos.git.pipeline import CloneRequest
 from coderepos.git.platforms import basic_auth
-from coderepos.git.sandbox import Sandbox, SandboxRoot
+from coderepos.git.reports import Credentials, Revealable
+from coderepos.git.sandbox import Sandbox
+from coderepos.git.sandbox_root import SandboxRoot
 from coderepos.models import CodeRepository
 from coderepos.models.address import network_policy
 from coderepos.models.project import project_key

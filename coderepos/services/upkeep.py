@@ -10,7 +10,7 @@ from coderepos import queue, signals
 from coderepos.conf import conf
 from coderepos.exceptions import SandboxRefused, WorkerLost
 from coderepos.git.isolation import available_level
-from coderepos.git.sandbox import SandboxRoot
+from coderepos.git.sandbox_root import SandboxRoot
 from coderepos.models import CodeRepository, Job, JobState, Node
 from coderepos.services import engine
 

@@ -1,5 +1,6 @@
-"""One clone or probe in a process of its own, measured from inside: ``-m tests.benchmarks.subjects SUBJECT URL FOLDER``.
+"""One clone or probe in a process of its own, measured from inside.
 
+Called as ``python -m tests.benchmarks.subjects SUBJECT URL FOLDER``.
 Prints one JSON object. Importing is not counted: a worker that clones has long been running. What it starts is. The
 clone stays in ``FOLDER``.
 """
@@ -22,7 +23,7 @@ from coderepos.git.limits import Limits
 from coderepos.git.messages import NetworkPolicy
 from coderepos.git.pipeline import CloneRequest, clone
 from coderepos.git.probe import probe
-from coderepos.git.sandbox import SandboxRoot
+from coderepos.git.sandbox_root import SandboxRoot
 
 LIMITS = Limits(wire_bytes=10**9, disk_bytes=2 * 10**9, clone_seconds=600)
 

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coderepos.git import launcher
+from coderepos.git import launcher, pack_index
 from coderepos.git.build import make
-from coderepos.git.families import Families
 from coderepos.git.limits import MB, Limits
 from coderepos.git.messages import BuildReport, BuildRequest, FetchOutcome, dump_line, request_line
 from coderepos.git.pack import Pack
-from coderepos.git.pack_index import PackIndex
 from coderepos.git.pack_scan import PackScanner
+from coderepos.git.resolving import Resolver
 from tests.git import packs
 from tests.git.packs import Object
 
@@ -66,8 +65,10 @@ def scanned(content: bytes | Path, limits: Limits = LIMITS) -> Iterator[Pack]:
     source = os.open(content, os.O_RDONLY) if isinstance(content, Path) else packs.descriptor(content)
     file = packs.descriptor()
     try:
-        pack = PackScanner(source, file, limits).scan()
-        Families(pack, limits).resolve()
+        pack = Pack(file)
+        with Resolver(pack, limits) as resolver:
+            PackScanner(source, pack, limits, lambda _done, _total: resolver.advance()).scan()
+            resolver.finish()
         yield pack
     finally:
         os.close(source)
@@ -77,7 +78,7 @@ def scanned(content: bytes | Path, limits: Limits = LIMITS) -> Iterator[Pack]:
 def index_of(content: bytes | Path, limits: Limits = LIMITS) -> bytes:
     """Return the index of a pack."""
     with scanned(content, limits) as pack:
-        return PackIndex(pack).to_bytes()
+        return pack_index.index_of(pack)
 
 
 def outcome_of(content: bytes, wanted: Object | str, **fields: Any) -> FetchOutcome:

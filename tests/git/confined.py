@@ -15,13 +15,11 @@ import os
 import resource
 import signal
 import socket
+import ssl  # noqa: F401 (as encodings.idna)
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
-
-import dulwich.client
-import urllib3  # noqa: F401 (the packages of the real children)
 
 from coderepos.exceptions import CodeReposError
 from coderepos.git import isolation, landlock, seccomp
@@ -234,7 +232,7 @@ ATTEMPTS: dict[str, Callable[[Given], object]] = {
     "remove_outside": lambda given: os.unlink(given["outside"] + "/present"),
     "chmod_then_write_outside": lambda given: write(given["outside"] + "/present"),
     "build": build_something,
-    "late_imports": lambda given: [importlib.import_module(name) for name in ("dulwich.web", "xml.dom.minidom")],
+    "late_imports": lambda given: [importlib.import_module(name) for name in ("dulwich._pack", "xml.dom.minidom")],
     "execute": execute,
     "execute_from_memory": execute_from_memory,
     "fork": fork,
@@ -252,7 +250,7 @@ ATTEMPTS: dict[str, Callable[[Given], object]] = {
     "core_size": lambda given: str(resource.getrlimit(resource.RLIMIT_CORE)[1]),
     "environment": lambda given: ",".join(sorted(os.environ)),
     "folder": lambda given: os.getcwd(),
-    "client": lambda given: dulwich.client.__name__,
+    "site": lambda given: "loaded" if "site" in sys.modules else "absent",
 }
 
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from coderepos.exceptions import CodeReposError
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy, Progress
+from coderepos.git.messages import NetworkPolicy
 from coderepos.git.pipeline import CloneRequest, clone
 from coderepos.git.probe import probe
-from coderepos.git.sandbox import SandboxRoot
+from coderepos.git.reports import Progress
+from coderepos.git.sandbox_root import SandboxRoot
 
 
 def work(given: dict[str, Any]) -> dict[str, Any]:
@@ -40,12 +40,12 @@ def work(given: dict[str, Any]) -> dict[str, Any]:
     sandbox.publish(given["token"])
     sandbox.flip(given["token"])
     sandbox.remove_others(given["token"])
-    return {"probe": asdict(probed), "clone": asdict(report), "disk_bytes": sandbox.disk_bytes()}
+    return {"probe": probed.to_json(), "clone": report.to_json(), "disk_bytes": sandbox.disk_bytes()}
 
 
 def tell(progress: Progress) -> None:
     """Print how far it is."""
-    print(json.dumps(asdict(progress)), flush=True)
+    print(json.dumps(progress.to_json()), flush=True)
 
 
 def main() -> None:

@@ -371,7 +371,8 @@ def test_a_malformed_tree_is_refused(tmp_path: Path, root: Object, reason: str) 
 
 def test_a_tree_inside_itself_is_refused() -> None:
     """Only a collision of ids could make one; it would have no size."""
-    trees = Trees(0, {0: [Entry(0o40000, b"a", 0)]})
+    trees = Trees(0)
+    trees.entries[0] = [Entry(0o40000, b"a", 0)]
     with pytest.raises(UnsafeRepository):
         _size_up(trees, Pack(-1), LIMITS, 0)
 

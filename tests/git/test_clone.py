@@ -26,10 +26,12 @@ from coderepos.exceptions import (
 )
 from coderepos.git import isolation, launcher
 from coderepos.git.limits import SIZE_FACTOR, Limits
-from coderepos.git.messages import NetworkPolicy, Progress
+from coderepos.git.messages import NetworkPolicy
 from coderepos.git.pipeline import CloneRequest, Programs, clone
 from coderepos.git.probe import probe
-from coderepos.git.sandbox import Sandbox, SandboxRoot
+from coderepos.git.reports import Progress
+from coderepos.git.sandbox import Sandbox
+from coderepos.git.sandbox_root import SandboxRoot
 from tests.git.hostile_server import Exchange, HostileServer
 from tests.git.http_backend import GitServer, git, make_repository
 from tests.git.processes import descendants

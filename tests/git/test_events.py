@@ -8,7 +8,7 @@ import pytest
 
 from coderepos.exceptions import CodeReposError, GitError, InternalError, RepositoryTooLarge, UnsafeRepository, leaves
 from coderepos.git import events
-from coderepos.git.messages import Progress
+from coderepos.git.reports import Progress
 
 START = Progress(phase="receiving", received_bytes=10, objects=5, total_objects=7)
 

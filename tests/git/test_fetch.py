@@ -120,7 +120,7 @@ def test_depth(server: GitServer, root: Path) -> None:
     """A depth of two cuts history after the second commit and tells where."""
     fetched = run_fetch(fetch_request(server, server.url("repo"), depth=2))
 
-    assert fetched.outcome["shallow"] == (commit(root, "main~1"),)
+    assert fetched.outcome["shallow"] == [commit(root, "main~1")]
 
 
 def test_commit_by_id(root: Path) -> None:
@@ -253,7 +253,7 @@ def test_probe_counts_and_writes_nothing(server: GitServer) -> None:
 
     assert counted.pack == b""
     assert counted.outcome["pack_bytes"] > 100
-    assert counted.outcome["tags"] == ()
+    assert counted.outcome["tags"] == []
     assert counted.outcome["stopped_early"] is False
     assert b"refs/tags/" not in b"".join(request.body for request in server.requests)
 
@@ -346,7 +346,9 @@ def test_platform_is_asked_beside_the_fetch(root: Path) -> None:
             policy=NetworkPolicy(private_hosts=both, insecure_http_hosts=both),
             ask_size=True,
         )
-        fetched = run_fetch(request, hosts={server.host: KnownHost("github", f"http://{platform.host}/repos")})
+        fetched = run_fetch(
+            request, hosts={server.host: KnownHost(platform="github", api=f"http://{platform.host}/repos")}
+        )
 
     assert [request.path for request in platform.requests] == [f"/repos/{root.name}/repo"]
     assert fetched.outcome["platform_size_bytes"] == 77 * 1_024
@@ -369,7 +371,9 @@ def test_slow_platform_is_not_waited_for(root: Path, monkeypatch: pytest.MonkeyP
             ask_size=True,
         )
         started = time.monotonic()
-        fetched = run_fetch(request, hosts={server.host: KnownHost("gitea", f"http://{platform.host}/repos")})
+        fetched = run_fetch(
+            request, hosts={server.host: KnownHost(platform="gitea", api=f"http://{platform.host}/repos")}
+        )
 
     assert time.monotonic() - started < 2
     assert fetched.outcome["platform_size_bytes"] is None

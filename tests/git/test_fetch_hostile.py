@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from coderepos.exceptions import (
     GitError,
+    PreambleTooLarge,
     RefNotFound,
     RemoteAuthFailed,
     RemoteNotFound,
@@ -184,7 +185,7 @@ def test_too_many_lines() -> None:
 )
 @pytest.mark.parametrize("stage", ["advertisement", "refs", "pack"])
 def test_other_content_types_are_refused(stage: str, content_type: str) -> None:
-    """Whatever is not smart HTTP is refused, so dulwich's client for plain files never starts (H28)."""
+    """Whatever is not smart HTTP is refused, the plain files of a dumb server among it (H28)."""
     with HostileServer(at(stage, lambda exchange: exchange.answer(ls_refs([("HEAD", ID)]), content_type))) as server:
         with pytest.raises(RemoteProtocolError) as caught:
             run_fetch(fetch_request(server, server.url))
@@ -275,7 +276,7 @@ def test_bad_names_are_dropped(name: str) -> None:
     fetched = fetch_from(at("refs", body(refs + pkt(f"{ID} refs/tags/good\n".encode()) + FLUSH)))
 
     assert fetched.outcome["head_branch"] == ""
-    assert fetched.outcome["tags"] == (("refs/tags/good", ID),)
+    assert fetched.outcome["tags"] == [["refs/tags/good", ID]]
 
 
 def test_packfile_uris_are_not_followed() -> None:
@@ -330,7 +331,7 @@ def test_remote_text_goes_nowhere(
 
 
 def test_child_is_silent_about_remote_text() -> None:
-    """dulwich logs lines that it does not understand; the child keeps that to itself."""
+    """Lines that it does not understand the child keeps to itself."""
     with HostileServer(at("refs", ECHOES["line"])) as server:
         run = run_child(fetch_request(server, server.url, username="user", password=TOKEN))
 
@@ -386,11 +387,11 @@ def test_connection_closed_between_requests() -> None:
 
 
 def test_answer_with_more_than_was_read() -> None:
-    """Bytes after the end of an advertisement cost a connection, not the fetch."""
+    """Bytes after the end of an advertisement cost a connection at most, not the fetch."""
     answer = at("advertisement", body(capabilities() + b"x" * 200_000))
     with HostileServer(answer) as server:
         assert run_fetch(fetch_request(server, server.url)).pack == pack_of()
-        assert server.connections == 2
+        assert server.connections <= 2
 
 
 def slowly(pieces: Iterable[bytes], exchange: Exchange) -> None:
@@ -570,11 +571,11 @@ FLOODS: dict[str, tuple[Answer, type[GitError]]] = {
     ),
     "a million refs without line ends": (
         at("refs", lambda exchange: exchange.stream(million_refs(f"{ID} refs/tags/{{number}}", ""), RESULT)),
-        RemoteProtocolError,
+        TooManyRefs,
     ),
     "capabilities": (endless_body(pkt(SERVICE_LINE) + FLUSH + pkt(b"ab") * 10_000), RemoteProtocolError),
     "service lines": (endless_body(pkt(b"ab") * 10_000), RemoteProtocolError),
-    "version 2 without end": (endless_body(pkt(b"version 2\n") * 5_000), TooManyRefs),
+    "version 2 without end": (endless_body(pkt(b"version 2\n") * 5_000), RemoteProtocolError),
     "packfile uris": (
         at("pack", endless_body(pkt(b"packfile-uris\n") + pkt(b"x") * 10_000)),
         RemoteProtocolError,
@@ -587,9 +588,9 @@ FLOODS: dict[str, tuple[Answer, type[GitError]]] = {
     "one header": (raw(b"HTTP/1.1 200 x\r\n", b"X" * 65_536), RemoteProtocolError),
     "headers": (raw(b"HTTP/1.1 200 x\r\n", b"X: y\r\n" * 1_000), RemoteProtocolError),
     "continue": (raw(b"", b"HTTP/1.1 100 x\r\n\r\n" * 5_000), RemoteProtocolError),
-    "progress before the pack": (v2_server(pack=endless(pkt(b"\2" + b"." * 60_000))), RemoteProtocolError),
-    "small progress before the pack": (v2_server(pack=endless(pkt(b"\2.") * 5_000)), RemoteProtocolError),
-    "keep-alives": (v2_server(pack=endless(pkt(b"\1") * 5_000)), RemoteProtocolError),
+    "progress before the pack": (v2_server(pack=endless(pkt(b"\2" + b"." * 60_000))), PreambleTooLarge),
+    "small progress before the pack": (v2_server(pack=endless(pkt(b"\2.") * 5_000)), PreambleTooLarge),
+    "keep-alives": (v2_server(pack=endless(pkt(b"\1") * 5_000)), PreambleTooLarge),
     "progress after the pack": (
         v2_server(pack=lambda exchange: chain(sideband(pack_of()), endless(pkt(b"\2" + b"." * 60_000))(exchange))),
         RemoteProtocolError,

@@ -18,10 +18,12 @@ import pytest
 
 from coderepos.crypto.secret import Secret
 from coderepos.git.limits import Limits
-from coderepos.git.messages import Credentials, NetworkPolicy
+from coderepos.git.messages import NetworkPolicy
 from coderepos.git.pipeline import CloneRequest, clone
 from coderepos.git.probe import probe
-from coderepos.git.sandbox import Sandbox, SandboxRoot
+from coderepos.git.reports import Credentials
+from coderepos.git.sandbox import Sandbox
+from coderepos.git.sandbox_root import SandboxRoot
 from tests.git.hostile_cases import CASES, CONTENT, PATIENT, Case, lawful
 from tests.git.hostile_server import HostileServer, v2_server
 from tests.git.measuring import Attempt, attempt, forms_of, found_in, note

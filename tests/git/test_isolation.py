@@ -8,7 +8,6 @@ import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ class Surroundings:
             "role": role,
             "user": user,
             "without": without,
-            "request": {**asdict(request), "incoming": str(self.incoming)} if role != "fetch" else asdict(request),
+            "request": request.to_json(),
             "ports": [allowed_port],
             "allowed_port": allowed_port,
             "other_port": other_port,
@@ -197,14 +196,14 @@ def test_late_imports_still_work(surroundings: Surroundings) -> None:
 
 
 def test_a_child_starts_with_nothing_of_its_parent(surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable, no descriptor and no working directory of the parent reaches a child."""
+    """No variable, descriptor or working directory of the parent reaches a child, and no ``.pth`` file is run."""
     monkeypatch.setenv("MASTER_ENCRYPTION_KEY", "secret")
     inheritable = os.dup2(1, 200, inheritable=True)
 
-    answer = surroundings.try_all("build", "environment", "folder")
+    answer = surroundings.try_all("build", "environment", "folder", "site")
     os.close(inheritable)
 
-    assert answer["results"] == {"environment": "LC_CTYPE", "folder": "/"}
+    assert answer["results"] == {"environment": "LC_CTYPE", "folder": "/", "site": "absent"}
     assert answer["open"] == []
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import RemoteProtocolError, RemoteTimeout, RemoteUnreachable
-from coderepos.git.connection import Meter, PinnedConnection
+from coderepos.git.connection import Meter
 from coderepos.git.messages import NetworkPolicy
 from coderepos.git.network import GuardedConnection
 from coderepos.git.url import GitUrl, parse_git_url
@@ -17,8 +17,12 @@ from tests.git.hostile_server import Exchange, HostileServer
 Answers = list[tuple[Any, ...]]
 
 
+def too_much(received_bytes: int) -> RemoteProtocolError:
+    return RemoteProtocolError(reason="too much", received_bytes=received_bytes)
+
+
 def meter(*, seconds: float = 5, allowed_bytes: int = 10**6) -> Meter:
-    return Meter(seconds=seconds, receive_seconds=seconds, allowed_bytes=allowed_bytes, reason="too much")
+    return Meter(seconds=seconds, receive_seconds=seconds, allowed_bytes=allowed_bytes, error=too_much)
 
 
 def connection_to(
@@ -33,8 +37,7 @@ def connection_to(
         url,
         policy,
         changes.pop("meter", None) or meter(),
-        requests=(("GET", target),),
-        content_types=("text/plain",),
+        requests={("GET", target): "text/plain"},
         resolver=resolver,
         **changes,
     )
@@ -68,7 +71,7 @@ def test_asks_by_number_and_names_the_host(server: HostileServer) -> None:
     """The connection goes to the resolved number, the Host header has the name."""
     connection, target = connection_to(server, resolver=Resolver(["127.0.0.1"]))
 
-    assert connection.request("GET", target, {}).read(100) == b"hello"
+    assert connection.request("GET", target, {}).read() == b"hello"
     assert server.requests[0].headers["host"].startswith("git.example:")
     connection.close()
 
@@ -84,7 +87,7 @@ def test_name_is_resolved_once() -> None:
     with HostileServer(once) as server:
         connection, target = connection_to(server, resolver=resolver)
         for _ in range(3):
-            assert connection.request("GET", target, {}).read(100) == b"hello"
+            assert connection.request("GET", target, {}).read() == b"hello"
         connection.close()
 
         assert server.connections == 3
@@ -104,7 +107,7 @@ def test_next_address_is_tried(server: HostileServer) -> None:
     """An address that refuses connections is passed over for the next one."""
     connection, target = connection_to(server, resolver=Resolver(["127.0.0.9", "127.0.0.1"]))
 
-    assert connection.request("GET", target, {}).read(100) == b"hello"
+    assert connection.request("GET", target, {}).read() == b"hello"
     connection.close()
 
 
@@ -168,7 +171,7 @@ def test_meter_counts_every_byte(server: HostileServer) -> None:
     """Status line and headers count as well as the body."""
     counting = meter()
     connection, target = connection_to(server, resolver=Resolver(["127.0.0.1"]), meter=counting)
-    connection.request("GET", target, {}).read(100)
+    connection.request("GET", target, {}).read()
     connection.close()
 
     whole = b"HTTP/1.1 200 x\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
@@ -182,12 +185,12 @@ def test_meter_refuses_the_first_byte_too_many() -> None:
 
     with pytest.raises(RemoteProtocolError) as caught:
         counting.received(1)
-    assert caught.value.fields == {"reason": "too much"}
+    assert caught.value.fields == {"reason": "too much", "received_bytes": 11}
 
 
 def test_meter_ends_in_time() -> None:
     """No wait goes beyond the deadline, and after it there is none."""
-    counting = Meter(seconds=0.05, receive_seconds=10, allowed_bytes=1, reason="x")
+    counting = Meter(seconds=0.05, receive_seconds=10, allowed_bytes=1, error=too_much)
 
     assert counting.wait_seconds() <= 0.05
     time.sleep(0.06)
@@ -207,12 +210,12 @@ def test_meter_ends_in_time() -> None:
 )
 def test_host_header(scheme: str, host: str, port: int, header: str) -> None:
     """The Host header names no port where it is the scheme's own, and brackets an IPv6 address."""
-    connection = PinnedConnection(GitUrl("", scheme, host, port, "/r"), NetworkPolicy(), meter(), socket.getaddrinfo)
-    sent: list[bytes] = []
-    connection.send = sent.append  # type: ignore[assignment]
-    connection.request("GET", "/r")
+    url = GitUrl(text="", scheme=scheme, host=host, port=port, path="/r")
+    connection = GuardedConnection(url, NetworkPolicy(), meter(), requests={})
 
-    assert f"Host: {header}\r\n".encode() in sent[0]
+    assert connection._message("GET", f"{url.base}/x", {}, None).startswith(
+        f"GET /r/x HTTP/1.1\r\nHost: {header}\r\n".encode()
+    )
 
 
 @pytest.mark.parametrize("content", ["", "no certificate"])
@@ -223,7 +226,7 @@ def test_unreadable_trust_store(server: HostileServer, tmp_path: Any, content: s
         bundle.write_text(content)
     policy = NetworkPolicy(private_hosts=(server.host,), ca_bundle=str(bundle))
     url = parse_git_url(f"https://{server.host}/r", policy)
-    connection = GuardedConnection(url, policy, meter(), requests=(("GET", url.base),), content_types=())
+    connection = GuardedConnection(url, policy, meter(), requests={("GET", url.base): "text/plain"})
 
     with pytest.raises(RemoteUnreachable):
         connection.request("GET", url.base, {})

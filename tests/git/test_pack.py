@@ -22,10 +22,13 @@ from coderepos.exceptions import (
 )
 from coderepos.git import delta as delta_module
 from coderepos.git import families as families_module
+from coderepos.git import pack_index, stretch
+from coderepos.git import resolving as resolving_module
 from coderepos.git.delta import apply_delta, apply_delta_in_pieces
 from coderepos.git.limits import Limits
-from coderepos.git.pack_index import PackIndex
+from coderepos.git.pack import Pack
 from coderepos.git.pack_scan import PackScanner
+from coderepos.git.resolving import Resolver
 from tests.git import packs
 from tests.git.building import LIMITS, git, index_of, scanned
 from tests.git.packs import blob, copy, delta, entry, insert, ofs_delta, ref_delta
@@ -130,8 +133,8 @@ def test_two_processes_make_the_same_index(
     history: Path, tmp_path: Path, cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Families may be shared with a second process."""
-    monkeypatch.setattr(families_module, "cores", lambda: cores)
-    monkeypatch.setattr(families_module, "_SHARED_OBJECTS", 1)
+    monkeypatch.setattr(resolving_module, "cores", lambda: cores)
+    monkeypatch.setattr(resolving_module, "_ROUND_WORK", 1)
     content = packed(history, "--delta-base-offset")
     assert index_of(content) == git_index(content, tmp_path)
 
@@ -139,8 +142,8 @@ def test_two_processes_make_the_same_index(
 @pytest.mark.parametrize("broken", [0, 1])
 def test_a_bad_delta_is_named_whichever_process_meets_it(broken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stops the second process is told by the first."""
-    monkeypatch.setattr(families_module, "cores", lambda: 2)
-    monkeypatch.setattr(families_module, "_SHARED_OBJECTS", 1)
+    monkeypatch.setattr(resolving_module, "cores", lambda: 2)
+    monkeypatch.setattr(resolving_module, "_ROUND_WORK", 1)
     entries = []
     for number in range(2):
         base = entry(blob(b"base %d" % number))
@@ -156,6 +159,7 @@ def test_many_children_far_apart_are_resolved_within_the_budget(
 ) -> None:
     """Bases that were dropped to save memory are made again, and the result is the same."""
     monkeypatch.setattr(families_module, "_HELD_BYTES", 2_500)
+    monkeypatch.setattr(stretch, "_HELD_BYTES", 2_500)
     chance = random.Random(2)
     contents = [chance.randbytes(1_000)]
     entries, starts = [entry(blob(contents[0]))], [0]
@@ -217,6 +221,7 @@ def test_a_long_way_with_children_at_each_step_costs_little(make: Callable[[], b
 def test_making_dropped_bases_again_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A comb of branches that would be made again and again ends with our error."""
     monkeypatch.setattr(families_module, "_HELD_BYTES", 1)
+    monkeypatch.setattr(stretch, "_HELD_BYTES", 1)
     base = bytes(10_000)
     same = delta(10_000, 10_000, copy(0, 10_000))
     entries = [entry(blob(base))]
@@ -255,10 +260,12 @@ def index_of_pieces(*pieces: bytes, limits: Limits = LIMITS) -> bytes:
     file = packs.descriptor()
     try:
         with Packets(*pieces) as source:
-            pack = PackScanner(source, file, limits).scan()
-        families_module.Families(pack, limits).resolve()
+            pack = Pack(file)
+            PackScanner(source, pack, limits).scan()
+        with Resolver(pack, limits) as resolver:
+            resolver.finish()
         assert os.pread(file, 1_000_000, 0) == b"".join(pieces)
-        return PackIndex(pack).to_bytes()
+        return pack_index.index_of(pack)
     finally:
         os.close(file)
 
@@ -388,7 +395,7 @@ def test_a_malformed_pack_is_refused(
 ) -> None:
     """Each malformed pack is refused for its own reason, by dulwich's compiled deltas and by our own."""
     if not compiled:
-        monkeypatch.setattr(delta_module, "_compiled", None)
+        monkeypatch.setattr(delta_module, "_compiled", lambda: None)
     with pytest.raises(RemoteProtocolError) as caught, scanned(make()):
         pass
     assert caught.value.fields == {"reason": reason}
@@ -451,7 +458,7 @@ def test_progress_ends_with_everything() -> None:
     """The last progress names all objects."""
     calls: list[tuple[int, int]] = []
     source, file = packs.descriptor(packs.pack([BASE] * 3)), packs.descriptor()
-    PackScanner(source, file, LIMITS, lambda done, total: calls.append((done, total))).scan()
+    PackScanner(source, Pack(file), LIMITS, lambda done, total: calls.append((done, total))).scan()
     os.close(source)
     os.close(file)
     assert calls == [(0, 3), (3, 3)]

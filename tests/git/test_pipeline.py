@@ -24,8 +24,9 @@ from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError, Li
 from coderepos.git import events, launcher
 from coderepos.git.launcher import Child
 from coderepos.git.limits import Limits
-from coderepos.git.messages import CloneReport, Credentials, NetworkPolicy, Progress
+from coderepos.git.messages import NetworkPolicy
 from coderepos.git.pipeline import CloneRequest, Programs, clone
+from coderepos.git.reports import CloneReport, Credentials, Progress
 from tests.git.processes import Process, descendants, left_over
 from tests.git.scripted import BUILD, COMMIT, FETCH, STARTED, error, outcome, report
 from tests.git.users import forked

@@ -1,15 +1,10 @@
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from coderepos.exceptions import RemoteProtocolError, TooManyRefs
-from coderepos.git.limits import Limits
-from coderepos.git.refs import RefCounter, advertised_tags, object_id, ref_candidates, ref_prefixes, wanted_ref
-from tests.git.hostile_server import ID, advertisement
+from coderepos.exceptions import RemoteProtocolError
+from coderepos.git.refs import advertised_tags, object_id, ref_candidates, ref_prefixes, wanted_ref
+from tests.git.hostile_server import ID
 
 OTHER = "2" * 40
 
@@ -72,26 +67,3 @@ def test_tags_with_bad_names_are_left_out() -> None:
     refs = {b"refs/tags/a": ID.encode(), b"refs/tags/..": ID.encode(), b"refs/tags/\xff": ID.encode(), b"HEAD": b"x"}
 
     assert advertised_tags(refs) == (("refs/tags/a", ID), ("refs/tags/\udcff", ID))
-
-
-def counted(data: bytes, pieces: list[int], limit: int) -> bool:
-    """Return whether a counter with this limit refuses ``data``, cut at ``pieces``."""
-    counter = RefCounter(Limits(refs=limit))
-    cuts = sorted({0, len(data), *(cut % (len(data) + 1) for cut in pieces)})
-    try:
-        for start, end in pairwise(cuts):
-            counter(data[start:end])
-    except TooManyRefs:
-        return True
-    return False
-
-
-@given(st.lists(st.integers(0, 10**6), max_size=30))
-def test_counter_does_not_depend_on_how_bytes_arrive(pieces: list[int]) -> None:
-    """Refs are counted exactly, peeled lines of tags left out, wherever the bytes are cut."""
-    tags = [(f"refs/tags/{number}{peeled}", ID) for number in range(40) for peeled in ("", "^{}")]
-    data = advertisement([("HEAD", ID), *tags])
-    lines = 1 + 1 + 40  # the service line, HEAD and the tags
-
-    assert not counted(data, pieces, lines - RefCounter.SLACK)
-    assert counted(data, pieces, lines - RefCounter.SLACK - 1)

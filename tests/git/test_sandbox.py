@@ -17,7 +17,8 @@ import pytest
 
 from coderepos.exceptions import InternalError, SandboxFull, SandboxRefused
 from coderepos.git import folders, marker, removal
-from coderepos.git.sandbox import Sandbox, SandboxRoot
+from coderepos.git.sandbox import Sandbox
+from coderepos.git.sandbox_root import SandboxRoot
 from tests.git.users import NOBODY, USERS, as_user
 
 ROOT_ID = "7d9b0d3e-0000-4000-8000-000000000001"

@@ -12,10 +12,11 @@ import pytest
 
 from coderepos.exceptions import InternalError
 from coderepos.git.limits import Limits
-from coderepos.git.messages import FetchRequest, NetworkPolicy, token_expiry
+from coderepos.git.messages import FetchRequest, NetworkPolicy
 from coderepos.git.pipeline import CloneRequest, Programs, clone
 from coderepos.git.platforms import KnownHost
 from coderepos.git.probe import probe
+from coderepos.git.reports import token_expiry
 from tests.git.fetching import fetch_request, run_fetch
 from tests.git.hostile_server import Answer, Exchange, HostileServer
 from tests.git.http_backend import GitServer, make_repository
@@ -125,7 +126,7 @@ def asking(server: GitServer, api: HostileServer, **changes: Any) -> tuple[Fetch
         policy=NetworkPolicy(private_hosts=both, insecure_http_hosts=both),
         **{"username": "oauth2", "password": "tok", **changes},
     )
-    gitlab = KnownHost("gitlab", f"http://{api.host}/projects", token_api=f"http://{api.host}/tokens/self")
+    gitlab = KnownHost(platform="gitlab", api=f"http://{api.host}/projects", token_api=f"http://{api.host}/tokens/self")
     return request, {server.host: gitlab}
 
 

@@ -1,0 +1,133 @@
+"""Resolves the deltas of a pack on a second core, while the pack still arrives.
+
+Real packs keep families together, so that nearly all deltas of a stretch of the stream are built on objects of the same
+stretch. Whenever enough of them wait and no second process is at work, one is forked for them: it finds all that it
+needs in its copy of this process's memory and in the pack file, and leaves ids in memory that both share. What it does
+not finish is done here at the end, and so is every error told here.
+"""
+
+from __future__ import annotations
+
+from coderepos.git.delta import LARGE_BYTES
+from coderepos.git.families import Families
+from coderepos.git.forked import Forked, cores
+from coderepos.git.stretch import OutOfOrder, resolve_stretch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Self
+
+    from coderepos.git.limits import Limits
+    from coderepos.git.pack import Pack
+
+_DELTA_WORK: Final = 8_000
+"""What a delta costs besides the bytes that it makes, in such bytes."""
+
+_ROUND_WORK: Final = 12 * 10**6
+"""Work for which a second process is worth its start: about 15 ms of it."""
+
+_MOST_ROUND_WORK: Final = 80 * 10**6
+"""Most work that it is given at once, so that the last round ends soon after the pack."""
+
+_STEP_WORK: Final = 6 * 10**6
+"""Work that is done here before looking after the second process again."""
+
+
+class Resolver:
+    """Fills in what the scan of a pack leaves open; a context manager that leaves no process behind."""
+
+    def __init__(self, pack: Pack, limits: Limits) -> None:
+        self._pack: Final = pack
+        self._limits: Final = limits
+        self._has_second_core: Final = cores() > 1
+        self._is_regular = True
+        self._taken = 0
+        self._taken_result_bytes = 0
+        self._round: tuple[Forked, range] | None = None
+        self._left: Final[list[range]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._round:
+            self._round[0].end()
+
+    def advance(self) -> None:
+        """Give what waits to a second process, if that is worth it now; called between two entries of the scan."""
+        if self._waiting_work() >= _ROUND_WORK and self._may_start_round() and self._is_paid_for():
+            self._start_round(_MOST_ROUND_WORK)
+
+    def finish(self) -> None:
+        """Resolve whatever is left, once the whole pack was read.
+
+        :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack.
+        :raises InflatedTooLarge: too much had to be made again.
+        """
+        pack, families = self._pack, Families(self._pack, self._limits)
+        if pack.based_by_id:
+            families.resolve_by_id()
+            return
+        while self._taken < len(pack) and self._check_regular():
+            if (work := self._waiting_work()) >= 2 * _ROUND_WORK and self._may_start_round():
+                self._start_round(min(work // 2, _MOST_ROUND_WORK))
+            self._resolve_here(self._take(_STEP_WORK))
+        self._collect()
+        for positions in (*self._left, range(self._taken, len(pack))):
+            families.resolve(positions)
+
+    def _may_start_round(self) -> bool:
+        if self._round and self._round[0].has_ended():
+            self._collect()
+        return self._has_second_core and self._round is None and self._check_regular()
+
+    def _check_regular(self) -> bool:
+        """May what waits be resolved in the order of the stream? Once it may not, all that comes later may not."""
+        pack = self._pack
+        if pack.based_by_id or (len(pack) > self._taken and max(pack.sizes[self._taken :]) > LARGE_BYTES):
+            self._is_regular = False
+        return self._is_regular
+
+    def _is_paid_for(self) -> bool:
+        """Do the bytes that arrived so far pay for all that their deltas make? In the end the whole pack has to."""
+        pack = self._pack
+        return pack.inflated_bytes + pack.result_bytes <= self._limits.inflated_bytes(pack.offsets[-1])
+
+    def _waiting_work(self) -> int:
+        pack = self._pack
+        return pack.result_bytes - self._taken_result_bytes + _DELTA_WORK * len(pack.deltas)
+
+    def _start_round(self, most_work: int) -> None:
+        pack, positions = self._pack, self._take(most_work)
+        self._round = Forked(lambda: resolve_stretch(pack, positions)), positions
+        pack.forget_deltas(positions)
+
+    def _collect(self) -> None:
+        """Wait for the second process; what it could not do is left for the end, which tells why."""
+        if self._round:
+            process, positions = self._round
+            self._round = None
+            if not process.succeeded():
+                self._leave(positions)
+
+    def _resolve_here(self, positions: range) -> None:
+        try:
+            resolve_stretch(self._pack, positions)
+        except OutOfOrder:
+            self._leave(positions)
+
+    def _leave(self, positions: range) -> None:
+        self._left.append(positions)
+        self._is_regular = False
+
+    def _take(self, most_work: int) -> range:
+        """Return the next positions, as many as make so much work, and at least one."""
+        bases, sizes = self._pack.bases, self._pack.sizes
+        first = end = self._taken
+        while end < len(bases) and most_work > 0:
+            if bases[end] >= 0:
+                most_work -= sizes[end] + _DELTA_WORK
+                self._taken_result_bytes += sizes[end]
+            end += 1
+        self._taken = end
+        return range(first, end)

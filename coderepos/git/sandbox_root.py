@@ -1,0 +1,122 @@
+"""The folder that holds all sandboxes of one machine: whose it is, who may read it, what is in it."""
+
+from __future__ import annotations
+
+import grp
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from coderepos.exceptions import SandboxRefused
+from coderepos.git.folders import opened_folder, set_mode, translated
+from coderepos.git.marker import read_marker, write_marker
+from coderepos.git.sandbox import NAME, Sandbox
+
+
+class SandboxRoot:
+    """The folder that holds all sandboxes of one machine.
+
+    :param path: absolute path; it is created where it is missing.
+    :param group: name of a group that may read, or ``None``.
+    """
+
+    def __init__(self, path: Path, group: str | None = None) -> None:
+        self.path: Final = path
+        self._group: Final = group
+
+    @property
+    def folder_mode(self) -> int:
+        """Mode of folders that stay writable by their owner; with a group, what is made below belongs to it too."""
+        return 0o2750 if self._group else 0o700
+
+    @property
+    def published_mode(self) -> int:
+        """Mode of the top folder of a published version."""
+        return 0o550 if self._group else 0o500
+
+    def prepare(self, root_id: str) -> None:
+        """Create the root where it is missing, and mark it as belonging to ``root_id``; safe in many processes at once.
+
+        :raises SandboxRefused: it is a link or no folder, is foreign, is writable by others, the group does not exist,
+            or another installation marked it. Nothing was changed then.
+        :raises SandboxFull: there is no room even for the marker.
+        """
+        with translated():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                self.path.mkdir(mode=0o700)
+            group_id = self._group_id()
+            with self.opened() as base:
+                if read_marker(base) is None:
+                    write_marker(base, root_id)
+                if read_marker(base) != root_id:
+                    raise SandboxRefused
+                if group_id is not None and os.fstat(base).st_gid != group_id:
+                    os.fchown(base, -1, group_id)
+                set_mode(base, self.folder_mode)
+
+    def read_marker(self) -> str | None:
+        """Return the id of the installation that the root belongs to, ``None`` where there is no root or no marker.
+
+        :raises SandboxRefused: as :meth:`prepare`.
+        """
+        with translated():
+            try:
+                with self.opened() as base:
+                    return read_marker(base)
+            except FileNotFoundError:
+                return None
+
+    def sandbox(self, project_key: str, repository_id: str) -> Sandbox:
+        """Return the sandbox of one repository, which need not exist yet.
+
+        :raises SandboxRefused: a name that could not be a path segment of its own.
+        """
+        return Sandbox(self, project_key, repository_id)
+
+    def sandboxes(self) -> list[Sandbox]:
+        """Return every sandbox that is on disk."""
+        found = []
+        with translated():
+            try:
+                with self.opened() as base:
+                    for project_key in _names(base):
+                        with opened_folder(project_key, parent=base) as project:
+                            found += [Sandbox(self, project_key, name) for name in _names(project)]
+            except FileNotFoundError:
+                return found
+        return found
+
+    def free_bytes(self) -> int:
+        """Return how much room an unprivileged user has left on the root's file system."""
+        with translated():
+            status = os.statvfs(self.path)
+        return status.f_bavail * status.f_frsize
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """Open the root for the length of a ``with`` block, checked.
+
+        :raises SandboxRefused: it is a link or no folder, is foreign, or is writable by others.
+        :raises FileNotFoundError: it is not there.
+        """
+        with opened_folder(str(self.path)) as base:
+            yield base
+
+    def _group_id(self) -> int | None:
+        if self._group is None:
+            return None
+        try:
+            return grp.getgrnam(self._group).gr_gid
+        except KeyError as error:
+            raise SandboxRefused from error
+
+
+def _names(folder: int) -> list[str]:
+    """Return the names of folders that may be of projects or sandboxes."""
+    return [
+        name for name in os.listdir(folder) if NAME.match(name) and stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode)
+    ]

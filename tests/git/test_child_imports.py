@@ -1,0 +1,58 @@
+"""What the children import before their first word: every clone and probe waits for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from coderepos.git import launcher
+
+DEAR = {
+    "argparse",
+    "ast",
+    "asyncio",
+    "base64",
+    "coderepos.git.events",
+    "coderepos.git.launcher",
+    "coderepos.git.pipeline",
+    "coderepos.git.reports",
+    "cryptography",
+    "dataclasses",
+    "datetime",
+    "dis",
+    "django",
+    "dulwich",
+    "email",
+    "http",
+    "http.client",
+    "importlib.util",
+    "inspect",
+    "logging",
+    "pathlib",
+    "queue",
+    "random",
+    "shutil",
+    "site",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "tokenize",
+    "traceback",
+    "typing",
+    "urllib",
+    "urllib.parse",
+    "urllib3",
+}
+"""What takes long to import, or belongs to another process."""
+
+
+@pytest.mark.parametrize("module", ["coderepos.git.fetch", "coderepos.git.build", "coderepos.git.isolation"])
+def test_a_child_imports_only_what_it_uses(module: str) -> None:
+    """Nothing dear is loaded by the modules that are run, however indirectly."""
+    code = f"import sys; sys.path[:0] = [{launcher.ROOT!r}]; import {module}; print(*sys.modules)"
+    answer = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+
+    assert module in answer.stdout.split()
+    assert sorted(DEAR & set(answer.stdout.split())) == []
