@@ -544,8 +544,8 @@ SERVERS: Final = (
     echoed("refs", "ERR", MALFORMED),
     echoed("pack", "sideband 2", MALFORMED),
     echoed("pack", "sideband 3", MALFORMED),
-    echoed("advertisement", "401 realm", "remote_auth_failed"),
-    echoed("advertisement", "reason phrase", "remote_unreachable"),
+    echoed("advertisement", "401 realm", "remote_protocol_error"),
+    echoed("advertisement", "reason phrase", "remote_protocol_error"),
     echoed("pack", "bad chunk", "remote_unreachable"),
 )
 

@@ -86,7 +86,7 @@ def _recorded(events: list[dict[str, Any]]) -> Iterator[dict[int, str]]:
 
     def recorded_start(command: list[str], pack_fd: int) -> subprocess.Popen[bytes]:
         process = start(command, pack_fd)
-        children[process.pid] = command[4].rpartition(".")[2]
+        children[process.pid] = command[command.index("-c") + 2].rpartition(".")[2]
         return process
 
     def recorded_hear(child: Child) -> list[dict[str, Any]]:
