@@ -167,6 +167,55 @@ def test_header_injection_is_refused(server: HostileServer) -> None:
     connection.close()
 
 
+def test_answer_that_nobody_asked_for() -> None:
+    """A second answer behind the first is not taken for that to the next request: the connection is given up."""
+
+    def twice(exchange: Exchange) -> None:
+        answer = b"HTTP/1.1 200 x\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\n"
+        exchange.send(answer + b"hello" + answer + b"wrong")
+
+    with HostileServer(twice) as server:
+        connection, target = connection_to(server, resolver=Resolver(["127.0.0.1"]))
+        for number in (1, 2, 3):
+            assert connection.request("GET", target, {}).read() == b"hello"
+            assert server.connections == number
+        connection.close()
+
+
+@pytest.mark.parametrize(("size", "connections"), [(50_000, 1), (1_000_000, 2)])
+def test_answer_that_is_not_read_to_its_end(size: int, connections: int) -> None:
+    """A little that is left of an answer is read, so that its connection is kept; much is not."""
+    with HostileServer(lambda exchange: exchange.answer(b"x" * size, "text/plain")) as server:
+        connection, target = connection_to(server, resolver=Resolver(["127.0.0.1"]), meter=meter(allowed_bytes=10**7))
+        for _ in range(2):
+            connection.request("GET", target, {})
+        connection.close()
+
+        assert server.connections == connections
+
+
+def test_kept_connection_that_ended_is_replaced_once() -> None:
+    """A request is sent again where the connection was kept and ended unanswered, but not again and again."""
+
+    asked: list[str] = []
+
+    def answers(exchange: Exchange) -> None:
+        asked.append(exchange.path)
+        if len(asked) < 3:
+            hello(exchange)
+        raise ConnectionError
+
+    with HostileServer(answers) as silent:
+        connection, target = connection_to(silent, resolver=Resolver(["127.0.0.1"]))
+        for _ in range(2):
+            assert connection.request("GET", target, {}).read() == b"hello"
+        with pytest.raises(RemoteUnreachable):
+            connection.request("GET", target, {})
+        connection.close()
+
+    assert len(asked) == 3
+
+
 def test_meter_counts_every_byte(server: HostileServer) -> None:
     """Status line and headers count as well as the body."""
     counting = meter()
