@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 LARGE_BYTES: Final = 16 * 10**6
 """Objects and deltas above are handled in pieces, with one copy of each at a time."""
 
+STEP_BYTES: Final = 8_000
+"""What applying a delta costs besides the bytes that it makes: as much as hashing so many."""
+
 VARINT_BYTES: Final = 10
 _COPY_BYTES: Final = 0x10000  # what a copy of size 0 means
 _LONGEST_INSTRUCTION: Final = 128
@@ -26,7 +29,7 @@ _LARGE_INSTRUCTIONS: Final = 2_000_000
 def _compiled() -> tuple[Callable[[bytes, bytes], list[bytes]], type[Exception]] | None:
     """Return dulwich's compiled function and its error, ``None`` where dulwich came without extension modules.
 
-    Loaded with the first delta, while a pack arrives, since the start of the process has no time for it.
+    Loaded while the first bytes of a pack are awaited (:func:`prepare`): the start of a process has no time for it.
     """
     from dulwich.errors import ApplyDeltaError
 
@@ -35,6 +38,11 @@ def _compiled() -> tuple[Callable[[bytes, bytes], list[bytes]], type[Exception]]
     except ImportError:
         return None
     return compiled.apply_delta, ApplyDeltaError
+
+
+def prepare() -> None:
+    """Load what applying deltas needs, so that forked processes find it loaded."""
+    _compiled()
 
 
 def delta_sizes(delta: bytes) -> tuple[int, int, int]:

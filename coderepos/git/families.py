@@ -12,7 +12,7 @@ from hashlib import sha1
 from zlib import decompress
 
 from coderepos.exceptions import InflatedTooLarge, RemoteProtocolError
-from coderepos.git.delta import LARGE_BYTES, apply_delta, apply_delta_in_pieces
+from coderepos.git.delta import LARGE_BYTES, STEP_BYTES, apply_delta, apply_delta_in_pieces
 from coderepos.git.pack import ID_BYTES, REF_DELTA, TYPE_NAMES, Pack
 
 TYPE_CHECKING = False
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from coderepos.git.limits import Limits
 
 _HELD_BYTES: Final = 32 * 10**6
-_STEP_BYTES: Final = 8_000  # could be hashed in the time that one more delta takes
 
 
 class _Generation:
@@ -193,7 +192,7 @@ class Families:
         data = self._undeltified(lost.pop())
         while lost:
             data = self._applied(lost.pop(), data)
-            self._made_again_bytes += len(data) + _STEP_BYTES
+            self._made_again_bytes += len(data) + STEP_BYTES
             if self._made_again_bytes > self._limits.inflated_bytes(self._pack.size_bytes):
                 raise InflatedTooLarge(
                     figure=self._made_again_bytes, limit=self._limits.inflated_bytes(self._pack.size_bytes)

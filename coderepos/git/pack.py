@@ -65,6 +65,8 @@ class Pack:
         """SHA-1 of the pack."""
         self.inflated_bytes = 0
         """What all entries inflate to; once the pack is read, with what the deltas make."""
+        self.largest_bytes = 0
+        """Size of the largest object so far."""
         self.result_bytes = 0
         """What the deltas make."""
 

@@ -171,6 +171,8 @@ class PackScanner:
         pack.kinds.append(kind)
         pack.bases.append(base)
         pack.sizes.append(size)
+        if size > pack.largest_bytes:
+            pack.largest_bytes = size
         pack.offsets.append(self._buffer_offset + self._at)
 
     def _position_at(self, offset: int) -> int:

@@ -8,10 +8,10 @@ not finish is done here at the end, and so is every error told here.
 
 from __future__ import annotations
 
-from coderepos.git.delta import LARGE_BYTES
+from coderepos.git.delta import LARGE_BYTES, STEP_BYTES, prepare
 from coderepos.git.families import Families
 from coderepos.git.forked import Forked, cores
-from coderepos.git.stretch import OutOfOrder, resolve_stretch
+from coderepos.git.stretch import OutOfOrder, StreamOrder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from coderepos.git.limits import Limits
     from coderepos.git.pack import Pack
 
-_DELTA_WORK: Final = 8_000
-"""What a delta costs besides the bytes that it makes, in such bytes."""
-
 _ROUND_WORK: Final = 12 * 10**6
-"""Work for which a second process is worth its start: about 15 ms of it."""
+"""Work for which a second process is worth its start, about 15 ms of it; counted in bytes, see ``STEP_BYTES``."""
 
 _MOST_ROUND_WORK: Final = 80 * 10**6
 """Most work that it is given at once, so that the last round ends soon after the pack."""
@@ -40,11 +37,13 @@ class Resolver:
         self._pack: Final = pack
         self._limits: Final = limits
         self._has_second_core: Final = cores() > 1
+        self._here: Final = StreamOrder(pack)
         self._is_regular = True
         self._taken = 0
         self._taken_result_bytes = 0
         self._round: tuple[Forked, range] | None = None
         self._left: Final[list[range]] = []
+        prepare()
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +83,7 @@ class Resolver:
     def _check_regular(self) -> bool:
         """May what waits be resolved in the order of the stream? Once it may not, all that comes later may not."""
         pack = self._pack
-        if pack.based_by_id or (len(pack) > self._taken and max(pack.sizes[self._taken :]) > LARGE_BYTES):
+        if pack.based_by_id or pack.largest_bytes > LARGE_BYTES:
             self._is_regular = False
         return self._is_regular
 
@@ -95,11 +94,11 @@ class Resolver:
 
     def _waiting_work(self) -> int:
         pack = self._pack
-        return pack.result_bytes - self._taken_result_bytes + _DELTA_WORK * len(pack.deltas)
+        return pack.result_bytes - self._taken_result_bytes + STEP_BYTES * len(pack.deltas)
 
     def _start_round(self, most_work: int) -> None:
         pack, positions = self._pack, self._take(most_work)
-        self._round = Forked(lambda: resolve_stretch(pack, positions)), positions
+        self._round = Forked(lambda: StreamOrder(pack).resolve(positions)), positions
         pack.forget_deltas(positions)
 
     def _collect(self) -> None:
@@ -112,7 +111,7 @@ class Resolver:
 
     def _resolve_here(self, positions: range) -> None:
         try:
-            resolve_stretch(self._pack, positions)
+            self._here.resolve(positions)
         except OutOfOrder:
             self._leave(positions)
 
@@ -126,7 +125,7 @@ class Resolver:
         first = end = self._taken
         while end < len(bases) and most_work > 0:
             if bases[end] >= 0:
-                most_work -= sizes[end] + _DELTA_WORK
+                most_work -= sizes[end] + STEP_BYTES
                 self._taken_result_bytes += sizes[end]
             end += 1
         self._taken = end

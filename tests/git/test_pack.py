@@ -25,6 +25,7 @@ from coderepos.git import families as families_module
 from coderepos.git import pack_index, stretch
 from coderepos.git import resolving as resolving_module
 from coderepos.git.delta import apply_delta, apply_delta_in_pieces
+from coderepos.git.forked import Forked
 from coderepos.git.limits import Limits
 from coderepos.git.pack import Pack
 from coderepos.git.pack_scan import PackScanner
@@ -137,6 +138,79 @@ def test_two_processes_make_the_same_index(
     monkeypatch.setattr(resolving_module, "_ROUND_WORK", 1)
     content = packed(history, "--delta-base-offset")
     assert index_of(content) == git_index(content, tmp_path)
+
+
+def test_a_second_process_works_while_the_pack_arrives(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its part is done before the scan ends, and nothing is left over for the slower way."""
+    started: list[int] = []
+
+    class Counted(Forked):
+        def __init__(self, call: Callable[[], None]) -> None:
+            started.append(len(pack))
+            super().__init__(call)
+
+    monkeypatch.setattr(resolving_module, "Forked", Counted)
+    monkeypatch.setattr(resolving_module, "cores", lambda: 2)
+    monkeypatch.setattr(resolving_module, "_ROUND_WORK", 1)
+    walked: list[range] = []
+
+    def noted(_families: families_module.Families, positions: range) -> None:
+        walked.append(positions)
+
+    monkeypatch.setattr(families_module.Families, "resolve", noted)
+    content = packed(history, "--delta-base-offset")
+    source, file = packs.descriptor(content), packs.descriptor()
+    pack = Pack(file)
+    with Resolver(pack, LIMITS) as resolver:
+        PackScanner(source, pack, LIMITS, lambda _done, _total: resolver.advance()).scan()
+        resolver.finish()
+    os.close(source)
+    os.close(file)
+    assert started
+    assert min(started) < len(pack)
+    assert not any(walked)
+    assert not [position for position in range(len(pack)) if not any(pack.object_id(position))]
+
+
+def test_a_pack_whose_bases_are_far_away_gets_the_same_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the order of the stream does not help, the families are walked."""
+    monkeypatch.setattr(stretch, "_HELD_BYTES", 1_000)
+    monkeypatch.setattr(stretch, "_SLACK_WORK", 0)
+    entries = [entry(blob(bytes([number]) * 900)) for number in range(50)]
+    starts = [sum(map(len, entries[:number])) for number in range(50)]
+    end = sum(map(len, entries))
+    for number in range(100):
+        made = delta(900, 902, copy(0, 900), insert(b"%02d" % number))
+        entries.append(ofs_delta(end - starts[number % 50], made))
+        end += len(entries[-1])
+    content = packs.pack(raw=entries)
+    left: list[range] = []
+    walk = families_module.Families.resolve
+
+    def noted(families: families_module.Families, positions: range) -> None:
+        left.append(positions)
+        walk(families, positions)
+
+    monkeypatch.setattr(families_module.Families, "resolve", noted)
+    assert index_of(content) == git_index(content, tmp_path)
+    assert any(left)
+
+
+def test_a_chain_of_large_objects_costs_no_square() -> None:
+    """Objects too large to be held are not made again for each delta on them, however many small ones pay for it."""
+    size, depth = 15_000_000, 60
+    same = delta(size, size, *(copy(start, min(0xFFFFFF, size - start)) for start in range(0, size, 0xFFFFFF)))
+    fillers = b"".join(entry(blob(b"%d" % number)) for number in range(depth))
+    step = entry(blob(bytes(size)))
+    entries = [step]
+    for _ in range(depth):
+        entries.append(fillers)
+        entries.append(step := ofs_delta(len(step) + len(fillers), same))
+    raw = b"".join(entries)
+    content = packs.sealed(packs.header(1 + depth * (depth + 1)) + raw)
+    started = time.process_time()
+    with scanned(content, Limits(inflated_floor_bytes=10**10)):
+        assert time.process_time() - started < 4  # 6 s before, and four times that for twice the depth
 
 
 @pytest.mark.parametrize("broken", [0, 1])
