@@ -13,7 +13,9 @@ from coderepos.crypto import envelope
 from coderepos.crypto.envelope import Context, KeyWrapper, LocalKeyWrapper
 from coderepos.crypto.providers import asking
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
-from tests.crypto.providers.services import Aws, Azure, Gcp, Service, Vault, running
+from tests.crypto.providers.services import LEFT_OPEN, Aws, Azure, Gcp, Service, Vault, running
+
+pytestmark = pytest.mark.filterwarnings(LEFT_OPEN)
 
 CONTEXT = Context(table="code_repos", field="token_ciphertext", row_id="row", project_id="project")
 DEK = bytes(range(100, 132))
