@@ -21,6 +21,7 @@ from coderepos.exceptions import (
     TooManyRefs,
 )
 from coderepos.git.fetch import fetch, run
+from coderepos.git.http_reader import READ_BYTES
 from coderepos.git.limits import Limits
 from coderepos.git.messages import FetchOutcome, NetworkPolicy, request_line
 from coderepos.git.platforms import KnownHost
@@ -277,7 +278,7 @@ def test_probe_stops_as_soon_as_it_knows(large: Path) -> None:
         )
 
     assert counted.outcome["stopped_early"] is True
-    assert 200_000 < counted.outcome["pack_bytes"] < 300_000
+    assert 200_000 < counted.outcome["pack_bytes"] <= 200_000 + READ_BYTES
     assert server.sent_bytes < 2_500_000
 
 
@@ -288,7 +289,8 @@ def test_clone_stops_at_the_limit(large: Path) -> None:
 
     figure, limit = caught.value.fields["figure"], caught.value.fields["limit"]
     assert isinstance(figure, int)
-    assert limit == 1_000_000 < figure < 1_100_000
+    # One receive may bring bytes past the limit; they are counted, and not passed on.
+    assert limit == 1_000_000 < figure <= 1_000_000 + READ_BYTES
 
 
 def test_large_pack_arrives_whole(large: Path, tmp_path: Path) -> None:
