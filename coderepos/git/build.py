@@ -123,9 +123,9 @@ def make(
             clock.done("scan")
             resolver.finish()
             clock.done("resolve")
-        families = Families(pack, limits)
-        by_id = positions_by_id(pack)
         with Indexer(pack, git) as indexer:
+            families = Families(pack, limits)
+            by_id = positions_by_id(pack)
             outcome = wait_for_outcome()
             if outcome.pack_bytes != pack.size_bytes:
                 raise RemoteProtocolError(reason="size of the pack")
@@ -134,7 +134,7 @@ def make(
             git_bytes = pack.size_bytes + index_size(pack)
             git_bytes += _add_refs(git, outcome, commit_id.hex(), pack, by_id, families)
             trees = read_trees(tree_id, pack, by_id, families, limits, other_bytes=git_bytes)
-            checkout = Checkout(incoming, TREE_NAME, trees, group_readable=request.group_readable)
+            checkout = Checkout(incoming, TREE_NAME, trees, sizes=pack.sizes, group_readable=request.group_readable)
             checkout.write(families)
             clock.done("checkout")
             indexer.finish()

@@ -1,20 +1,26 @@
 """Writes a working tree: exact bytes, by directory descriptors, never through a link.
 
 Regular files get their final mode when they are made; folders when nothing is left to write into them. Symbolic links
-are made last.
+are made last. Half of the files are written by a second process: making a file is the kernel's work, and takes it
+longer than all else here.
 """
 
 from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from contextlib import suppress
+from resource import RLIMIT_NOFILE, getrlimit
 
+from coderepos.git.delta import LARGE_BYTES
+from coderepos.git.forked import Forked, cores
 from coderepos.git.links import Links
 from coderepos.git.names import printable
 from coderepos.git.pack import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final
 
     from coderepos.git.families import Families
@@ -22,7 +28,15 @@ if TYPE_CHECKING:
 
 REPORTED_PATHS: Final = 100
 
-_OPEN_FOLDERS: Final = 100
+_OPEN_FOLDERS: Final = 900
+_OTHER_DESCRIPTORS: Final = 50
+
+_FILE_WORK: Final = 10_000
+"""What making a file costs besides its content: as much as inflating so many bytes."""
+
+_SHARED_WORK: Final = 2_500_000
+"""Work from which on a second process is worth its start."""
+
 _LINK_BYTES: Final = 16 * 10**6  # held until all links are known
 _LINK_TARGET_BYTES: Final = 4_095
 _LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
@@ -60,11 +74,13 @@ class Checkout:
     """Writes one working tree below a folder.
 
     :param parent: descriptor of the folder in which ``name`` is made.
+    :param sizes: bytes of each object by its position in the pack.
     :param group_readable: may the group read what is written?
     """
 
-    def __init__(self, parent: int, name: bytes, trees: Trees, *, group_readable: bool) -> None:
+    def __init__(self, parent: int, name: bytes, trees: Trees, *, sizes: Sequence[int], group_readable: bool) -> None:
         self._trees: Final = trees
+        self._sizes: Final = sizes
         self._folders: Final = _Folders(parent, name, final_mode=0o550 if group_readable else 0o500)
         self._file_mode: Final = 0o440 if group_readable else 0o400
         self._program_mode: Final = 0o550 if group_readable else 0o500
@@ -81,13 +97,58 @@ class Checkout:
         """
         try:
             self._make_folders()
-            for position, data in families.objects(set(self._places)):
-                for place in self._places[position]:
-                    self._write(place, data)
+            self._write_blobs(families)
             self._make_links()
             self._folders.finish()
         finally:
             self._folders.close()
+
+    def _write_blobs(self, families: Families) -> None:
+        shared = self._shared_positions() if cores() > 1 else set()
+        if not shared:
+            self._write_some(families, set(self._places))
+            return
+        with Forked(lambda: self._write_some(families, shared)) as second:
+            self._write_some(families, self._places.keys() - shared)
+            if not second.succeeded():
+                # Whatever stopped it stops this process too, which can say so.
+                self._write_some(families, shared, again=True)
+
+    def _shared_positions(self) -> set[int]:
+        """Return the blobs that a second process is to write, half of the work; none where there is little of it.
+
+        They stand at the end of the pack, so that neither process makes much that the other one makes too.
+        """
+        work = sum(map(self._work, self._places))
+        shared: set[int] = set()
+        if work < _SHARED_WORK:
+            return shared
+        left = work // 2
+        for position in sorted(self._places, reverse=True):
+            if left > 0 and self._is_plain(position):
+                shared.add(position)
+                left -= self._work(position)
+        return shared
+
+    def _work(self, position: int) -> int:
+        return self._sizes[position] + _FILE_WORK * len(self._places[position])
+
+    def _is_plain(self, position: int) -> bool:
+        """Is there nothing to tell of this blob, no link and no pointer, and no need of much memory?"""
+        return _LFS_POINTER_BYTES < self._sizes[position] <= LARGE_BYTES and not any(
+            place.entry.is_symlink for place in self._places[position]
+        )
+
+    def _write_some(self, families: Families, positions: set[int], *, again: bool = False) -> None:
+        for position, data in families.objects(positions):
+            for place in self._places[position]:
+                if again:
+                    self._remove(place)
+                self._write(place, data)
+
+    def _remove(self, place: _Place) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(place.entry.name, dir_fd=self._folders.descriptor(place.folder))
 
     def _make_folders(self) -> None:
         todo = [(self._folders.make(-1, b""), self._trees.root)]
@@ -150,6 +211,7 @@ class _Folders:
         self._above: Final[list[int]] = []
         self._names: Final[list[bytes]] = []
         self._open: Final[OrderedDict[int, int]] = OrderedDict()
+        self._most_open: Final = min(_OPEN_FOLDERS, getrlimit(RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS)
 
     def make(self, above: int, name: bytes) -> int:
         """Make a folder and return its number; the top one is above number -1 and has no name."""
@@ -173,7 +235,7 @@ class _Folders:
         else:
             descriptor = os.open(self._names[folder], _FOLDER, dir_fd=self.descriptor(above))
         self._open[folder] = descriptor
-        if len(self._open) > _OPEN_FOLDERS:
+        if len(self._open) > self._most_open:
             os.close(self._open.popitem(last=False)[1])
         return descriptor
 

@@ -104,7 +104,7 @@ class Families:
         Only for a pack whose deltas are resolved.
         """
         for root in self._linked(sorted(positions)):
-            data = self._undeltified(root)
+            data = self._pack.undeltified(root)
             if root in positions:
                 yield root, data
             if self._first_child[root] >= 0:
@@ -149,7 +149,7 @@ class Families:
     def _walk(self, root: int, data: bytes | None = None) -> Iterator[tuple[int, bytes]]:
         """Yield everything built on ``root``, parents before children."""
         first, following = self._first_child, self._next_sibling
-        data = self._undeltified(root) if data is None else data
+        data = self._pack.undeltified(root) if data is None else data
         way = [_Generation(root, data, first[root])]
         self._held_bytes, self._dropped = len(data), 0
         while way:
@@ -189,7 +189,7 @@ class Families:
         lost = [last.position]
         while self._pack.bases[lost[-1]] >= 0:
             lost.append(self._pack.bases[lost[-1]])
-        data = self._undeltified(lost.pop())
+        data = self._pack.undeltified(lost.pop())
         while lost:
             data = self._applied(lost.pop(), data)
             self._made_again_bytes += len(data) + STEP_BYTES
@@ -200,10 +200,6 @@ class Families:
         last.data = data
         self._hold(way, data)
         return data
-
-    def _undeltified(self, position: int) -> bytes:
-        # The scan has proved the size.
-        return decompress(self._pack.compressed(position), bufsize=self._pack.sizes[position] or 1)
 
     def _applied(self, position: int, base: bytes) -> bytes:
         pack, result_bytes = self._pack, self._pack.sizes[position]

@@ -7,6 +7,7 @@ It reads its request on standard input, writes pack bytes to a pipe and events t
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from binascii import b2a_base64
 
@@ -60,7 +61,10 @@ def run(line: bytes, pack_fd: int, emit: Emit) -> int:
         request = fetch_request(load_line(line))
         ports = {parse_git_url(request.url, request.policy).port, *((443,) if request.ask_size else ())}
         emit({"event": "started", "isolation": confine_fetch(request, ports=ports)})
-        emit({"event": "outcome", **fetch(request, pack_fd, emit)})
+        outcome = fetch(request, pack_fd, emit)
+        # The other child waits for the end of the pack, and the end of this process takes milliseconds more.
+        os.close(pack_fd)
+        emit({"event": "outcome", **outcome})
     except CodeReposError as error:
         emit(error_event(error))
         return 1

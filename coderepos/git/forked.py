@@ -10,13 +10,13 @@ from coderepos.git.isolation import die_with
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final
+    from typing import Final, Self
 
 
 class Forked:
-    """A call that runs in a copy of this process, confined as this one is, and dies with it.
+    """A call that runs in a copy of this process, confined as this one is; a context manager that stops it.
 
-    What it makes must go through shared memory or files. Only for a process without threads.
+    It dies with this process. What it makes must go through shared memory or files. Only for a process without threads.
 
     :param call: what to run; an exception of it only shows as failure.
     """
@@ -27,6 +27,12 @@ class Forked:
         self._pid: Final = os.fork()
         if not self._pid:
             _run(call, parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
 
     def has_ended(self) -> bool:
         """Did the call end, one way or the other?"""

@@ -46,7 +46,7 @@ _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _CAPABILITY_VERSION_3: Final = 0x20080522
 
-_OPEN_FILES: Final = 256
+_OPEN_FILES: Final = 1_024
 _CPU_SPARE_SECONDS: Final = 10
 
 #: Long DNS answers come over TCP.

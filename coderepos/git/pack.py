@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from array import array
 from mmap import mmap
-from zlib import decompressobj
+from zlib import decompress, decompressobj
 
 TYPE_CHECKING = False  # importing typing takes 7 ms
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ TYPE_NAMES: Final = {COMMIT: b"commit", TREE: b"tree", BLOB: b"blob", TAG: b"tag
 
 ID_BYTES: Final = 20
 
-DELTA_OVERHEAD_BYTES: Final = 150
+KEEPING_BYTES: Final = 150
 """Memory of a small bytes object and its place in a table, besides its content."""
 
 READ_BYTES: Final = 1 << 18
@@ -59,8 +59,10 @@ class Pack:
         """Positions of the deltas on them."""
         self.deltas: Final[dict[int, bytes]] = {}
         """Inflated deltas by position, as far as the memory for them went."""
-        self.delta_bytes = 0
-        """Memory that they take."""
+        self.kept_objects: Final[dict[int, bytes]] = {}
+        """Trees and blobs that are no deltas, by position, as far as that memory went: bases and what is written."""
+        self.kept_bytes = 0
+        """Memory that both take."""
         self.trailer = b""
         """SHA-1 of the pack."""
         self.inflated_bytes = 0
@@ -89,14 +91,28 @@ class Pack:
     def keep_delta(self, position: int, delta: bytes) -> None:
         """Keep an inflated delta in memory."""
         self.deltas[position] = delta
-        self.delta_bytes += len(delta) + DELTA_OVERHEAD_BYTES
+        self.kept_bytes += len(delta) + KEEPING_BYTES
 
-    def forget_deltas(self, positions: range) -> None:
-        """Free the deltas in memory; whoever needs one reads it again from the file."""
-        for position in positions:
-            delta = self.deltas.pop(position, None)
-            if delta is not None:
-                self.delta_bytes -= len(delta) + DELTA_OVERHEAD_BYTES
+    def keep_object(self, position: int, data: bytes) -> None:
+        """Keep the content of an object in memory that is no delta."""
+        self.kept_objects[position] = data
+        self.kept_bytes += len(data) + KEEPING_BYTES
+
+    def forget(self, positions: range) -> None:
+        """Free what is kept of these; whoever needs one reads it again from the file."""
+        for kept in (self.deltas, self.kept_objects):
+            for position in positions:
+                data = kept.pop(position, None)
+                if data is not None:
+                    self.kept_bytes -= len(data) + KEEPING_BYTES
+
+    def undeltified(self, position: int) -> bytes:
+        """Return the content of an object that is no delta."""
+        data = self.kept_objects.get(position)
+        if data is None:
+            # The scan has proved the size.
+            data = decompress(self.compressed(position), bufsize=self.sizes[position] or 1)
+        return data
 
     def compressed(self, position: int) -> bytes:
         """Return the zlib stream of an entry, read from the file."""

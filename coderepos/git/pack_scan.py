@@ -18,12 +18,14 @@ from coderepos.exceptions import (
 )
 from coderepos.git.delta import VARINT_BYTES, delta_sizes
 from coderepos.git.pack import (
-    DELTA_OVERHEAD_BYTES,
+    BLOB,
     ID_BYTES,
+    KEEPING_BYTES,
     OFS_DELTA,
     PIECE_BYTES,
     READ_BYTES,
     REF_DELTA,
+    TREE,
     TYPE_NAMES,
     Pack,
     write_all,
@@ -78,10 +80,7 @@ class PackScanner:
         """
         total = self._header()
         self._pack.expect(total)
-        for position in range(total):
-            if not position & _PAUSE_ENTRIES:
-                self._on_pause(position, total)
-            self._entry(position)
+        self._entries(total)
         self._trailer()
         self._on_pause(total, total)
 
@@ -113,67 +112,97 @@ class PackScanner:
         # Only now: small deltas of large trees come before the blobs that pay for them.
         self._count(self._pack.result_bytes)
 
-    def _entry(self, position: int) -> None:
-        """Read one entry; the common ones with one call of zlib and few of Python, since a pack has 100,000."""
-        if len(self._buffer) - self._at < _HEADER_BYTES:
-            self._need(_HEADER_BYTES)
-        pack, buffer, start = self._pack, self._buffer, self._at
-        try:
-            at = start + 1
-            byte = buffer[start]
-            kind, size = byte >> 4 & 7, byte & 15
-            if byte & 0x80:
-                size, at = _size(buffer, at, size)
-            base = -1
-            if kind == OFS_DELTA:
-                distance, at = _distance(buffer, at)
-                base = self._position_at(pack.offsets[-1] - distance)
-            elif kind == REF_DELTA:
-                at += ID_BYTES
-                pack.based_by_id.append(position)
-                pack.base_ids.extend(buffer[at - ID_BYTES : at])
-            elif kind not in TYPE_NAMES:
-                raise RemoteProtocolError(reason="type of an entry")
-        except IndexError:
-            raise RemoteProtocolError(reason="pack ends early") from None
-        if at > len(buffer):
-            raise RemoteProtocolError(reason="pack ends early")
-        if size > self._limits.object_bytes:
-            raise ObjectTooLarge(figure=size, limit=self._limits.object_bytes)
-        pack.inflated_bytes += size
-        if pack.inflated_bytes > self._inflated_allowed:
-            self._count(0)
-        pack.header_lengths.append(at - start)
-        self._at = at
-        stream = decompressobj()
-        data = self._inflated(stream, size)
-        crc = crc32(self._view[start : self._at])
-        if kind < OFS_DELTA:
-            digest = sha1(b"%s %d\0%b" % (TYPE_NAMES[kind], size, data), usedforsecurity=False)
-            if len(data) != size or not stream.eof:
-                crc = self._inflate_rest(stream, size - len(data), crc, digest.update)
-            pack.ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
-        else:
-            is_kept = pack.delta_bytes + size + DELTA_OVERHEAD_BYTES <= self._limits.delta_memory_bytes
-            if len(data) != size or not stream.eof:
-                pieces = [data]
-                crc = self._inflate_rest(stream, size - len(data), crc, pieces.append if is_kept else _Head(pieces))
-                data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            if is_kept:
-                pack.keep_delta(position, data)
-            size = delta_sizes(data)[1]
-            if size > self._limits.object_bytes:
-                raise ObjectTooLarge(figure=size, limit=self._limits.object_bytes)
-            pack.result_bytes += size
-            if base >= 0:
-                kind = pack.kinds[base]
-        pack.crcs.append(crc)
-        pack.kinds.append(kind)
-        pack.bases.append(base)
-        pack.sizes.append(size)
-        if size > pack.largest_bytes:
-            pack.largest_bytes = size
-        pack.offsets.append(self._buffer_offset + self._at)
+    def _entries(self, total: int) -> None:
+        """Read all entries, the common ones with one call of zlib and few of Python, since a pack has 100,000."""
+        pack, limits = self._pack, self._limits
+        ids, kinds, offsets = pack.ids, pack.kinds, pack.offsets
+        add_header_length, add_kind, add_base = pack.header_lengths.append, kinds.append, pack.bases.append
+        add_size, add_crc, add_offset = pack.sizes.append, pack.crcs.append, offsets.append
+        most_object_bytes, most_kept_bytes = limits.object_bytes, limits.delta_memory_bytes
+        most_kept_object_bytes = most_kept_bytes // 2  # the rest is left to deltas
+        buffer, view, start, base_offset = self._buffer, self._view, self._at, self._buffer_offset
+        for position in range(total):
+            if not position & _PAUSE_ENTRIES:
+                self._on_pause(position, total)
+            if len(buffer) - start < _HEADER_BYTES:
+                self._at = start
+                self._need(_HEADER_BYTES)
+                buffer, view, start, base_offset = self._buffer, self._view, self._at, self._buffer_offset
+            try:
+                byte = buffer[start]
+                kind, size, at = byte >> 4 & 7, byte & 15, start + 1
+                if byte & 0x80:
+                    byte = buffer[at]
+                    size |= (byte & 0x7F) << 4
+                    at += 1
+                    if byte & 0x80:
+                        size, at = _size(buffer, at, size)
+                base = -1
+                if kind == OFS_DELTA:
+                    distance, at = _distance(buffer, at)
+                    base = self._position_at(base_offset + start - distance)
+                elif kind == REF_DELTA:
+                    at += ID_BYTES
+                    pack.based_by_id.append(position)
+                    pack.base_ids.extend(buffer[at - ID_BYTES : at])
+                elif kind not in TYPE_NAMES:
+                    raise RemoteProtocolError(reason="type of an entry")
+            except IndexError:
+                raise RemoteProtocolError(reason="pack ends early") from None
+            if at > len(buffer):
+                raise RemoteProtocolError(reason="pack ends early")
+            if size > most_object_bytes:
+                raise ObjectTooLarge(figure=size, limit=most_object_bytes)
+            pack.inflated_bytes += size
+            if pack.inflated_bytes > self._inflated_allowed:
+                self._count(0)
+            add_header_length(at - start)
+            stream = decompressobj()
+            # A narrow window, since zlib copies what it leaves of its input. At least one byte is allowed for, so that
+            # a stream longer than its size shows.
+            window = view[at : at + ((size >> 1) + 128 if size < PIECE_BYTES else PIECE_BYTES)]
+            try:
+                data = stream.decompress(window, (size if size < PIECE_BYTES else PIECE_BYTES) or 1)
+            except ZlibError:
+                raise RemoteProtocolError(reason="zlib stream of an entry") from None
+            at += len(window) - len(stream.unused_data or stream.unconsumed_tail)
+            crc = crc32(view[start:at])
+            is_whole = len(data) == size and stream.eof
+            if kind < OFS_DELTA:
+                digest = sha1(b"%s %d\0%b" % (TYPE_NAMES[kind], size, data), usedforsecurity=False)
+                if not is_whole:
+                    self._at = at
+                    crc = self._inflate_rest(stream, size - len(data), crc, digest.update)
+                    buffer, view, at, base_offset = self._buffer, self._view, self._at, self._buffer_offset
+                elif TREE <= kind <= BLOB and pack.kept_bytes + size <= most_kept_object_bytes:
+                    pack.keep_object(position, data)
+                ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
+            else:
+                is_kept = pack.kept_bytes + size + KEEPING_BYTES <= most_kept_bytes
+                if not is_whole:
+                    pieces = [data]
+                    self._at = at
+                    sink = pieces.append if is_kept else _Head(pieces)
+                    crc = self._inflate_rest(stream, size - len(data), crc, sink)
+                    buffer, view, at, base_offset = self._buffer, self._view, self._at, self._buffer_offset
+                    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                if is_kept:
+                    pack.keep_delta(position, data)
+                size = delta_sizes(data)[1]
+                if size > most_object_bytes:
+                    raise ObjectTooLarge(figure=size, limit=most_object_bytes)
+                pack.result_bytes += size
+                if base >= 0:
+                    kind = kinds[base]
+            add_crc(crc)
+            add_kind(kind)
+            add_base(base)
+            add_size(size)
+            if size > pack.largest_bytes:
+                pack.largest_bytes = size
+            start = at
+            add_offset(base_offset + at)
+        self._at = start
 
     def _position_at(self, offset: int) -> int:
         offsets, count = self._pack.offsets, len(self._pack)
@@ -243,8 +272,8 @@ class PackScanner:
 
 
 def _size(buffer: bytes, at: int, size: int) -> tuple[int, int]:
-    """Return the size of an entry whose four lowest bits are read, and where its header goes on."""
-    shift = 4
+    """Return the size of an entry whose eleven lowest bits are read, and where its header goes on."""
+    shift = 11
     while True:
         byte = buffer[at]
         at += 1

@@ -99,7 +99,7 @@ class Resolver:
     def _start_round(self, most_work: int) -> None:
         pack, positions = self._pack, self._take(most_work)
         self._round = Forked(lambda: StreamOrder(pack).resolve(positions)), positions
-        pack.forget_deltas(positions)
+        pack.forget(positions)
 
     def _collect(self) -> None:
         """Wait for the second process; what it could not do is left for the end, which tells why."""

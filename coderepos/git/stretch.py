@@ -89,7 +89,7 @@ class StreamOrder:
             position = pack.bases[position]
             if position < 0:
                 root = lost.pop()
-                base = decompress(pack.compressed(root), bufsize=sizes[root] or 1)
+                base = pack.undeltified(root)
                 self._hold(root, base)
             else:
                 base = self._recent.get(position)

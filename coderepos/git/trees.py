@@ -31,17 +31,13 @@ class Entry:
     :param position: where in the pack its object is; -1 for a gitlink.
     """
 
-    __slots__ = ("mode", "name", "position")
+    __slots__ = ("is_directory", "mode", "name", "position")
 
     def __init__(self, mode: int, name: bytes, position: int) -> None:
         self.mode: Final = mode
         self.name: Final = name
         self.position: Final = position
-
-    @property
-    def is_directory(self) -> bool:
-        """Is it a tree?"""
-        return stat.S_ISDIR(self.mode)
+        self.is_directory: Final = stat.S_ISDIR(mode)
 
     @property
     def is_symlink(self) -> bool:
@@ -143,6 +139,7 @@ def parse_tree(data: bytes, *, most: int) -> Iterator[tuple[int, bytes, bytes]]:
     :raises TooManyEntries: it has more than ``most`` entries.
     """
     names: set[bytes] = set()
+    modes: dict[bytes, int] = {}
     at, end = 0, len(data)
     while at < end:
         space = data.find(b" ", at, at + _MODE_DIGITS + 1)
@@ -155,7 +152,11 @@ def parse_tree(data: bytes, *, most: int) -> Iterator[tuple[int, bytes, bytes]]:
         names.add(name)
         if len(names) > most:
             raise TooManyEntries(figure=len(names), limit=most)
-        yield _mode(data[at:space]), name, data[nul + 1 : nul + 1 + ID_BYTES]
+        digits = data[at:space]
+        mode = modes.get(digits)
+        if mode is None:
+            mode = modes[digits] = _mode(digits)
+        yield mode, name, data[nul + 1 : nul + 1 + ID_BYTES]
         at = nul + 1 + ID_BYTES
 
 
