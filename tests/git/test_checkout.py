@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,10 +23,11 @@ from coderepos.exceptions import (
 )
 from coderepos.git import checkout as checkout_module
 from coderepos.git import links as links_module
+from coderepos.git.forked import Forked
 from coderepos.git.limits import Limits
 from coderepos.git.messages import BuildReport, dump_line, load_line
 from coderepos.git.names import check_name, is_writable
-from coderepos.git.pack import Pack
+from coderepos.git.pack import Pack, write_all
 from coderepos.git.trees import Entry, Trees, _size_up
 from tests.git import packs
 from tests.git.building import LIMITS, built_of, tree_of
@@ -275,6 +278,105 @@ def test_many_chained_links_cost_little(tmp_path: Path, monkeypatch: pytest.Monk
         tmp_path / "again", line(FILE, b"file"), first[0], second[0], objects=[CONTENT, first[1], second[1]]
     )
     assert report.substitutions == {"symlink": 1}
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+def many_files() -> tuple[list[Line], list[Object], dict[str, bytes]]:
+    """Return the lines, objects and contents of a tree worth two processes: large and small files in two folders."""
+    contents = {f"{number:03}": b"%03d " % number * (500 if number % 3 else 5) for number in range(300)}
+    contents["twice"] = contents["299"]
+    contents["pointer"] = POINTER
+    modes = {"298": PROGRAM}
+    lines = [Line(modes.get(name, FILE), name.encode(), blob(data).id) for name, data in contents.items()]
+    lines.append(link(b"zlink", b"twice")[0])
+    inner = packs.tree(*lines)
+    objects = [*{blob(data).id: blob(data) for data in contents.values()}.values(), link(b"", b"twice")[1], inner]
+    contents |= {f"inner/{name}": data for name, data in contents.items()}
+    return sorted([*lines, Line(FOLDER, b"inner", inner.id)], key=lambda one: one.name), objects, contents
+
+
+def assert_written(folder: Path, contents: dict[str, bytes]) -> None:
+    """Check that a folder holds :func:`many_files`."""
+    expected = dict.fromkeys(contents, "-r--------")
+    expected |= dict.fromkeys(("298", "inner/298"), "-r-x------")
+    expected |= {"zlink": "-> twice", "inner/zlink": "-> twice", "inner": "dr-x------"}
+    assert listing(folder) == expected
+    assert {name: (folder / name).read_bytes() for name in contents} == contents
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_two_processes_write_the_same_tree(tmp_path: Path, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the files may be written by a second process; all that is to be told is told."""
+    started: list[object] = []
+
+    class Counted(Forked):
+        def __init__(self, call: Callable[[], None]) -> None:
+            started.append(call)
+            super().__init__(call)
+
+    monkeypatch.setattr(checkout_module, "cores", lambda: cores)
+    monkeypatch.setattr(checkout_module, "Forked", Counted)
+    lines, objects, contents = many_files()
+    report = tree_of(tmp_path, *lines, objects=objects)
+    assert_written(tmp_path / "tree", contents)
+    assert report.substitutions == {"lfs_pointer": 2}
+    assert len(started) == cores - 1
+
+
+@pytest.mark.parametrize("most", [0, 1, 50])
+def test_what_a_second_process_leaves_is_written(tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it stops, with a file half written, the first process writes its part once more."""
+    parent = os.getpid()
+    written: list[int] = []
+
+    def stopping(descriptor: int, data: bytes) -> None:
+        if os.getpid() != parent:
+            if len(written) == most:
+                write_all(descriptor, data[:5])
+                raise MemoryError
+            written.append(descriptor)
+        write_all(descriptor, data)
+
+    monkeypatch.setattr(checkout_module, "cores", lambda: 2)
+    monkeypatch.setattr(checkout_module, "write_all", stopping)
+    lines, objects, contents = many_files()
+    tree_of(tmp_path, *lines, objects=objects)
+    assert_written(tmp_path / "tree", contents)
+
+
+def test_what_stops_both_processes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk that the second process meets first is met by the first one too, and named."""
+    full, parent = tmp_path / "full", os.getpid()
+
+    def stopping(descriptor: int, data: bytes) -> None:
+        if os.getpid() != parent:
+            full.touch()
+            raise OSError(errno.ENOSPC, "disk full")
+        write_all(descriptor, data)
+        if full.exists():
+            raise OSError(errno.ENOSPC, "disk full")
+
+    monkeypatch.setattr(checkout_module, "cores", lambda: 2)
+    monkeypatch.setattr(checkout_module, "write_all", stopping)
+    lines, objects, _contents = many_files()
+    with pytest.raises(OSError, match="disk full"):
+        tree_of(tmp_path, *lines, objects=objects)
+
+
+def test_few_descriptors_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More folders than may be open at once are opened again when they are needed."""
+    monkeypatch.setattr(checkout_module, "_OPEN_FOLDERS", 3)
+    inner = packs.tree(line(FILE, b"a"), line(FILE, b"b"))
+    middle = packs.tree(*(Line(FOLDER, b"%d" % number, inner.id) for number in range(9)))
+    tree_of(
+        tmp_path,
+        *(Line(FOLDER, b"%d" % number, middle.id) for number in range(9)),
+        objects=[CONTENT, inner, middle],
+    )
+    assert len(listing(tmp_path / "tree")) == 9 + 9 * 9 * 3
+    assert (tmp_path / "tree/8/8/b").read_bytes() == CONTENT.content
 
 
 def test_the_report_names_a_hundred_paths(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from coderepos.exceptions import (
     RepositoryTooLarge,
     TooManyRefs,
 )
+from coderepos.git import isolation
 from coderepos.git.fetch import fetch, run
 from coderepos.git.http_reader import READ_BYTES
 from coderepos.git.limits import Limits
@@ -418,6 +419,25 @@ def test_broken_request_line(line: bytes) -> None:
 
     assert status == 1
     assert [event["code"] for event in events] == ["internal_error"]
+
+
+def test_the_pack_ends_before_the_outcome(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads the pack need not wait for the end of the process to know that it is over."""
+    monkeypatch.setattr(isolation, "confine_fetch", lambda _request, ports: {"level": 1})
+    reader, writer = os.pipe()
+    read_before: list[bytes] = []
+
+    def emit(event: Mapping[str, object]) -> None:
+        if event["event"] == "outcome":
+            # Blocks for ever where the writing end is still open.
+            read_before.append(os.read(reader, 4))
+            while os.read(reader, 65_536):
+                continue
+
+    with GitServer(root) as server:
+        status = run(request_line(fetch_request(server, server.url("repo"))), writer, emit)
+    os.close(reader)
+    assert (status, read_before) == (0, [b"PACK"])
 
 
 def test_url_is_checked_again_in_the_child() -> None:
