@@ -50,7 +50,7 @@ class Limits(Record):
     """Longest path in the working tree."""
 
     delta_memory_bytes: int = 32 * MB
-    """Deltas kept in memory while a pack arrives; further ones are read again from the pack file."""
+    """Deltas, trees and blobs kept in memory for what needs them next; others are read again from the pack file."""
 
     clone_seconds: float = 300
     """Wall clock of one attempt."""

@@ -174,7 +174,7 @@ class PackScanner:
                     self._at = at
                     crc = self._inflate_rest(stream, size - len(data), crc, digest.update)
                     buffer, view, at, base_offset = self._buffer, self._view, self._at, self._buffer_offset
-                elif TREE <= kind <= BLOB and pack.kept_bytes + size <= most_kept_object_bytes:
+                elif TREE <= kind <= BLOB and pack.kept_bytes + size + KEEPING_BYTES <= most_kept_object_bytes:
                     pack.keep_object(position, data)
                 ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
             else:

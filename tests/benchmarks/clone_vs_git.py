@@ -27,10 +27,12 @@ from tests.git.http_backend import GitServer
 
 ROOT = Path(__file__).resolve().parents[2]
 RIVALS = {
-    "probe": ("git, depth 1", "dulwich, depth 1"),
-    "clone, depth 1": ("git, depth 1", "dulwich, depth 1"),
-    "clone, full": ("git, full", "dulwich, full"),
+    "probe": {"git": "git, depth 1", "dulwich": "dulwich, depth 1"},
+    "clone, depth 1": {"git": "git, depth 1", "dulwich": "dulwich, depth 1"},
+    "clone, full": {"git": "git, full", "dulwich": "dulwich, full"},
+    "exchange of a probe": {"curl": "curl, the same bytes"},
 }
+RATIOS = (("git", "wall"), ("git", "cpu"), ("dulwich", "wall"), ("curl", "wall"))
 
 
 def main() -> int:
@@ -100,19 +102,21 @@ def median(figures: list[dict[str, Any]], name: str) -> float:
 def print_table(name: str, figures: dict[str, Any]) -> None:
     """Print one repository's table, in Markdown."""
     print(f"\n### {name}\n")
-    print("| | wall s | CPU s | MB on the wire | peak MB | : git, wall | : git, CPU | : dulwich, wall |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    heads = ["", "wall s", "CPU s", "MB on the wire", "peak MB", *(f": {rival}, {kind}" for rival, kind in RATIOS)]
+    print(f"| {' | '.join(heads)} |")
+    print("| --- " * len(heads) + "|")
     for subject, runs in figures.items():
         wall, cpu = median(runs, "wall_seconds"), median(runs, "cpu_seconds")
         peaks = ", ".join(f"{child.rsplit('.', 1)[-1]} {peak:g}" for child, peak in runs[-1]["peak_mb"].items())
-        ratios = ["", "", ""]
-        if subject in RIVALS:
-            git, dulwich = (figures.get(rival) for rival in RIVALS[subject])
-            ratios[0] = f"{wall / median(git, 'wall_seconds'):.2f}" if git else ""
-            ratios[1] = f"{cpu / median(git, 'cpu_seconds'):.2f}" if git else ""
-            ratios[2] = f"{wall / median(dulwich, 'wall_seconds'):.2f}" if dulwich else ""
+        ratios = " | ".join(_ratio(figures, subject, rival, f"{kind}_seconds") for rival, kind in RATIOS)
         wire_mb = median(runs, "sent_bytes") / 10**6
-        print(f"| {subject} | {wall:.2f} | {cpu:.2f} | {wire_mb:.1f} | {peaks} | {' | '.join(ratios)} |", flush=True)
+        print(f"| {subject} | {wall:.2f} | {cpu:.2f} | {wire_mb:.1f} | {peaks} | {ratios} |", flush=True)
+
+
+def _ratio(figures: dict[str, Any], subject: str, rival: str, name: str) -> str:
+    """Return the ratio of the medians of a subject and its rival, empty where it has none."""
+    runs = figures.get(RIVALS.get(subject, {}).get(rival, ""))
+    return f"{median(figures[subject], name) / median(runs, name):.2f}" if runs else ""
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from coderepos.git.fetch import fetch
 from coderepos.git.limits import Limits
 from coderepos.git.messages import NetworkPolicy
-from coderepos.git.pipeline import CloneRequest, clone
+from coderepos.git.pipeline import CloneRequest, clone, fetch_request
+from coderepos.git.pkt_line import DELIM_PKT, FLUSH_PKT, pkt_line
 from coderepos.git.probe import probe
 from coderepos.git.sandbox_root import SandboxRoot
 
@@ -80,6 +82,38 @@ def _our_probe(url: str, folder: Path) -> dict[str, Any]:
     return {"received_bytes": report.pack_bytes}
 
 
+def _our_exchange(url: str, folder: Path) -> dict[str, Any]:
+    """Do what the child of a probe does once it is started."""
+    request = fetch_request(_our_request(url, None), depth=1, count_only=True)
+    with open(os.devnull, "wb") as nowhere:
+        outcome = fetch(request, nowhere.fileno(), lambda event: None)
+    return {"received_bytes": outcome["pack_bytes"]}
+
+
+def _curl(url: str, folder: Path) -> dict[str, Any]:
+    """Fetch the bytes of a probe with one process that parses nothing; how to ask for them is found out before."""
+    wanted = subprocess.run(["git", "ls-remote", url, "HEAD"], check=True, capture_output=True).stdout[:40]
+    bodies = (
+        _command(b"ls-refs", b"symrefs", b"ref-prefix HEAD", b"ref-prefix refs/heads/"),
+        _command(b"fetch", b"ofs-delta", b"deepen 1", b"want " + wanted, b"done"),
+    )
+    options = ["--silent", "--fail", "--output", os.devnull, "--header", "Git-Protocol: version=2"]
+    command = ["curl", *options, f"{url}/info/refs?service=git-upload-pack"]
+    for number, body in enumerate(bodies):
+        (folder / f"body-{number}").write_bytes(body)
+        command += ["--next", *options, "--header", "Content-Type: application/x-git-upload-pack-request"]
+        command += ["--data-binary", f"@{folder}/body-{number}", f"{url}/git-upload-pack"]
+    started = time.monotonic()
+    subprocess.run(command, check=True)
+    return {"wall_seconds": time.monotonic() - started}
+
+
+def _command(name: bytes, *arguments: bytes) -> bytes:
+    """Return a request of protocol version 2."""
+    lines = [pkt_line(b"command=" + name), pkt_line(b"object-format=sha1"), DELIM_PKT, *map(pkt_line, arguments)]
+    return b"".join([*lines, FLUSH_PKT])
+
+
 def _git(*options: str) -> Callable[[str, Path], None]:
     def run(url: str, folder: Path) -> None:
         environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1"}
@@ -108,6 +142,8 @@ SUBJECTS: dict[str, Callable[[str, Path], dict[str, Any] | None]] = {
     "git, full": _git("--single-branch", "--no-tags"),
     "dulwich, depth 1": _dulwich(1),
     "dulwich, full": _dulwich(None),
+    "exchange of a probe": _our_exchange,
+    "curl, the same bytes": _curl,
 }
 
 
