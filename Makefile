@@ -14,11 +14,12 @@ SECONDS ?= 300
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed-$(shell cksum < requirements.txt | tr ' ' '-')
 
-.PHONY: setup demo test lint bench fuzz
+.PHONY: setup demo test lint bench fuzz FORCE
 
 setup: $(INSTALLED)
 
-$(INSTALLED):
+# Copies of a checkout may come without the links that make an environment run.
+$(INSTALLED): $(if $(wildcard $(BIN)/python),,FORCE)
 	@for python in $(PYTHON); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        echo "Installing into $(VENV) ($$("$$python" --version)); this takes a minute"; \

@@ -284,15 +284,11 @@ def test_a_full_disk_is_told_from_a_broken_one(code: int) -> None:
 
 def test_a_file_system_without_syncfs_is_synced_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the C library lacks the call, everything is synced; where it fails, that is an error."""
-
-    class Library:
-        def __init__(self, *_: object, **__: object) -> None:
-            pass
-
     synced: list[bool] = []
     with monkeypatch.context() as patched:
-        patched.setattr("ctypes.CDLL", Library)
+        patched.setattr(build_module, "_libc", object())
         patched.setattr(os, "sync", lambda: synced.append(True))
+        build_module._start_writing(-1)
         build_module._make_durable(-1)
     assert synced == [True]
     with pytest.raises(OSError, match="Bad file descriptor"):
