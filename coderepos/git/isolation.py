@@ -97,15 +97,16 @@ class Plan(Record):
     """Refused as well where Landlock does not keep signals inside (before ABI 6)."""
 
 
-def confine_fetch(request: FetchRequest, *, ports: Iterable[int]) -> dict[str, object]:
+def confine_fetch(request: FetchRequest, *, ports: Iterable[int], with_tls: bool = True) -> dict[str, object]:
     """Give up all that a process that only talks to one Git host has no use for, and say what was given up.
 
     Call it before any thread starts.
 
     :param ports: TCP ports of the Git host and of its platform's API; that of DNS is added.
+    :param with_tls: may certificates be needed? To find out where they are takes a module that plain HTTP can spare.
     :raises IsolationUnavailable: the kernel offers less than ``request.min_level``.
     """
-    return _confine(fetch_plan(request, ports=ports), min_level=request.min_level)
+    return _confine(fetch_plan(request, ports=ports, with_tls=with_tls), min_level=request.min_level)
 
 
 def confine_build(request: BuildRequest) -> dict[str, object]:
@@ -133,13 +134,14 @@ def die_with(parent_pid: int) -> None:
         os._exit(1)
 
 
-def fetch_plan(request: FetchRequest, *, ports: Iterable[int]) -> Plan:
+def fetch_plan(request: FetchRequest, *, ports: Iterable[int], with_tls: bool = True) -> Plan:
     """Return what the fetch child gives up."""
+    certificates = _certificates(request.policy) if with_tls else ()
     return Plan(
         limits=_resource_limits(request.limits, file_bytes=0),
         umask=0o077,
         rules=landlock.Rules(
-            read=(*_imports(), *_RESOLVER, *_certificates(request.policy)),
+            read=(*_imports(), *_RESOLVER, *certificates),
             connect_ports=tuple(sorted({*ports, _DNS_PORT})),
         ),
         refused_calls=seccomp.ALWAYS,

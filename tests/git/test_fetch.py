@@ -423,7 +423,7 @@ def test_broken_request_line(line: bytes) -> None:
 
 def test_the_pack_ends_before_the_outcome(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who reads the pack need not wait for the end of the process to know that it is over."""
-    monkeypatch.setattr(isolation, "confine_fetch", lambda _request, ports: {"level": 1})
+    monkeypatch.setattr(isolation, "confine_fetch", lambda _request, **_rest: {"level": 1})
     reader, writer = os.pipe()
     read_before: list[bytes] = []
 

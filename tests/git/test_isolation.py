@@ -380,6 +380,13 @@ def fetch_request(min_level: int = 1) -> FetchRequest:
     )
 
 
+def test_certificates_are_readable_for_tls_alone() -> None:
+    """A plain HTTP host is shown none, and costs no import of what would find them."""
+    readable = [isolation.fetch_plan(fetch_request(), ports=(80,), with_tls=tls).rules.read for tls in (True, False)]
+    assert ["/etc/ssl/certs" in paths for paths in readable] == [True, False]
+    assert set(readable[1]) < set(readable[0])
+
+
 def test_rights_are_given_up_in_an_order_that_works(order: list[str]) -> None:
     """Limits before capabilities, ``no_new_privs`` before Landlock, the filter last."""
     report = isolation.confine_fetch(fetch_request(), ports=(443,))
