@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def _repositories(options: argparse.Namespace, folder: Path) -> Iterator[Path]:
 def measure(path: Path, subjects: list[str], runs: int, folder: Path) -> dict[str, Any]:
     """Return the figures of all runs of each subject, run in turn: A B C A B C …
 
+    Each starts with nothing left to write: our clone ends with ``syncfs``, which would write what others left as well.
     All clones stay in ``folder`` until the end: for minutes after many files were removed, ext4 without a journal
     takes thirty times as long to make a new one (``recently_deleted`` in fs/ext4/ialloc.c of Linux).
     """
@@ -79,6 +81,7 @@ def measure(path: Path, subjects: list[str], runs: int, folder: Path) -> dict[st
     with GitServer(path.parent) as server:
         for number in range(runs + 1):
             for subject in subjects:
+                os.sync()
                 sent_bytes = server.sent_bytes
                 one = _run(subject, server.url(path.name), folder)
                 one["sent_bytes"] = server.sent_bytes - sent_bytes
