@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from coderepos.git.limits import Limits
 
 _HEADER_BYTES: Final = 32  # longest entry header: ten bytes of size, then ten of offset or twenty of id
-_PAUSE_ENTRIES: Final = 0xFF  # a mask: every 256
+_PAUSE_ENTRIES: Final = 0x3F  # a mask: every 64
 
 
 class PackScanner:
@@ -48,7 +48,7 @@ class PackScanner:
 
     :param source: descriptor of the stream.
     :param pack: filled in as the stream is read; its file is empty.
-    :param on_pause: called with the objects read and their total, before the first one, every few hundred, and at the
+    :param on_pause: called with the objects read and their total, before the first one, every few dozen, and at the
         end of the pack.
     """
 

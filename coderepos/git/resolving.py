@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ROUND_WORK: Final = 12 * 10**6
 """Work for which a second process is worth its start, about 15 ms of it; counted in bytes, see ``STEP_BYTES``."""
 
-_MOST_ROUND_WORK: Final = 80 * 10**6
+_MOST_ROUND_WORK: Final = 160 * 10**6
 """Most work that it is given at once, so that the last round ends soon after the pack."""
 
 _STEP_WORK: Final = 6 * 10**6
