@@ -137,7 +137,7 @@ def make(
             git_bytes = pack.size_bytes + index_size(pack)
             git_bytes += _add_refs(git, outcome, commit_id.hex(), pack, by_id, families)
             trees = read_trees(tree_id, pack, by_id, families, limits, other_bytes=git_bytes)
-            checkout = Checkout(incoming, TREE_NAME, trees, sizes=pack.sizes, group_readable=request.group_readable)
+            checkout = Checkout(incoming, TREE_NAME, trees, pack, group_readable=request.group_readable)
             checkout.write(families)
             clock.done("checkout")
             indexer.finish()

@@ -20,10 +20,10 @@ from coderepos.git.pack import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Final
 
     from coderepos.git.families import Families
+    from coderepos.git.pack import Pack
     from coderepos.git.trees import Entry, Trees
 
 REPORTED_PATHS: Final = 100
@@ -74,13 +74,13 @@ class Checkout:
     """Writes one working tree below a folder.
 
     :param parent: descriptor of the folder in which ``name`` is made.
-    :param sizes: bytes of each object by its position in the pack.
+    :param pack: where the trees' blobs are.
     :param group_readable: may the group read what is written?
     """
 
-    def __init__(self, parent: int, name: bytes, trees: Trees, *, sizes: Sequence[int], group_readable: bool) -> None:
+    def __init__(self, parent: int, name: bytes, trees: Trees, pack: Pack, *, group_readable: bool) -> None:
         self._trees: Final = trees
-        self._sizes: Final = sizes
+        self._pack: Final = pack
         self._folders: Final = _Folders(parent, name, final_mode=0o550 if group_readable else 0o500)
         self._file_mode: Final = 0o440 if group_readable else 0o400
         self._program_mode: Final = 0o550 if group_readable else 0o500
@@ -115,13 +115,14 @@ class Checkout:
                 self._write_some(families, shared, again=True)
 
     def _shared_positions(self) -> set[int]:
-        """Return the blobs that a second process is to write, half of the work; none where there is little of it.
+        """Return the blobs that a second process is to write, half of the work.
 
-        They stand at the end of the pack, so that neither process makes much that the other one makes too.
+        They stand at the end of the pack, so that neither process makes much that the other one makes too. There are
+        none where there is little work, nor where an object takes so much memory that one process shall hold it.
         """
         work = sum(map(self._work, self._places))
         shared: set[int] = set()
-        if work < _SHARED_WORK:
+        if work < _SHARED_WORK or self._pack.largest_bytes > LARGE_BYTES:
             return shared
         left = work // 2
         for position in sorted(self._places, reverse=True):
@@ -131,13 +132,12 @@ class Checkout:
         return shared
 
     def _work(self, position: int) -> int:
-        return self._sizes[position] + _FILE_WORK * len(self._places[position])
+        return self._pack.sizes[position] + _FILE_WORK * len(self._places[position])
 
     def _is_plain(self, position: int) -> bool:
-        """Is there nothing to tell of this blob, no link and no pointer, and no need of much memory?"""
-        return _LFS_POINTER_BYTES < self._sizes[position] <= LARGE_BYTES and not any(
-            place.entry.is_symlink for place in self._places[position]
-        )
+        """Is there nothing to tell of this blob, neither a link nor what may be a pointer?"""
+        is_link = any(place.entry.is_symlink for place in self._places[position])
+        return self._pack.sizes[position] > _LFS_POINTER_BYTES and not is_link
 
     def _write_some(self, families: Families, positions: set[int], *, again: bool = False) -> None:
         for position, data in families.objects(positions):
@@ -211,7 +211,7 @@ class _Folders:
         self._above: Final[list[int]] = []
         self._names: Final[list[bytes]] = []
         self._open: Final[OrderedDict[int, int]] = OrderedDict()
-        self._most_open: Final = min(_OPEN_FOLDERS, getrlimit(RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS)
+        self._most_open: Final = max(1, min(_OPEN_FOLDERS, getrlimit(RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS))
 
     def make(self, above: int, name: bytes) -> int:
         """Make a folder and return its number; the top one is above number -1 and has no name."""

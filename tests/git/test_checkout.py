@@ -306,8 +306,17 @@ def assert_written(folder: Path, contents: dict[str, bytes]) -> None:
     assert {name: (folder / name).read_bytes() for name in contents} == contents
 
 
-@pytest.mark.parametrize("cores", [1, 2])
-def test_two_processes_write_the_same_tree(tmp_path: Path, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("cores", "large_bytes", "processes"),
+    [
+        pytest.param(1, 10**6, 0, id="one core"),
+        pytest.param(2, 10**6, 1, id="two cores"),
+        pytest.param(2, 5_000, 0, id="a large object, which only one process shall hold"),
+    ],
+)
+def test_two_processes_write_the_same_tree(
+    tmp_path: Path, cores: int, large_bytes: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half of the files may be written by a second process; all that is to be told is told."""
     started: list[object] = []
 
@@ -317,12 +326,13 @@ def test_two_processes_write_the_same_tree(tmp_path: Path, cores: int, monkeypat
             super().__init__(call)
 
     monkeypatch.setattr(checkout_module, "cores", lambda: cores)
+    monkeypatch.setattr(checkout_module, "LARGE_BYTES", large_bytes)
     monkeypatch.setattr(checkout_module, "Forked", Counted)
     lines, objects, contents = many_files()
     report = tree_of(tmp_path, *lines, objects=objects)
     assert_written(tmp_path / "tree", contents)
     assert report.substitutions == {"lfs_pointer": 2}
-    assert len(started) == cores - 1
+    assert len(started) == processes
 
 
 @pytest.mark.parametrize("most", [0, 1, 50])
