@@ -192,7 +192,8 @@ def _size_up(trees: Trees, pack: Pack, limits: Limits, other_bytes: int) -> None
             todo.pop()
             continue
         inner = {entry.position for entry in trees.entries[position] if entry.is_directory}
-        unknown = inner - trees.figures.keys()
+        # Not by the difference of both, which walks through all figures for each tree.
+        unknown = {tree for tree in inner if tree not in trees.figures}
         if unknown & open_trees:
             raise UnsafeRepository(reason="tree inside itself")
         if unknown:

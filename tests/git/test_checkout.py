@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -487,6 +488,18 @@ def test_a_tree_inside_itself_is_refused() -> None:
     trees.entries[0] = [Entry(0o40000, b"a", 0)]
     with pytest.raises(UnsafeRepository):
         _size_up(trees, Pack(-1), LIMITS, 0)
+
+
+def test_many_folders_cost_no_square() -> None:
+    """Sizing up takes as long as there are entries, not as long as their square."""
+    pack, trees, folders = Pack(-1), Trees(0), range(1, 40_001)
+    pack.sizes.extend([1] * 40_002)
+    trees.entries[0] = [Entry(0o40000, b"%d" % folder, folder) for folder in folders]
+    trees.entries |= {folder: [Entry(0o100644, b"file", 40_001)] for folder in folders}
+    started = time.process_time()
+    _size_up(trees, pack, Limits(disk_bytes=10**9), 0)
+    assert time.process_time() - started < 2
+    assert (trees.total.entries, trees.total.depth) == (80_000, 1)
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
