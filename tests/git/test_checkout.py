@@ -495,7 +495,7 @@ def test_many_folders_cost_no_square() -> None:
     pack, trees, folders = Pack(-1), Trees(0), range(1, 40_001)
     pack.sizes.extend([1] * 40_002)
     trees.entries[0] = [Entry(0o40000, b"%d" % folder, folder) for folder in folders]
-    trees.entries |= {folder: [Entry(0o100644, b"file", 40_001)] for folder in folders}
+    trees.entries.update({folder: [Entry(0o100644, b"file", 40_001)] for folder in folders})
     started = time.process_time()
     _size_up(trees, pack, Limits(disk_bytes=10**9), 0)
     assert time.process_time() - started < 2
