@@ -19,7 +19,7 @@ INSTALLED := $(VENV)/.installed-$(shell cksum < requirements.txt | tr ' ' '-')
 setup: $(INSTALLED)
 
 # Copies of a checkout may come without the links that make an environment run.
-$(INSTALLED): $(if $(wildcard $(BIN)/python),,FORCE)
+$(INSTALLED): $(shell test -x "$(BIN)/python" || echo FORCE)
 	@for python in $(PYTHON); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        echo "Installing into $(VENV) ($$("$$python" --version)); this takes a minute"; \

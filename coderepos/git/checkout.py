@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from contextlib import suppress
 from resource import RLIMIT_NOFILE, getrlimit
 
+from coderepos.exceptions import InternalError
 from coderepos.git.delta import LARGE_BYTES
 from coderepos.git.forked import Forked, cores
 from coderepos.git.links import Links
@@ -94,6 +94,7 @@ class Checkout:
         """Write everything.
 
         :raises OSError: the disk is full, or the folder is not what it was.
+        :raises InternalError: something killed the second process.
         """
         try:
             self._make_folders()
@@ -111,8 +112,7 @@ class Checkout:
         with Forked(lambda: self._write_some(families, shared)) as second:
             self._write_some(families, self._places.keys() - shared)
             if not second.succeeded():
-                # Whatever stopped it stops this process too, which can say so.
-                self._write_some(families, shared, again=True)
+                raise self._what_stopped(second, families, shared)
 
     def _shared_positions(self) -> set[int]:
         """Return the blobs that a second process is to write, half of the work.
@@ -129,7 +129,19 @@ class Checkout:
             if left > 0 and self._is_plain(position):
                 shared.add(position)
                 left -= self._work(position)
-        return shared
+        return shared if len(shared) < len(self._places) else set()
+
+    @staticmethod
+    def _what_stopped(second: Forked, families: Families, positions: set[int]) -> Exception:
+        """Return the error of the second process; what it wrote is not written over, as it may stand in another's way.
+
+        :raises GitError: what is wrong with an object, which shows again where it is made again.
+        """
+        if error := second.os_error():
+            return error
+        for _ in families.objects(positions):
+            continue
+        return InternalError()
 
     def _work(self, position: int) -> int:
         return self._pack.sizes[position] + _FILE_WORK * len(self._places[position])
@@ -139,16 +151,10 @@ class Checkout:
         is_link = any(place.entry.is_symlink for place in self._places[position])
         return self._pack.sizes[position] > _LFS_POINTER_BYTES and not is_link
 
-    def _write_some(self, families: Families, positions: set[int], *, again: bool = False) -> None:
+    def _write_some(self, families: Families, positions: set[int]) -> None:
         for position, data in families.objects(positions):
             for place in self._places[position]:
-                if again:
-                    self._remove(place)
                 self._write(place, data)
-
-    def _remove(self, place: _Place) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(place.entry.name, dir_fd=self._folders.descriptor(place.folder))
 
     def _make_folders(self) -> None:
         todo = [(self._folders.make(-1, b""), self._trees.root)]

@@ -61,7 +61,7 @@ def run(line: bytes, pack_fd: int, emit: Emit) -> int:
         request = fetch_request(load_line(line))
         url = parse_git_url(request.url, request.policy)
         ports = {url.port, *((443,) if request.ask_size else ())}
-        with_tls = request.ask_size or url.scheme == "https"
+        with_tls = url.scheme == "https" or request.ask_size or bool(request.password)
         emit({"event": "started", "isolation": confine_fetch(request, ports=ports, with_tls=with_tls)})
         outcome = fetch(request, pack_fd, emit)
         # The other child waits for the end of the pack, and the end of this process takes milliseconds more.

@@ -12,18 +12,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, Self
 
+_FAILED: Final = 255
+"""Exit code after any other exception; error numbers are below."""
+
 
 class Forked:
     """A call that runs in a copy of this process, confined as this one is; a context manager that stops it.
 
     It dies with this process. What it makes must go through shared memory or files. Only for a process without threads.
 
-    :param call: what to run; an exception of it only shows as failure.
+    :param call: what to run; of an exception only the error number of an ``OSError`` comes back.
     """
 
     def __init__(self, call: Callable[[], None]) -> None:
         parent = os.getpid()
-        self._status: int | None = None
+        self._exit_code: int | None = None
         self._pid: Final = os.fork()
         if not self._pid:
             _run(call, parent)
@@ -36,16 +39,23 @@ class Forked:
 
     def has_ended(self) -> bool:
         """Did the call end, one way or the other?"""
-        if self._status is None:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            self._status = status if pid else None
-        return self._status is not None
+        return self._ended(os.WNOHANG)
 
     def succeeded(self) -> bool:
         """Wait for the end of the call: did it return?"""
-        if self._status is None:
-            self._status = os.waitpid(self._pid, 0)[1]
-        return self._status == 0
+        self._ended(0)
+        return self._exit_code == 0
+
+    def os_error(self) -> OSError | None:
+        """Wait for the end of the call, and return the error of the system that ended it, if it was one."""
+        code = 0 if self.succeeded() or self._exit_code is None else self._exit_code
+        return OSError(code, os.strerror(code)) if 0 < code < _FAILED else None
+
+    def _ended(self, options: int) -> bool:
+        if self._exit_code is None:
+            pid, status = os.waitpid(self._pid, options)
+            self._exit_code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._exit_code is not None
 
     def end(self) -> None:
         """Stop it if it still runs, and reap it.
@@ -67,11 +77,13 @@ def cores() -> int:
 
 
 def _run(call: Callable[[], None], parent: int) -> None:
-    status = 1
+    code = _FAILED
     try:
         die_with(parent)
         call()
-        status = 0
+        code = 0
+    except OSError as error:
+        code = min(error.errno or _FAILED, _FAILED)
     finally:
         # Neither handlers nor buffers of the copied process may run here.
-        os._exit(status)
+        os._exit(code)

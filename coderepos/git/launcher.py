@@ -43,11 +43,13 @@ _READ_BYTES: Final = 1 << 16
 _REAP_SECONDS: Final = 10
 _PAUSE_SECONDS: Final = 0.005
 
-# Bound to its parent before anything else, so that a child outlives nobody. The collector would make imports slower.
+# Bound to its parent before anything else, so that a child outlives nobody. The collector would make imports slower. A
+# host that ignores SIGCHLD hands that on, and the child could not tell how a process ended that it forked.
 _CODE: Final = """\
 import gc, signal, sys
 gc.disable()
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 module, pack_fd, parent_pid, root, *libraries = sys.argv[1:]
 sys.path.insert(0, root)
 sys.path.extend(folder for folder in libraries if folder not in sys.path)

@@ -32,8 +32,8 @@ def remove_tree(name: str, *, parent: int) -> bool:
         return False
     try:
         for attempt in range(1, _ATTEMPTS + 1):
-            _empty(top)
             try:
+                _empty(top)
                 os.rmdir(name, dir_fd=parent)
                 break
             except OSError as error:

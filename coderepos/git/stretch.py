@@ -7,6 +7,7 @@ which works for any order.
 
 from __future__ import annotations
 
+from collections import deque
 from hashlib import sha1
 from zlib import decompress
 
@@ -38,7 +39,9 @@ class StreamOrder:
     def __init__(self, pack: Pack) -> None:
         self._pack: Final = pack
         self._recent: Final[dict[int, bytes]] = {}
-        """Content by position, oldest first."""
+        """Content by position."""
+        self._order: Final[deque[int]] = deque()
+        """Their positions, oldest first: to find the first key of a dictionary walks through those removed before."""
         self._held_bytes = 0
         self._allowed_work = _SLACK_WORK
 
@@ -68,13 +71,13 @@ class StreamOrder:
 
     def _hold(self, position: int, data: bytes) -> None:
         """Keep an object, and drop the oldest ones past the budget."""
-        recent = self._recent
+        recent, order = self._recent, self._order
         recent[position] = data
+        order.append(position)
         self._held_bytes += len(data)
         self._allowed_work += len(data) + STEP_BYTES
         while self._held_bytes > _HELD_BYTES:
-            oldest = next(iter(recent))
-            self._held_bytes -= len(recent.pop(oldest))
+            self._held_bytes -= len(recent.pop(order.popleft()))
 
     def _made_again(self, position: int) -> bytes:
         """Return an object that is not held any more, or never was."""

@@ -6,9 +6,10 @@ import errno
 import itertools
 import json
 import os
+import signal
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from dulwich.index import validate_path_element_hfs, validate_path_element_ntfs
 
 from coderepos.exceptions import (
     GitError,
+    InflatedTooLarge,
+    InternalError,
     PathTooLong,
     RepositoryTooLarge,
     TooManyEntries,
@@ -24,6 +27,7 @@ from coderepos.exceptions import (
 )
 from coderepos.git import checkout as checkout_module
 from coderepos.git import links as links_module
+from coderepos.git.families import Families
 from coderepos.git.forked import Forked
 from coderepos.git.limits import Limits
 from coderepos.git.messages import BuildReport, dump_line, load_line
@@ -336,43 +340,65 @@ def test_two_processes_write_the_same_tree(
     assert len(started) == processes
 
 
-@pytest.mark.parametrize("most", [0, 1, 50])
-def test_what_a_second_process_leaves_is_written(tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever it stops, with a file half written, the first process writes its part once more."""
+def stop(error: int | type[Exception]) -> None:
+    """Raise an error, or be killed."""
+    if error == signal.SIGKILL:
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise OSError(error, "stopped") if isinstance(error, int) else error()
+
+
+@pytest.mark.parametrize("written_files", [0, 1, 50])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        pytest.param(errno.ENOSPC, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), id="full"),
+        pytest.param(errno.EEXIST, FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)), id="in the way"),
+        pytest.param(MemoryError, InternalError(), id="no memory"),
+        pytest.param(signal.SIGKILL, InternalError(), id="killed"),
+    ],
+)
+def test_what_stops_a_second_process_is_told(
+    tmp_path: Path,
+    error: int | type[Exception],
+    told: Exception,
+    written_files: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Wherever it stops, the tree is not finished, and nothing that stands in the way is written over."""
     parent = os.getpid()
     written: list[int] = []
 
     def stopping(descriptor: int, data: bytes) -> None:
-        if os.getpid() != parent:
-            if len(written) == most:
-                write_all(descriptor, data[:5])
-                raise MemoryError
-            written.append(descriptor)
+        if os.getpid() != parent and len(written) == written_files:
+            write_all(descriptor, data[:5])
+            stop(error)
+        written.append(descriptor)
         write_all(descriptor, data)
-
-    monkeypatch.setattr(checkout_module, "cores", lambda: 2)
-    monkeypatch.setattr(checkout_module, "write_all", stopping)
-    lines, objects, contents = many_files()
-    tree_of(tmp_path, *lines, objects=objects)
-    assert_written(tmp_path / "tree", contents)
-
-
-def test_what_stops_both_processes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk that the second process meets first is met by the first one too, and named."""
-    full, parent = tmp_path / "full", os.getpid()
-
-    def stopping(descriptor: int, data: bytes) -> None:
-        if os.getpid() != parent:
-            full.touch()
-            raise OSError(errno.ENOSPC, "disk full")
-        write_all(descriptor, data)
-        if full.exists():
-            raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(checkout_module, "cores", lambda: 2)
     monkeypatch.setattr(checkout_module, "write_all", stopping)
     lines, objects, _contents = many_files()
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(type(told)) as caught:
+        tree_of(tmp_path, *lines, objects=objects)
+    assert str(caught.value) == str(told)
+
+
+def test_an_object_that_only_the_second_process_meets_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with an object is told as if there were one process."""
+    parent, objects_of = os.getpid(), Families.objects
+
+    def refusing(families: Families, positions: set[int]) -> Iterator[tuple[int, bytes]]:
+        if os.getpid() != parent:
+            refused.write_text(json.dumps(sorted(positions)))
+        yield from objects_of(families, positions)
+        if refused.exists() and sorted(positions) == json.loads(refused.read_text()):
+            raise InflatedTooLarge
+
+    refused = tmp_path / "refused"
+    monkeypatch.setattr(checkout_module, "cores", lambda: 2)
+    monkeypatch.setattr(Families, "objects", refusing)
+    lines, objects, _contents = many_files()
+    with pytest.raises(InflatedTooLarge):
         tree_of(tmp_path, *lines, objects=objects)
 
 

@@ -36,7 +36,7 @@ from tests.git.hostile_server import Exchange, HostileServer
 from tests.git.http_backend import GitServer, git, make_repository
 from tests.git.processes import descendants
 from tests.git.scripted import STARTED, error, outcome
-from tests.git.users import USERS
+from tests.git.users import USERS, forked
 
 pytestmark = pytest.mark.usefixtures("no_children_left")
 
@@ -170,6 +170,24 @@ def test_both_ways_tell_what_is_wrong(
         probe(request, seconds=20)
     with pytest.raises(expected):
         clone(request, incoming=prepared(place).incoming("one"), on_progress=lambda progress: None)
+
+
+def test_a_host_that_ignores_the_end_of_its_children_can_clone(tmp_path: Path, place: Path) -> None:
+    """The build child knows how the processes end that it forks, whatever signals were ignored when it was started."""
+    repository = make_repository(tmp_path / "many.git", commits=1)
+    for number in range(400):
+        (repository / f"{number}").write_text(f"{number:04}" * 500)
+    git("add", "-A", cwd=repository)
+    git("commit", "--quiet", "-m", "many", cwd=repository)
+
+    def cloned() -> int:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        request = asking(server.url("many.git"), server.policy())
+        report = clone(request, incoming=prepared(place).incoming("a"), on_progress=lambda _progress: None)
+        return report.build.entries
+
+    with GitServer(tmp_path) as server:
+        assert forked(cloned) == 401
 
 
 def silent() -> HostileServer:

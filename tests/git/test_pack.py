@@ -196,6 +196,15 @@ def test_a_pack_whose_bases_are_far_away_gets_the_same_index(tmp_path: Path, mon
     assert any(left)
 
 
+def test_many_small_objects_cost_no_square() -> None:
+    """To drop the oldest of the objects that are held takes the same time however many were dropped before."""
+    order = stretch.StreamOrder(Pack(-1))
+    started = time.process_time()
+    for position in range(450_000):
+        order._hold(position, bytes(200))
+    assert time.process_time() - started < 2.5
+
+
 def test_a_chain_of_large_objects_costs_no_square() -> None:
     """Objects too large to be held are not made again for each delta on them, however many small ones pay for it."""
     size, depth = 15_000_000, 60
