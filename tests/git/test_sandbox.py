@@ -558,6 +558,23 @@ def test_a_process_that_still_writes_is_waited_for(place: Path, monkeypatch: pyt
     os.close(top)
 
 
+def test_a_process_that_still_writes_deep_inside_is_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same holds for a folder inside, in which a second process may still make a file."""
+    (place / "doomed/inner").mkdir(parents=True)
+    appearing, rmdir = ["late", "later"], os.rmdir
+
+    def write_then_remove(name: str, *, dir_fd: int) -> None:
+        if name == "inner" and appearing:
+            os.close(os.open(f"{name}/{appearing.pop()}", os.O_CREAT | os.O_WRONLY, dir_fd=dir_fd))
+        rmdir(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", write_then_remove)
+    top = os.open(place, os.O_DIRECTORY)
+    assert removal.remove_tree("doomed", parent=top)
+    os.close(top)
+    assert not (place / "doomed").exists()
+
+
 def test_a_flip_that_can_not_be_synced_is_a_flip(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
