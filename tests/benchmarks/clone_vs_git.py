@@ -46,14 +46,18 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="existing folder to work in; what is made there stays")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
+    for path in options.repo:
+        if not (path / "objects").is_dir():
+            parser.error(f"{path} is no bare repository")
     subjects = [name for name in SUBJECTS if not (options.without_dulwich and name.startswith("dulwich"))]
     results = {}
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coderepos-bench-")))
         stack.callback(subprocess.run, ["chmod", "-R", "u+w", folder], check=True)
         for path in _repositories(options, folder):
-            results[path.name] = measure(path.resolve(), subjects, options.runs, folder)
-            print_table(path.name, results[path.name])
+            figures = measure(path.resolve(), subjects, options.runs, folder)
+            results[path.name] = {"figures": figures, "ratios": ratios(figures)}
+            print_table(path.name, figures)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     else:
@@ -111,15 +115,22 @@ def print_table(name: str, figures: dict[str, Any]) -> None:
     for subject, runs in figures.items():
         wall, cpu = median(runs, "wall_seconds"), median(runs, "cpu_seconds")
         peaks = ", ".join(f"{child.rsplit('.', 1)[-1]} {peak:g}" for child, peak in runs[-1]["peak_mb"].items())
-        ratios = " | ".join(_ratio(figures, subject, rival, f"{kind}_seconds") for rival, kind in RATIOS)
+        told = ratios(figures).get(subject, {})
+        cells = [f"{told[key]:.2f}" if (key := f"{rival}, {kind}") in told else "" for rival, kind in RATIOS]
         wire_mb = median(runs, "sent_bytes") / 10**6
-        print(f"| {subject} | {wall:.2f} | {cpu:.2f} | {wire_mb:.1f} | {peaks} | {ratios} |", flush=True)
+        print(f"| {subject} | {wall:.2f} | {cpu:.2f} | {wire_mb:.1f} | {peaks} | {' | '.join(cells)} |", flush=True)
 
 
-def _ratio(figures: dict[str, Any], subject: str, rival: str, name: str) -> str:
-    """Return the ratio of the medians of a subject and its rival, empty where it has none."""
-    runs = figures.get(RIVALS.get(subject, {}).get(rival, ""))
-    return f"{median(figures[subject], name) / median(runs, name):.2f}" if runs else ""
+def ratios(figures: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the ratios of medians by subject, then by rival and kind."""
+    found: dict[str, dict[str, float]] = {}
+    for subject, rivals in RIVALS.items():
+        for rival, kind in RATIOS:
+            other, name = rivals.get(rival), f"{kind}_seconds"
+            if subject in figures and other in figures:
+                ratio = median(figures[subject], name) / median(figures[other], name)
+                found.setdefault(subject, {})[f"{rival}, {kind}"] = round(ratio, 3)
+    return found
 
 
 if __name__ == "__main__":
