@@ -114,7 +114,7 @@ class SealedTokenQuerySet(models.QuerySet[_Row]):
                 raise ValueError("A sealed token is no expression: the database cannot seal.")
         return super().update(**kwargs)
 
-    update.alters_data = True  # type: ignore[attr-defined]
+    update.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
 
     def bulk_create(
         self,
@@ -144,7 +144,7 @@ class SealedTokenQuerySet(models.QuerySet[_Row]):
             row._remember_stored()
         return rows
 
-    bulk_create.alters_data = True  # type: ignore[attr-defined]
+    bulk_create.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
 
     def bulk_update(self, objs: Iterable[_Row], fields: Iterable[str], batch_size: int | None = None) -> int:
         """Update many rows, with both halves of a pair or none, each token sealed for its row.
@@ -162,7 +162,7 @@ class SealedTokenQuerySet(models.QuerySet[_Row]):
             row._remember_stored(names)
         return updated
 
-    bulk_update.alters_data = True  # type: ignore[attr-defined]
+    bulk_update.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
 
     def _require_both(self, names: Iterable[str]) -> None:
         if _with_both(self.model, names) != set(names):

@@ -180,7 +180,7 @@ class BuildReport(Record):
             substitutions=substitutions,
             substituted_paths=tuple(paths),
             seconds=seconds,
-            **numbers,  # type: ignore[arg-type]
+            **numbers,  # type: ignore[arg-type]  # all were seen to be whole numbers
         )
 
 

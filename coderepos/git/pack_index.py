@@ -45,7 +45,7 @@ def index_of(pack: Pack) -> bytes:
     """Return the index file of a pack whose deltas are resolved, the same bytes as ``git index-pack`` writes.
 
     Whole rows are sorted: to gather columns in the order of the ids afterwards would miss the processor's cache at
-    every step, which takes half as long again.
+    every step, which takes nearly twice as long.
     """
     count = len(pack)
     rows = _split(_interleaved(pack), _ROW_BYTES)

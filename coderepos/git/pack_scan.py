@@ -158,8 +158,7 @@ class PackScanner:
                 self._count(0)
             add_header_length(at - start)
             stream = decompressobj()
-            # A narrow window, since zlib copies what it leaves of its input. At least one byte is allowed for, so that
-            # a stream longer than its size shows.
+            # What _inflated does, without the call.
             window = view[at : at + ((size >> 1) + 128 if size < PIECE_BYTES else PIECE_BYTES)]
             try:
                 data = stream.decompress(window, (size if size < PIECE_BYTES else PIECE_BYTES) or 1)

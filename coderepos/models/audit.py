@@ -81,7 +81,7 @@ class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
         """
         raise _unchangeable()
 
-    update.alters_data = True  # type: ignore[attr-defined]
+    update.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
 
     def delete(self) -> NoReturn:
         """Refuse.
@@ -90,8 +90,8 @@ class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
         """
         raise _unchangeable()
 
-    delete.alters_data = True  # type: ignore[attr-defined]
-    delete.queryset_only = True  # type: ignore[attr-defined]
+    delete.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
+    delete.queryset_only = True  # type: ignore[attr-defined]  # Django reads it off the method
 
     def bulk_update(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse, also for no rows.
@@ -100,7 +100,7 @@ class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
         """
         raise _unchangeable()
 
-    bulk_update.alters_data = True  # type: ignore[attr-defined]
+    bulk_update.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
 
     def bulk_create(self, objs: Any, *args: Any, update_conflicts: bool = False, **kwargs: Any) -> list[AuditEntry]:
         """Add many entries.
@@ -111,7 +111,7 @@ class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
             raise _unchangeable()
         return super().bulk_create(objs, *args, **kwargs)
 
-    bulk_create.alters_data = True  # type: ignore[attr-defined]
+    bulk_create.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
 
 
 class AuditEntry(models.Model):

@@ -65,7 +65,7 @@ class CodeRepositoryQuerySet(SealedTokenQuerySet["CodeRepository"]):
             raise ValueError("The URL is changed by save() only: a token does not follow it to another host.")
         return super().update(**kwargs)
 
-    update.alters_data = True  # type: ignore[attr-defined]
+    update.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
 
     def bulk_create(
         self,
@@ -91,7 +91,7 @@ class CodeRepositoryQuerySet(SealedTokenQuerySet["CodeRepository"]):
             unique_fields=unique_fields,
         )
 
-    bulk_create.alters_data = True  # type: ignore[attr-defined]
+    bulk_create.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
 
 
 class CodeRepository(SealedTokenModel):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import os
-import signal
 import stat
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +14,6 @@ from dulwich.index import validate_path_element_hfs, validate_path_element_ntfs
 
 from coderepos.exceptions import (
     GitError,
-    InflatedTooLarge,
-    InternalError,
     PathTooLong,
     RepositoryTooLarge,
     TooManyEntries,
@@ -27,12 +22,10 @@ from coderepos.exceptions import (
 )
 from coderepos.git import checkout as checkout_module
 from coderepos.git import links as links_module
-from coderepos.git.families import Families
-from coderepos.git.forked import Forked
 from coderepos.git.limits import Limits
 from coderepos.git.messages import BuildReport, dump_line, load_line
 from coderepos.git.names import check_name, is_writable
-from coderepos.git.pack import Pack, write_all
+from coderepos.git.pack import Pack
 from coderepos.git.trees import Entry, Trees, _size_up
 from tests.git import packs
 from tests.git.building import LIMITS, built_of, tree_of
@@ -283,123 +276,6 @@ def test_many_chained_links_cost_little(tmp_path: Path, monkeypatch: pytest.Monk
         tmp_path / "again", line(FILE, b"file"), first[0], second[0], objects=[CONTENT, first[1], second[1]]
     )
     assert report.substitutions == {"symlink": 1}
-
-
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-
-
-def many_files() -> tuple[list[Line], list[Object], dict[str, bytes]]:
-    """Return the lines, objects and contents of a tree worth two processes: large and small files in two folders."""
-    contents = {f"{number:03}": b"%03d " % number * (500 if number % 3 else 5) for number in range(300)}
-    contents["twice"] = contents["299"]
-    contents["pointer"] = POINTER
-    modes = {"298": PROGRAM}
-    lines = [Line(modes.get(name, FILE), name.encode(), blob(data).id) for name, data in contents.items()]
-    lines.append(link(b"zlink", b"twice")[0])
-    inner = packs.tree(*lines)
-    objects = [*{blob(data).id: blob(data) for data in contents.values()}.values(), link(b"", b"twice")[1], inner]
-    contents |= {f"inner/{name}": data for name, data in contents.items()}
-    return sorted([*lines, Line(FOLDER, b"inner", inner.id)], key=lambda one: one.name), objects, contents
-
-
-def assert_written(folder: Path, contents: dict[str, bytes]) -> None:
-    """Check that a folder holds :func:`many_files`."""
-    expected = dict.fromkeys(contents, "-r--------")
-    expected |= dict.fromkeys(("298", "inner/298"), "-r-x------")
-    expected |= {"zlink": "-> twice", "inner/zlink": "-> twice", "inner": "dr-x------"}
-    assert listing(folder) == expected
-    assert {name: (folder / name).read_bytes() for name in contents} == contents
-
-
-@pytest.mark.parametrize(
-    ("cores", "large_bytes", "processes"),
-    [
-        pytest.param(1, 10**6, 0, id="one core"),
-        pytest.param(2, 10**6, 1, id="two cores"),
-        pytest.param(2, 5_000, 0, id="a large object, which only one process shall hold"),
-    ],
-)
-def test_two_processes_write_the_same_tree(
-    tmp_path: Path, cores: int, large_bytes: int, processes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half of the files may be written by a second process; all that is to be told is told."""
-    started: list[object] = []
-
-    class Counted(Forked):
-        def __init__(self, call: Callable[[], None]) -> None:
-            started.append(call)
-            super().__init__(call)
-
-    monkeypatch.setattr(checkout_module, "cores", lambda: cores)
-    monkeypatch.setattr(checkout_module, "LARGE_BYTES", large_bytes)
-    monkeypatch.setattr(checkout_module, "Forked", Counted)
-    lines, objects, contents = many_files()
-    report = tree_of(tmp_path, *lines, objects=objects)
-    assert_written(tmp_path / "tree", contents)
-    assert report.substitutions == {"lfs_pointer": 2}
-    assert len(started) == processes
-
-
-def stop(error: int | type[Exception]) -> None:
-    """Raise an error, or be killed."""
-    if error == signal.SIGKILL:
-        os.kill(os.getpid(), signal.SIGKILL)
-    raise OSError(error, "stopped") if isinstance(error, int) else error()
-
-
-@pytest.mark.parametrize("written_files", [0, 1, 50])
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        pytest.param(errno.ENOSPC, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), id="full"),
-        pytest.param(errno.EEXIST, FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)), id="in the way"),
-        pytest.param(MemoryError, InternalError(), id="no memory"),
-        pytest.param(signal.SIGKILL, InternalError(), id="killed"),
-    ],
-)
-def test_what_stops_a_second_process_is_told(
-    tmp_path: Path,
-    error: int | type[Exception],
-    told: Exception,
-    written_files: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Wherever it stops, the tree is not finished, and nothing that stands in the way is written over."""
-    parent = os.getpid()
-    written: list[int] = []
-
-    def stopping(descriptor: int, data: bytes) -> None:
-        if os.getpid() != parent and len(written) == written_files:
-            write_all(descriptor, data[:5])
-            stop(error)
-        written.append(descriptor)
-        write_all(descriptor, data)
-
-    monkeypatch.setattr(checkout_module, "cores", lambda: 2)
-    monkeypatch.setattr(checkout_module, "write_all", stopping)
-    lines, objects, _contents = many_files()
-    with pytest.raises(type(told)) as caught:
-        tree_of(tmp_path, *lines, objects=objects)
-    assert str(caught.value) == str(told)
-
-
-def test_an_object_that_only_the_second_process_meets_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is wrong with an object is told as if there were one process."""
-    parent, objects_of = os.getpid(), Families.objects
-
-    def refusing(families: Families, positions: set[int]) -> Iterator[tuple[int, bytes]]:
-        if os.getpid() != parent:
-            refused.write_text(json.dumps(sorted(positions)))
-        yield from objects_of(families, positions)
-        if refused.exists() and sorted(positions) == json.loads(refused.read_text()):
-            raise InflatedTooLarge
-
-    refused = tmp_path / "refused"
-    monkeypatch.setattr(checkout_module, "cores", lambda: 2)
-    monkeypatch.setattr(Families, "objects", refusing)
-    lines, objects, _contents = many_files()
-    with pytest.raises(InflatedTooLarge):
-        tree_of(tmp_path, *lines, objects=objects)
 
 
 def test_few_descriptors_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
