@@ -68,6 +68,8 @@ class Migration(migrations.Migration):
                     coderepos.crypto.fields.EncryptedTokenField(kid_field="token_kid", project_field="project"),
                 ),
                 ("token_kid", models.TextField(blank=True, editable=False)),
+                ("token_accepted", models.BooleanField(editable=False, null=True)),
+                ("token_expires_at", models.DateTimeField(editable=False, null=True)),
                 ("estimated_size_mb", models.DecimalField(decimal_places=2, editable=False, max_digits=10, null=True)),
                 ("size_source", models.TextField(default="probe", editable=False)),
                 ("repository_size_mb", models.DecimalField(decimal_places=2, editable=False, max_digits=10, null=True)),
@@ -249,5 +251,47 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="projectmembership",
             constraint=models.UniqueConstraint(fields=("project", "user"), name="code_repo_members_once"),
+        ),
+        migrations.CreateModel(
+            name="AuditEntry",
+            fields=[
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                (
+                    "event",
+                    models.TextField(
+                        choices=[
+                            ("connected", "Connected"),
+                            ("rejected", "Rejected"),
+                            ("token_opened", "Token Opened"),
+                            ("replaced", "Replaced"),
+                            ("refused", "Refused"),
+                            ("dropped", "Dropped"),
+                            ("decrypt_failed", "Decrypt Failed"),
+                            ("rekeyed", "Rekeyed"),
+                            ("cleaned", "Cleaned"),
+                            ("disconnected", "Disconnected"),
+                        ]
+                    ),
+                ),
+                ("actor_id", models.TextField(default="")),
+                ("actor_name", models.TextField(default="")),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("project_id", models.TextField(default="")),
+                ("repository_id", models.UUIDField(null=True)),
+                ("job_id", models.UUIDField(null=True)),
+                ("details", models.JSONField(default=dict)),
+            ],
+            options={
+                "verbose_name": "audit entry",
+                "verbose_name_plural": "audit trail",
+                "db_table": "code_repo_audit",
+                "default_permissions": ("view",),
+                "base_manager_name": "objects",
+                "indexes": [
+                    models.Index(fields=["repository_id", "-created_at"], name="code_repo_audit_repository"),
+                    models.Index(fields=["project_id", "-created_at"], name="code_repo_audit_project"),
+                    models.Index(fields=["-created_at"], name="code_repo_audit_created"),
+                ],
+            },
         ),
     ]
