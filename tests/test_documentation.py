@@ -46,10 +46,24 @@ def test_api_page_has_every_error(code: str) -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     """Relative links name files, and anchors name headings."""
-    for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
+    for page in [ROOT / "README.md", ROOT / "SECURITY.md", *DOCS.glob("*.md")]:
         for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
             target = (page.parent / path) if path else page
             assert target.exists(), f"{page.name}: {path}"
             if anchor:
                 headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
                 assert anchor in {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}
+
+
+def test_threats_name_tests_that_exist() -> None:
+    """Every answer to a threat is held by a test of that name."""
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (DOCS / "threats.md").read_text())
+    assert len(named) > 30
+
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not re.search(rf"^\s*(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
+    ]
+
+    assert not missing
