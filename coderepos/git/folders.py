@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 from coderepos.exceptions import InternalError, SandboxFull, SandboxRefused
-from coderepos.git.removal import remove_tree
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +91,8 @@ def point_link(name: str, target: str, folder: int) -> None:
         if error.errno == errno.EINVAL:
             raise SandboxRefused from error
         raise
-    draft = f"{DRAFT}{name}-{target.rpartition('/')[2]}"
-    remove_tree(draft, parent=folder)
+    # Nobody else's: a process that was frozen here may wake while another one points the same link.
+    draft = f"{DRAFT}{name}-{os.urandom(8).hex()}"
     os.symlink(target, draft, dir_fd=folder)
     os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
 

@@ -155,22 +155,32 @@ class Sandbox:
             if folder is not None:
                 remove_tree(incoming, parent=folder)
 
-    def discard(self, token: str) -> None:
-        """Remove what a job built, published or not, and the link to it; not there is fine."""
+    def tokens(self) -> set[str]:
+        """Return the tokens of all that jobs built or are building here, and of what is on its way out."""
+        with self._if_there() as folder:
+            if folder is None:
+                return set()
+            names = [name for name in ages_seconds(folder) if name.startswith((_INCOMING, _REMOVING))]
+            temporary = {name.removeprefix(_INCOMING).removeprefix(_REMOVING) for name in names}
+            return {token for token in temporary | ages_seconds(folder, VERSIONS).keys() if NAME.match(token)}
+
+    def discard(self, token: str) -> bool:
+        """Remove what a job built, published or not; not there is fine.
+
+        What readers see stays. The link is never taken away for one version: somebody else may have flipped it since
+        it was looked at.
+
+        :returns: ``False`` where readers see it.
+        """
         self.discard_incoming(token)
         with self._if_there() as folder:
-            if folder is not None:
-                _remove_versions({token}, folder)
-
-    def remove_others(self, keep: str | None) -> None:
-        """Remove all versions but ``keep``, and all that was ever in the making; not there is fine.
-
-        :param keep: token of the version that stays; ``None`` or empty for none.
-        """
-        with self._if_there() as folder:
-            if folder is not None:
-                _remove_temporaries(ages_seconds(folder).keys(), folder)
-                _remove_versions(ages_seconds(folder, VERSIONS).keys() - {keep}, folder)
+            if folder is None:
+                return True
+            if _current(folder) == token:
+                return False
+            remove_tree(_REMOVING + token, parent=folder)
+            _remove_versions({token}, folder)
+        return True
 
     def sweep(self, *, keep: Collection[str], older_than_seconds: float) -> int:
         """Remove versions and incoming folders that nobody knows, once they are old enough; return how many.
@@ -188,6 +198,8 @@ class Sandbox:
             old = {name for name, age in ages_seconds(folder).items() if age > older_than_seconds}
             temporaries = {name for name in old if name.removeprefix(_INCOMING) not in kept}
             versions = {name for name, age in ages_seconds(folder, VERSIONS).items() if age > older_than_seconds} - kept
+            if _current(folder) in versions:
+                remove_tree(CURRENT, parent=folder)
             removed = _remove_temporaries(temporaries, folder) + _remove_versions(versions, folder)
         if all_is_old and not keep and not self.versions() and not self.incomings():
             self.remove()
@@ -243,8 +255,6 @@ def _remove_temporaries(names: Collection[str], folder: int) -> int:
 def _remove_versions(tokens: Collection[str], folder: int) -> int:
     if not tokens:
         return 0
-    if _current(folder) in tokens:
-        remove_tree(CURRENT, parent=folder)
     removed = 0
     with suppress(FileNotFoundError), opened_folder(VERSIONS, parent=folder) as versions:
         for token in tokens:

@@ -61,7 +61,9 @@ def _attempt(job: Job, node: Node) -> None:
     token = _open_token(job)
     prepare_root(node)
     sandbox = engine.sandbox_of(repository)
-    sandbox.remove_others(keep=repository.version)
+    left_behind = _left_behind(job, sandbox)
+    for left in left_behind:
+        sandbox.discard_incoming(left)
     incoming = sandbox.incoming(version)
     try:
         report = clone(
@@ -72,6 +74,29 @@ def _attempt(job: Job, node: Node) -> None:
         _commit(job, report, sandbox)
     finally:
         sandbox.discard_incoming(version)
+    _discard(sandbox, {repository.version, *left_behind} - {"", version})
+
+
+def _left_behind(job: Job, sandbox: Sandbox) -> set[str]:
+    """Return the tokens of what earlier attempts left in a sandbox.
+
+    Whoever holds the lease after the look knows that nobody can publish any of that any more; a worker that was frozen
+    in between finds its lease gone, and touches nothing of its successor's.
+
+    :raises LeaseLost: the lease is no longer ours.
+    """
+    found = sandbox.tokens()
+    job.renew(progress=job.progress, bytes_received=job.bytes_received)
+    return found - {job.repository.version}
+
+
+def _discard(sandbox: Sandbox, versions: set[str]) -> None:
+    """Remove versions that are replaced; what can't be removed now is left to the sweep."""
+    for version in versions:
+        try:
+            sandbox.discard(version)
+        except CodeReposError as error:
+            logger.warning("sandbox %s: version %s stays for now: %s", sandbox.path, version, error.message)
 
 
 def _open_token(job: Job) -> Secret:
@@ -126,7 +151,6 @@ def _commit(job: Job, report: CloneReport, sandbox: Sandbox) -> None:
     except (LeaseLost, OSError, CodeReposError):
         sandbox.discard(version)
         raise
-    sandbox.remove_others(keep=version)
 
 
 def _settle(job: Job, error: CodeReposError) -> str:

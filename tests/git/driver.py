@@ -38,8 +38,10 @@ def work(given: dict[str, Any]) -> dict[str, Any]:
     incoming = sandbox.incoming(given["token"])
     report = clone(request, incoming=incoming, on_progress=tell)
     sandbox.publish(given["token"])
+    replaced = sandbox.tokens() - {given["token"]}
     sandbox.flip(given["token"])
-    sandbox.remove_others(given["token"])
+    for token in replaced:
+        sandbox.discard(token)
     return {"probe": probed.to_json(), "clone": report.to_json(), "disk_bytes": sandbox.disk_bytes()}
 
 

@@ -97,7 +97,7 @@ def test_a_life_of_a_sandbox(place: Path, user: int | None) -> None:
         assert (sandbox.repository_path / "folder/file").read_text() == "second"
         assert sandbox.current() == "two"
         assert sandbox.versions().keys() == {"one", "two"}
-        sandbox.remove_others("two")
+        assert sandbox.discard("one")
         assert sandbox.versions().keys() == {"two"}
         sandbox.remove()
         assert os.listdir(place / "repos") == [marker.MARKER]
@@ -336,7 +336,8 @@ def test_removing_what_is_not_there_is_fine(sandbox: Sandbox) -> None:
     for _ in range(2):
         sandbox.discard("one")
         sandbox.discard_incoming("one")
-        sandbox.remove_others(None)
+        for token in sandbox.tokens():
+            sandbox.discard(token)
         sandbox.remove()
         assert sandbox.sweep(keep=(), older_than_seconds=0) == 0
         assert sandbox.current() is None
@@ -362,13 +363,34 @@ def test_the_loser_removes_its_own_version_only(sandbox: Sandbox) -> None:
     assert (sandbox.repository_path / "folder/file").read_text() == "first"
 
 
-def test_discarding_what_readers_see_leaves_no_dangling_current(sandbox: Sandbox) -> None:
-    """The link goes before the version does."""
+def test_what_readers_see_is_not_discarded(sandbox: Sandbox) -> None:
+    """A version goes only once the link leads elsewhere, and never takes the link along."""
     publish(sandbox, "one")
+    assert not sandbox.discard("one")
+    assert (sandbox.repository_path / "folder/file").exists()
 
-    sandbox.discard("one")
+    publish(sandbox, "two")
+    assert sandbox.discard("one")
+    assert sandbox.tokens() == {"two"}
 
-    assert not os.path.lexists(sandbox.path / "current")
+
+def test_everything_of_a_token_is_found_and_goes(sandbox: Sandbox) -> None:
+    """In the making, published, or on its way out by half."""
+    publish(sandbox, "seen")
+    build(sandbox, "building")
+    build(sandbox, "published")
+    sandbox.publish("published")
+    build(sandbox, "removing")
+    (sandbox.path / ".incoming-removing").rename(sandbox.path / ".removing-removing")
+    (sandbox.path / "strange").write_text("here")
+
+    assert sandbox.tokens() == {"seen", "building", "published", "removing"}
+    for token in sandbox.tokens():
+        assert sandbox.discard(token) == (token != "seen")
+
+    assert sandbox.tokens() == {"seen"}
+    assert (sandbox.repository_path / "folder/file").exists()
+    assert (sandbox.path / "strange").exists()
 
 
 def test_a_sandbox_goes_alone(root: SandboxRoot) -> None:
@@ -505,8 +527,10 @@ def test_a_worker_killed_anywhere_leaves_no_half_version(root: SandboxRoot) -> N
         if not child:
             try:
                 for number in range(1_000):
+                    replaced = sandbox.tokens()
                     publish(sandbox, f"{round_number}-{number}", f"{round_number}-{number}")
-                    sandbox.remove_others(f"{round_number}-{number}")
+                    for token in replaced:
+                        sandbox.discard(token)
             finally:
                 os._exit(1)
         deadline = time.monotonic() + 0.004 + 0.0007 * round_number
@@ -523,13 +547,15 @@ def test_a_worker_killed_anywhere_leaves_no_half_version(root: SandboxRoot) -> N
         if shown is not None:
             assert (sandbox.repository_path / "folder/file").read_text() == shown
             assert (sandbox.path / "git/HEAD").exists()
-        sandbox.remove_others(shown)
+        for token in sandbox.tokens() - {shown}:
+            sandbox.discard(token)
         assert sandbox.incomings() == {}
         assert sandbox.versions().keys() == ({shown} if shown else set())
 
     publish(sandbox, "last")
-    sandbox.remove_others("last")
-    assert snapshot(sandbox.path) == {
+    for token in sandbox.tokens() - {"last"}:
+        sandbox.discard(token)
+    assert {name for name in snapshot(sandbox.path) if not name.startswith(".linking-")} == {
         "current", "git", "repository", "versions", "versions/last", "versions/last/git", "versions/last/git/HEAD",
         "versions/last/git/objects", "versions/last/git/objects/pack", "versions/last/tree",
         "versions/last/tree/folder", "versions/last/tree/folder/file",

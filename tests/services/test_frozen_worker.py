@@ -1,0 +1,141 @@
+"""A worker that froze anywhere wakes after its successor published, and touches nothing that is not its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db.models.functions import Now
+from model_bakery import baker
+from pytest_django import Settings
+
+from coderepos import services
+from coderepos.crypto.secret import Secret
+from coderepos.git.sandbox import Sandbox
+from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Project
+from coderepos.services import cloning, engine, upkeep
+from tests.git.http_backend import GitServer, make_repository
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[GitServer]:
+    """A Git server of one repository."""
+    make_repository(tmp_path / "served/repository")
+    with GitServer(tmp_path / "served") as started:
+        yield started
+
+
+@pytest.fixture
+def job(server: GitServer, settings: Settings, tmp_path: Path) -> Job:
+    """A queued clone of it."""
+    settings.CODEREPOS = {
+        **settings.CODEREPOS,
+        "SANDBOX_BASE_PATH": str(tmp_path / "repos"),
+        "PRIVATE_GIT_HOSTS": [server.host],
+        "INSECURE_HTTP_HOSTS": [server.host],
+    }
+    repository = baker.make(
+        CodeRepository,
+        project=baker.make(Project),
+        git_url=server.url("repository"),
+        token_ciphertext=Secret("t" * 30),
+    )
+    return Job.objects.create(repository=repository, max_attempts=3)
+
+
+PLACES: dict[str, tuple[Any, str]] = {
+    "before it looks": (Sandbox, "tokens"),
+    "before it makes sure of its lease": (Job, "renew"),
+    "before it removes what was left behind": (Sandbox, "discard_incoming"),
+    "before it makes its folder": (Sandbox, "incoming"),
+    "before it clones": (cloning, "clone"),
+    "before it publishes": (Sandbox, "publish"),
+    "before it commits": (cloning, "_commit"),
+}
+
+
+def freeze_at(monkeypatch: pytest.MonkeyPatch, place: str, during_sleep: Callable[[], None]) -> None:
+    """Let the first process that comes to a place sleep there; what happens meanwhile is ``during_sleep``."""
+    owner, name = PLACES[place]
+    original = getattr(owner, name)
+
+    def sleep_then(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(owner, name, original)
+        during_sleep()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, sleep_then)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_sleeper_wakes_after_its_successor_published(job: Job, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Wherever it slept: the published version stays, what it built itself goes, and the row is true."""
+    sandbox = engine.sandbox_of(job.repository)
+    outcomes = []
+
+    def successor() -> None:
+        Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
+        outcomes.append(services.run_clone(job_id=job.pk))
+
+    if place == "before it removes what was left behind":
+        make_leftover(job, sandbox)
+    freeze_at(monkeypatch, place, successor)
+
+    outcomes.append(services.run_clone(job_id=job.pk))
+
+    assert outcomes == ["succeeded", "lost"]
+    assert_published(job, sandbox)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_sleeper_wakes_while_its_successor_builds(job: Job, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """What the successor is building is not the sleeper's to remove either."""
+    sandbox = engine.sandbox_of(job.repository)
+    built: list[str] = []
+
+    def successor() -> None:
+        Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
+        claimed = Job.objects.claim(job.pk, node="another worker")
+        assert claimed
+        built.append(str(claimed.lease_token))
+        sandbox.incoming(built[0])
+
+    if place == "before it removes what was left behind":
+        make_leftover(job, sandbox)
+    freeze_at(monkeypatch, place, successor)
+
+    assert services.run_clone(job_id=job.pk) == "lost"
+    assert sandbox.tokens() - {"published"} == set(built)
+
+
+def test_what_a_dead_attempt_left_goes_with_the_next_one(job: Job) -> None:
+    """By its token, whether it was being built, published and never shown, or on its way out."""
+    sandbox = engine.sandbox_of(job.repository)
+    make_leftover(job, sandbox)
+
+    assert services.run_clone(job_id=job.pk) == "succeeded"
+
+    assert_published(job, sandbox)
+
+
+def make_leftover(job: Job, sandbox: Sandbox) -> None:
+    """Leave what workers leave that die: building, and after the version got its name."""
+    upkeep.prepare_root(upkeep.register_node())
+    for token in ("building", "published"):
+        sandbox.incoming(token)
+    sandbox.publish("published")
+
+
+def assert_published(job: Job, sandbox: Sandbox) -> None:
+    """One version is on disk, readers see it, and the row names it."""
+    job.refresh_from_db()
+    repository = CodeRepository.objects.get(pk=job.repository_id)
+    assert (job.state, repository.clone_status) == (JobState.SUCCEEDED, CloneStatus.COMPLETED)
+    assert sandbox.tokens() == {repository.version} == {str(job.lease_token)}
+    assert sandbox.current() == repository.version
+    assert any(sandbox.repository_path.iterdir())
