@@ -20,6 +20,10 @@
     │   ├── UnsafeRepository           unsafe_repository
     │   ├── SandboxFull                sandbox_full
     │   ├── SandboxRefused             sandbox_refused
+    │   ├── SandboxUnavailable         sandbox_unavailable
+    │   ├── SandboxRootMissing         sandbox_root_missing
+    │   ├── SandboxMissing             sandbox_missing
+    │   ├── OutOfMemory                out_of_memory
     │   ├── IsolationUnavailable       isolation_unavailable
     │   └── LimitExceeded
     │       ├── RepositoryTooLarge     repository_too_large
@@ -181,6 +185,34 @@ class SandboxRefused(GitError):
     """The sandbox folder is not safe to use: it is a link, belongs to somebody else, or to another installation."""
 
     code = "sandbox_refused"
+    retryable = True
+
+
+class SandboxUnavailable(GitError):
+    """The disk for sandboxes cannot be used right now; it is tried again, and the log names the cause."""
+
+    code = "sandbox_unavailable"
+    retryable = True
+
+
+class SandboxRootMissing(GitError):
+    """The folder for sandboxes is not the one that this machine used before; ask the operator to mount it again."""
+
+    code = "sandbox_root_missing"
+    retryable = True
+
+
+class SandboxMissing(GitError):
+    """The clone is no longer on the disk; clone the repository again."""
+
+    code = "sandbox_missing"
+    retryable = True
+
+
+class OutOfMemory(GitError):
+    """The worker ran out of memory; it is tried again, and what always needs too much has to be smaller."""
+
+    code = "out_of_memory"
     retryable = True
 
 

@@ -11,4 +11,7 @@ repository_cloned = Signal()
 """Sent with ``repository_id``, ``job_id`` and ``sandbox_path`` when a version was published."""
 
 repository_failed = Signal()
-"""Sent with ``repository_id``, ``job_id`` and ``error_code`` when a job failed for good."""
+"""Sent with ``repository_id``, ``job_id`` and ``error_code`` when a job failed for good.
+
+A repository that was COMPLETED before the job stays so, with the version that it had.
+"""

@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from coderepos.api.fields import utc_text
 from coderepos.conf import conf
 from coderepos.exceptions import leaves
-from coderepos.models import CloneStatus, CodeRepository, Job, JobState, TokenStatus
+from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, TokenStatus
 
 RETRYABLE: Final = {code: kind.retryable for code, kind in leaves().items()}
 
@@ -146,7 +146,7 @@ class Status:
             case CloneStatus.CLONING:
                 return self._cloning()
             case CloneStatus.COMPLETED:
-                return "Repository successfully cloned"
+                return self._completed()
             case CloneStatus.FAILED if self.repository.error_code == "cancelled":
                 return "The clone was cancelled"
             case CloneStatus.FAILED:
@@ -155,6 +155,20 @@ class Status:
                 return "Removing the clone from disk"
             case _:
                 return "The clone was removed from disk; clone again to get it back"
+
+    def _completed(self) -> str:
+        done = "Repository successfully cloned"
+        if self.job is None or self.job.kind != JobKind.UPDATE:
+            return done
+        match self.job.state:
+            case JobState.QUEUED:
+                return f"{done}, to be cloned again. {self._waiting()}"
+            case JobState.RUNNING:
+                return f"{done}, now being cloned again. {self._cloning()}"
+            case JobState.FAILED:
+                return f"{done}; cloning it again failed, so the earlier clone stays. {self.job.error_message}"
+            case _:
+                return done
 
     def _waiting(self) -> str:
         job = self.job

@@ -146,7 +146,7 @@ class RepositoryViewSet(CodeReposViewSet):
         return self._page(AuditEntrySerializer, entries)
 
     def clone(self, request: Request, **kwargs: str) -> Response:
-        """Clone a repository again, after its clone failed or was removed."""
+        """Clone a repository again; one that is COMPLETED keeps its version until the new one is published."""
         job = services.clone_again(user=request.user, repository=self._repository())
         job.repository.refresh_from_db(fields=["clone_status"])
         return Response(dict(StartedSerializer(job).data), status=202)

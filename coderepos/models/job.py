@@ -34,6 +34,10 @@ class JobKind(models.TextChoices):
     CLEAN = "CLEAN"
 
 
+MAKE_A_VERSION: Final = (JobKind.CLONE, JobKind.UPDATE)
+"""Kinds of jobs that end with a published version."""
+
+
 class JobState(models.TextChoices):
     """Where a job is; the last three are final."""
 
@@ -95,7 +99,7 @@ class JobQuerySet(models.QuerySet["Job"]):
             if not won:
                 return None
             job = self.select_related("repository").get(pk=job_id)
-            if job.kind == JobKind.CLONE and not job.repository.begin_cloning():
+            if job.kind in MAKE_A_VERSION and not job.repository.begin_cloning():
                 job._finish(JobState.CANCELLED)
                 return None
         return job
@@ -188,7 +192,7 @@ class Job(models.Model):
             raise LeaseLost
 
     def postpone(self, *, error_code: str, error_message: str) -> bool:
-        """RUNNING → QUEUED for the next attempt, 60, 120, 240 … s from now, and the repository PENDING."""
+        """RUNNING → QUEUED for the next attempt, 60, 120, 240 … s from now; the repository PENDING if not COMPLETED."""
         delay_seconds = FIRST_RETRY_SECONDS * 2 ** (self.attempt - 1)
         with transaction.atomic():
             won = self._owned().update(
@@ -206,7 +210,7 @@ class Job(models.Model):
         return bool(won)
 
     def fail(self, *, error_code: str, error_message: str) -> bool:
-        """RUNNING → FAILED and the repository FAILED, under the lease."""
+        """RUNNING → FAILED and the repository FAILED, unless a version of it can be read; under the lease."""
         with transaction.atomic():
             won = self._owned().update(
                 state=JobState.FAILED,

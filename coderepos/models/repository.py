@@ -227,23 +227,33 @@ class CodeRepository(SealedTokenModel):
         CodeRepository.objects.filter(Exact(models.F("token_ciphertext"), used), pk=self.pk).update(**values)
 
     def begin_cloning(self) -> bool:
-        """PENDING → CLONING; CLONING stays, where a lapsed lease is taken over."""
-        return self._move((CloneStatus.PENDING, CloneStatus.CLONING), CloneStatus.CLONING)
+        """PENDING → CLONING; CLONING stays, where a lapsed lease is taken over, and COMPLETED, which a job updates."""
+        return self._move((CloneStatus.PENDING, CloneStatus.CLONING), CloneStatus.CLONING) or self.hold_completed()
+
+    def hold_completed(self) -> bool:
+        """COMPLETED stays what it is, to the end of the transaction; readers keep their version during an update."""
+        held = CodeRepository.objects.filter(pk=self.pk, clone_status=CloneStatus.COMPLETED)
+        return held.update(clone_status=CloneStatus.COMPLETED) == 1
 
     def wait_for_retry(self, *, error_code: str, error_message: str) -> bool:
-        """CLONING → PENDING after a transient failure."""
+        """CLONING → PENDING after a transient failure; a failed update changes nothing."""
         return self._move(
             (CloneStatus.CLONING,), CloneStatus.PENDING, error_code=error_code, error_message=error_message
         )
 
     def complete(self, values: Mapping[str, Any]) -> bool:
-        """CLONING → COMPLETED with the figures of the published version."""
+        """CLONING or COMPLETED → COMPLETED with the figures of the published version."""
         return self._move(
-            (CloneStatus.CLONING,), CloneStatus.COMPLETED, cloned_at=Now(), error_code="", error_message="", **values
+            (CloneStatus.CLONING, CloneStatus.COMPLETED),
+            CloneStatus.COMPLETED,
+            cloned_at=Now(),
+            error_code="",
+            error_message="",
+            **values,
         )
 
     def fail(self, *, error_code: str, error_message: str) -> bool:
-        """PENDING or CLONING → FAILED."""
+        """PENDING or CLONING → FAILED; a failed update changes nothing."""
         return self._move(
             (CloneStatus.PENDING, CloneStatus.CLONING),
             CloneStatus.FAILED,

@@ -20,7 +20,7 @@ from coderepos.exceptions import AlreadyConnected, CodeReposError, InvalidState,
 from coderepos.git.platforms import platform_of
 from coderepos.git.probe import probe
 from coderepos.git.url import parse_git_url
-from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job
+from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind
 from coderepos.models.address import network_policy
 from coderepos.models.project import project_key
 from coderepos.models.token_status import database_time
@@ -120,7 +120,9 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
 
 
 def clone_again(*, user: Any, repository: CodeRepository) -> Job:
-    """Queue another clone of a repository that is FAILED or CLEANED.
+    """Queue another clone of a repository that is FAILED, CLEANED or COMPLETED.
+
+    One that is COMPLETED stays so: readers keep the version that they have until another one is published.
 
     :raises PermissionDenied: the user's role does not allow it.
     :raises JobRunning: work on it is under way.
@@ -129,12 +131,14 @@ def clone_again(*, user: Any, repository: CodeRepository) -> Job:
     access.require(user, Action.CLONE, repository.project_id)
     try:
         with transaction.atomic():
-            if not repository.restart():
+            if repository.restart():
+                return _queue_clone(repository)
+            if not repository.hold_completed():
                 repository.refresh_from_db(fields=["clone_status"])
                 if repository.clone_status in (CloneStatus.PENDING, CloneStatus.CLONING, CloneStatus.CLEANING):
                     raise JobRunning
                 raise InvalidState(f"A repository that is {repository.clone_status} cannot be cloned again.")
-            return _queue_clone(repository)
+            return _queue_clone(repository, JobKind.UPDATE)
     except IntegrityError:
         raise JobRunning from None
 
@@ -144,8 +148,8 @@ def size_mb(size_bytes: int) -> Decimal:
     return (Decimal(size_bytes) / 10**6).quantize(Decimal("0.1"), rounding=ROUND_CEILING)
 
 
-def _queue_clone(repository: CodeRepository) -> Job:
-    job = Job.objects.create(repository=repository, max_attempts=1 + conf.CLONE_MAX_RETRIES)
+def _queue_clone(repository: CodeRepository, kind: JobKind = JobKind.CLONE) -> Job:
+    job = Job.objects.create(repository=repository, kind=kind, max_attempts=1 + conf.CLONE_MAX_RETRIES)
     queue.ring(job)
     return job
 

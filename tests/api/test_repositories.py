@@ -390,9 +390,27 @@ def test_clone_again(api: APIClient, make_repository: MakeRepository) -> None:
     assert api.get(f"{ADDRESS}/repos/{repository.pk}").json()["error_code"] is None
 
 
+def test_complete_repository_is_cloned_again_and_stays_complete(
+    api: APIClient, make_repository: MakeRepository
+) -> None:
+    """The version that readers have stays while another one is made, and a second request has to wait."""
+    repository = make_repository(clone_status=CloneStatus.COMPLETED, sandbox_path="/s", version="one")
+    address = f"{ADDRESS}/repos/{repository.pk}"
+
+    response = api.post(f"{address}/clone")
+
+    job = Job.objects.get()
+    assert response.status_code == 202
+    assert response.json() == {"repo_id": str(repository.pk), "task_id": str(job.pk), "clone_status": "COMPLETED"}
+    assert api.get(address).json()["sandbox_path"] == "/s"
+    again = api.post(f"{address}/clone")
+    assert (again.status_code, again.json()["detail"]["error"]) == (409, "job_running")
+    assert Job.objects.get() == job
+
+
 def test_clone_of_a_repository_at_work_is_a_409(api: APIClient, make_repository: MakeRepository) -> None:
-    """What waits, works or is complete is not cloned again."""
-    for status, code in (("PENDING", "job_running"), ("CLONING", "job_running"), ("COMPLETED", "invalid_state")):
+    """What waits, works or is being removed is not cloned again."""
+    for status, code in (("PENDING", "job_running"), ("CLONING", "job_running"), ("CLEANING", "job_running")):
         response = api.post(f"{ADDRESS}/repos/{make_repository(clone_status=status).pk}/clone")
 
         assert response.status_code == 409

@@ -11,7 +11,7 @@ import pytest
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from coderepos.models import CloneStatus, CodeRepository, Job, JobState
+from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from tests.api.conftest import ADDRESS, MakeRepository
 
 
@@ -237,3 +237,28 @@ def test_latest_job_is_the_one_that_is_told(api: APIClient, make_repository: Mak
     body = status_of(api, repository)
 
     assert (body["task_id"], body["attempt"]) == (str(job.pk), 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        (JobState.QUEUED, "Repository successfully cloned, to be cloned again. Waiting for a worker"),
+        (JobState.RUNNING, "Repository successfully cloned, now being cloned again. Starting to clone"),
+        (
+            JobState.FAILED,
+            "Repository successfully cloned; cloning it again failed, so the earlier clone stays. The host is away.",
+        ),
+        (JobState.SUCCEEDED, "Repository successfully cloned"),
+        (JobState.CANCELLED, "Repository successfully cloned"),
+    ],
+)
+def test_complete_repository_tells_of_its_update(
+    api: APIClient, make_repository: MakeRepository, state: str, sentence: str
+) -> None:
+    """What can be read stays COMPLETED, and the sentence says what became of the attempt to clone it again."""
+    repository = make_repository(clone_status=CloneStatus.COMPLETED)
+    Job.objects.create(repository=repository, kind=JobKind.UPDATE, state=state, error_message="The host is away.")
+
+    body = status_of(api, repository)
+
+    assert (body["clone_status"], body["progress_message"]) == ("COMPLETED", sentence)

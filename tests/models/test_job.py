@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from model_bakery import baker
 
 from coderepos.crypto.secret import Secret
-from coderepos.models import CloneStatus, CodeRepository, Job, JobState, LeaseLost, Project
+from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, LeaseLost, Project
 
 pytestmark = pytest.mark.django_db
 ERROR = {"error_code": "remote_timeout", "error_message": "The Git host did not answer in time."}
@@ -153,6 +153,45 @@ def test_failure_is_final_until_somebody_asks_again(job: Job) -> None:
 
     assert job.repository.restart()
     assert not job.repository.restart()
+
+
+@pytest.mark.parametrize("ending", ["postpone", "fail", "abandon"])
+def test_failed_update_leaves_the_repository_as_it_was(repository: CodeRepository, ending: str) -> None:
+    """The version of before can be read on, and only the job says what happened."""
+    CodeRepository.objects.filter(pk=repository.pk).update(clone_status=CloneStatus.COMPLETED, version="one")
+    job = Job.objects.create(repository=repository, kind=JobKind.UPDATE, max_attempts=2)
+    claim = claimed(job)
+    assert state_of(job) == (JobState.RUNNING, CloneStatus.COMPLETED)
+
+    if ending == "abandon":
+        lapse(job)
+    getattr(claim, ending)(**ERROR)
+
+    assert state_of(job) == (JobState.FAILED if ending == "fail" else JobState.QUEUED, CloneStatus.COMPLETED)
+    repository.refresh_from_db()
+    assert (repository.version, repository.error_code) == ("one", "")
+
+
+def test_update_publishes_its_version(repository: CodeRepository) -> None:
+    """COMPLETED stays COMPLETED, with the figures of the new version."""
+    CodeRepository.objects.filter(pk=repository.pk).update(clone_status=CloneStatus.COMPLETED, version="one")
+    job = Job.objects.create(repository=repository, kind=JobKind.UPDATE)
+
+    with transaction.atomic():
+        claimed(job).succeed(repository_values={"version": "two"})
+
+    assert state_of(job) == (JobState.SUCCEEDED, CloneStatus.COMPLETED)
+    repository.refresh_from_db()
+    assert repository.version == "two"
+
+
+def test_update_of_what_is_being_removed_is_cancelled(repository: CodeRepository) -> None:
+    """A job whose repository moved on does nothing."""
+    job = Job.objects.create(repository=repository, kind=JobKind.UPDATE)
+    CodeRepository.objects.filter(pk=repository.pk).update(clone_status=CloneStatus.CLEANING)
+
+    assert Job.objects.claim(job.pk, node="node") is None
+    assert state_of(job) == (JobState.CANCELLED, CloneStatus.CLEANING)
 
 
 def test_abandon_of_a_living_job_changes_nothing(job: Job) -> None:
