@@ -15,6 +15,7 @@
     │   ├── RepositoryEmpty            repository_empty
     │   ├── RemoteUnreachable          remote_unreachable
     │   ├── RemoteProtocolError        remote_protocol_error
+    │   ├── RemoteError                remote_error
     │   ├── RemoteTimeout              remote_timeout
     │   ├── CloneTimeout               clone_timeout
     │   ├── UnsafeRepository           unsafe_repository
@@ -54,6 +55,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import ClassVar, Final
 
 
@@ -64,7 +66,8 @@ class CodeReposError(Exception):
     and stored: it must hold no secret and no unredacted remote text.
 
     :param message: sentence that replaces the default one.
-    :param fields: further JSON values for the body of an error answer, such as ``limit_mb``.
+    :param fields: further JSON values for the body of an error answer, such as ``limit_mb``. A ``reason`` that is one
+        of :attr:`sentences` replaces the default message too.
     """
 
     code: ClassVar[str]
@@ -73,8 +76,11 @@ class CodeReposError(Exception):
     retryable: ClassVar[bool] = False
     """Is the same request worth another try without any change by the user?"""
 
+    sentences: ClassVar[Mapping[str, str]] = {}
+    """Messages by ``reason``: a child process tells the reason alone, since no text of its own is believed."""
+
     def __init__(self, message: str | None = None, **fields: object) -> None:
-        self.message: Final = message or default_message(type(self))
+        self.message: Final = message or self.sentences.get(str(fields.get("reason"))) or default_message(type(self))
         self.fields: Final = fields
         super().__init__(self.message)
 
@@ -152,6 +158,22 @@ class RemoteProtocolError(GitError):
     """The answer is not one of a Git server that this app understands; check the URL."""
 
     code = "remote_protocol_error"
+
+
+class RemoteError(GitError):
+    """The Git host reported an error; check the URL and the rights of the token, or try again later.
+
+    :param remote_text: what it said: masked, printable, and at most 200 characters.
+    """
+
+    code = "remote_error"
+    retryable = True
+
+    def __init__(self, message: str | None = None, *, remote_text: str = "", **fields: object) -> None:
+        if remote_text:
+            message = message or f"The Git host reported an error: {remote_text}"
+            fields["remote_text"] = remote_text
+        super().__init__(message, **fields)
 
 
 class RemoteTimeout(GitError):

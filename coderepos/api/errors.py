@@ -40,6 +40,7 @@ STATUS: Final[Mapping[str, int]] = {
     "path_too_long": 422,
     "remote_unreachable": 502,
     "remote_protocol_error": 502,
+    "remote_error": 502,
     "remote_timeout": 504,
     "clone_timeout": 504,
     "encryption_unavailable": 503,

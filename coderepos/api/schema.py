@@ -55,6 +55,7 @@ CONNECT: Final = (
     "throttled",
     "remote_unreachable",
     "remote_protocol_error",
+    "remote_error",
     "remote_timeout",
     "encryption_unavailable",
     "isolation_unavailable",

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import copy
-import html
-import json
 import logging
 import re
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
-from urllib.parse import quote, quote_plus
 
 from coderepos.crypto.secret import HIDDEN, living_secrets, mask
+from coderepos.secret_forms import secret_forms
 
-SHORTEST_FORM: Final = 6
 REMOTE_TEXT_CHARACTERS: Final = 200
 MAX_NESTING: Final = 6
 UNPRINTABLE: Final = "(cannot be printed)"
@@ -39,7 +35,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({})))
 def redact(text: str) -> str:
     """Return ``text`` with every secret masked."""
     for secret in sorted(living_secrets(), key=len, reverse=True):
-        for form in _forms(secret):
+        for form in secret_forms(secret):
             if form in text:
                 text = text.replace(form, mask(secret))
     text = _USERINFO.sub(rf"\1{HIDDEN}@", text)
@@ -50,26 +46,6 @@ def redact(text: str) -> str:
 def safe_remote_text(text: str) -> str:
     """Return text of a remote server as it may be stored and shown: redacted, without control bytes, cut short."""
     return _CONTROL.sub(" ", redact(text)).strip()[:REMOTE_TEXT_CHARACTERS]
-
-
-def _forms(secret: str) -> list[str]:
-    """Return every form that a secret takes in logs, the longest first.
-
-    In base64 only the characters that the secret alone decides are searched for, at each of the three alignments.
-    """
-    raw = secret.encode(errors="surrogatepass")
-    percent = quote(raw, safe=""), quote(raw), quote_plus(raw)
-    forms = {secret, *percent, *map(_lower_percent, percent), html.escape(secret), raw.hex(), raw.hex().upper()}
-    forms |= {json.dumps(secret)[1:-1], repr(secret)[1:-1], repr(raw)[2:-1]}
-    for shift in range(3):
-        encoded = base64.b64encode(bytes(shift) + raw).decode()
-        fixed = encoded[(shift * 8 + 5) // 6 : (shift + len(raw)) * 8 // 6]
-        forms |= {fixed, fixed.translate(str.maketrans("+/", "-_"))}
-    return sorted((form for form in forms if len(form) >= SHORTEST_FORM), key=len, reverse=True)
-
-
-def _lower_percent(text: str) -> str:
-    return re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), text)
 
 
 class RedactingFilter(logging.Filter):

@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from coderepos.exceptions import CodeReposError, GitError, InternalError, LimitExceeded, leaves
+from coderepos.exceptions import CodeReposError, GitError, InternalError, LimitExceeded, RemoteError, leaves
+from coderepos.git.remote_text import REMOTE_TEXT_CHARACTERS
 from coderepos.git.reports import Progress
 
 logger = logging.getLogger(__name__)
@@ -70,13 +71,27 @@ def error(event: Mapping[str, Any], *, child: str) -> CodeReposError:
     kind = _ERRORS.get(code) if isinstance(code, str) else None
     if kind is None or not isinstance(fields, dict):
         raise ValueError("error")
-    fields = _plain_fields(fields)
+    texts = _remote_texts(kind, fields)
+    fields = {**_plain_fields({name: value for name, value in fields.items() if name not in texts}), **texts}
     logger.warning("The %s child ends with %s at %s", child, code, " < ".join(_trace(event)) or "an unknown place")
     if issubclass(kind, LimitExceeded):
         figures = {name: fields.pop(name, None) for name in ("figure", "limit")}
         if all(type(figure) is int for figure in figures.values()):
             return kind(**figures, **fields)
     return kind(**fields)
+
+
+def _remote_texts(kind: type[CodeReposError], fields: Mapping[str, object]) -> dict[str, Any]:
+    """Return those fields that hold text of the remote, which the child has masked and this side redacts once more.
+
+    :raises ValueError: they are not what the child makes of such text.
+    """
+    if kind is not RemoteError or "remote_text" not in fields:
+        return {}
+    text = fields["remote_text"]
+    if not isinstance(text, str) or not text.isprintable() or len(text) > REMOTE_TEXT_CHARACTERS:
+        raise ValueError("remote text")
+    return {"remote_text": text}
 
 
 def _plain_fields(fields: Mapping[object, object]) -> dict[str, Any]:

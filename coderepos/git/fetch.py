@@ -16,6 +16,7 @@ from coderepos.exceptions import (
     InternalError,
     PreambleTooLarge,
     RefNotFound,
+    RemoteError,
     RemoteProtocolError,
     RepositoryEmpty,
 )
@@ -26,6 +27,7 @@ from coderepos.git.opening import open_repository, repository_connection
 from coderepos.git.pack_writer import PackWriter, StoppedEarly
 from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY
 from coderepos.git.refs import HEAD, HEADS, TAGS, advertised_tags, object_id, ref_prefixes, ref_text, wanted_ref
+from coderepos.git.remote_text import remote_error
 from coderepos.git.upload_pack import UploadPackClient
 from coderepos.git.url import parse_git_url
 
@@ -104,7 +106,10 @@ def fetch(
     size, expiry = questions(request, url, hosts)
     try:
         opening = open_repository(url, connection, headers)
-        client = UploadPackClient(connection, opening, headers, limits)
+        secrets = (request.username or "", request.password or "")
+        client = UploadPackClient(
+            connection, opening, headers, limits, remote_error=lambda text: remote_error(text, secrets)
+        )
         outcome = exchange(request, client, PackWriter(request, pack_fd, meter, emit))
         told = answer_to(size)
         expires_at = (
@@ -128,9 +133,9 @@ def exchange(request: FetchRequest, client: UploadPackClient, writer: PackWriter
         shallow = client.fetch(wanted.object_id.encode(), writer, depth=request.depth, with_tags=with_tags)
     except StoppedEarly:
         stopped_early = True
-    except RemoteProtocolError:
-        if client.is_fetching and not wanted.name and not writer.pack_bytes:
-            # Servers answer an id that they do not have, or do not give away, with a text instead of a pack.
+    except (RemoteError, RemoteProtocolError) as error:
+        is_by_id = client.is_fetching and not wanted.name and not writer.pack_bytes
+        if is_by_id and _refuses_id(error, wanted.object_id):
             raise RefNotFound from None
         raise
     writer.finish()
@@ -144,6 +149,12 @@ def exchange(request: FetchRequest, client: UploadPackClient, writer: PackWriter
         pack_bytes=writer.pack_bytes,
     )
     return {**outcome.to_json(), "stopped_early": stopped_early}
+
+
+def _refuses_id(error: RemoteError | RemoteProtocolError, object_id: str) -> bool:
+    """Does a server answer that it does not have this object, or does not give it away: with a text, or with nothing?"""
+    text = str(error.fields.get("remote_text", ""))
+    return isinstance(error, RemoteProtocolError) or object_id in text or "not our ref" in text
 
 
 def questions(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Final
 
+    from coderepos.exceptions import GitError
     from coderepos.git.network import Answer
 
 LINE_BYTES: Final = 65_520
@@ -28,6 +29,8 @@ PARTS_AT_ONCE: Final = 512
 
 _PACK_BAND: Final = b"\1"
 _PROGRESS_BAND: Final = b"\2"
+_ERROR_BAND: Final = b"\3"
+_ERROR: Final = b"ERR "
 
 _LENGTH_BYTES: Final = 4
 _FLUSH: Final = 0
@@ -41,10 +44,7 @@ def pkt_line(text: bytes) -> bytes:
 
 
 def malformed() -> RemoteProtocolError:
-    """Return the error for an answer that breaks the protocol, or in which the server itself tells of an error.
-
-    What it tells is not looked at: remote text is never stored or shown.
-    """
+    """Return the error for an answer that breaks the protocol."""
     return RemoteProtocolError(reason="malformed answer")
 
 
@@ -53,9 +53,10 @@ class PktLines:
 
     :param answer: stands at the beginning of its body.
     :param most_lines: lines that the answer may have besides those of side bands; each costs time, however short it is.
+    :param remote_error: makes the error of what the server itself reports as one, out of its text.
     """
 
-    def __init__(self, answer: Answer, *, most_lines: int) -> None:
+    def __init__(self, answer: Answer, *, most_lines: int, remote_error: Callable[[bytes], GitError]) -> None:
         self.is_delimited = False
         """Did the last section end with a delimiter, so that another one follows?"""
         self._answer: Final = answer
@@ -63,6 +64,7 @@ class PktLines:
         self._part = memoryview(b"")
         self._at = 0
         self._left_lines = most_lines
+        self._remote_error: Final = remote_error
 
     def section(self) -> Iterator[bytes]:
         """Yield the lines up to the next flush or delimiter, without their line feeds."""
@@ -72,7 +74,8 @@ class PktLines:
     def line(self) -> bytes | None:
         """Return the next line without its line feed, ``None`` at a flush or delimiter.
 
-        :raises RemoteProtocolError: it is malformed, one too many, or tells of an error of the server.
+        :raises RemoteProtocolError: it is malformed, or one too many.
+        :raises GitError: the one for an error that the server reports.
         """
         self._left_lines -= 1
         if self._left_lines < 0:
@@ -84,15 +87,16 @@ class PktLines:
                 raise malformed()
             return None
         line = self._exactly(size - _LENGTH_BYTES)
-        if line.startswith(b"ERR "):
-            raise malformed()
+        if line.startswith(_ERROR):
+            raise self._remote_error(line[len(_ERROR) :])
         return line.removesuffix(b"\n")
 
     def side_bands(self, take: Callable[[list[memoryview], int], None]) -> None:
         """Read side bands up to their flush; bytes of the pack's band go to ``take``, those of progress nowhere.
 
         :param take: is given all parts that one receive has brought, and the number of lines since it was called last.
-        :raises RemoteProtocolError: a line is malformed, of the error band, or of one that does not exist.
+        :raises RemoteProtocolError: a line is malformed, or of a band that does not exist.
+        :raises GitError: the one for an error that the server reports.
         """
         parts: list[memoryview] = []
         lines = 0
@@ -108,7 +112,9 @@ class PktLines:
             band = self._exactly(1) if size > _LENGTH_BYTES else b""
             if band not in (_PACK_BAND, _PROGRESS_BAND):
                 give()
-                raise malformed()
+                raise (
+                    self._remote_error(self._exactly(size - _LENGTH_BYTES - 1)) if band == _ERROR_BAND else malformed()
+                )
             lines += 1
             left_bytes = size - _LENGTH_BYTES - 1
             while left_bytes:

@@ -15,9 +15,10 @@ from coderepos.git.pkt_line import DELIM_PKT, FLUSH_PKT, PktLines, malformed, pk
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Final
 
+    from coderepos.exceptions import GitError
     from coderepos.git.advertisement import Advertisement, Refs
     from coderepos.git.limits import Limits
     from coderepos.git.network import Answer, GuardedConnection
@@ -40,10 +41,18 @@ class UploadPackClient:
 
     :param opening: the first request and its answer.
     :param headers: headers of every further request, credentials among them.
+    :param remote_error: makes the error of what the server reports, out of its text.
+    :raises GitError: the one for an error that the server reports, like every method.
     """
 
     def __init__(
-        self, connection: GuardedConnection, opening: Opening, headers: Mapping[str, str], limits: Limits
+        self,
+        connection: GuardedConnection,
+        opening: Opening,
+        headers: Mapping[str, str],
+        limits: Limits,
+        *,
+        remote_error: Callable[[bytes], GitError],
     ) -> None:
         self.is_fetching = False
         """Was the pack asked for?"""
@@ -51,6 +60,7 @@ class UploadPackClient:
         self._url: Final = f"{opening.base}/git-upload-pack"
         self._headers: Final = headers
         self._most_refs: Final = limits.refs
+        self._remote_error: Final = remote_error
         self._advertisement: Final = self._advertised(opening.advertisement)
 
     def refs(self, prefixes: Sequence[bytes]) -> Refs:
@@ -150,7 +160,7 @@ class UploadPackClient:
 
     def _lines(self, answer: Answer) -> PktLines:
         # Twice: version 0 has a second line for every annotated tag.
-        return PktLines(answer, most_lines=2 * self._most_refs + 1_000)
+        return PktLines(answer, most_lines=2 * self._most_refs + 1_000, remote_error=self._remote_error)
 
 
 def _capabilities_to_ask_for(offered: Mapping[bytes, bytes], *, with_tags: bool) -> list[bytes]:

@@ -66,9 +66,10 @@ def _attempt(job: Job, node: Node) -> None:
         sandbox.discard_incoming(left)
     incoming = sandbox.incoming(version)
     try:
-        report = clone(
-            engine.clone_request(repository, token), incoming=incoming, on_progress=_Heartbeat(job).on_progress
-        )
+        with engine.remote_text_redacted():
+            report = clone(
+                engine.clone_request(repository, token), incoming=incoming, on_progress=_Heartbeat(job).on_progress
+            )
         repository.note_token(accepted=True, expires_at=report.token_expires_at)
         sandbox.publish(version)
         _commit(job, report, sandbox)

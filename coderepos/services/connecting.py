@@ -85,7 +85,8 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
     access.spend_connect_quota(repository.project_id)
     keyring().require_primary()
 
-    report = probe(engine.clone_request(repository, access_token), seconds=conf.PROBE_TIMEOUT)
+    with engine.remote_text_redacted():
+        report = probe(engine.clone_request(repository, access_token), seconds=conf.PROBE_TIMEOUT)
 
     repository.estimated_size_mb = size_mb(report.estimated_bytes)
     repository.size_source = report.size_source

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from coderepos.conf import conf
+from coderepos.crypto.redaction import safe_remote_text
 from coderepos.crypto.secret import Secret
+from coderepos.exceptions import RemoteError
 from coderepos.git.limits import Limits
 from coderepos.git.pipeline import CloneRequest
 from coderepos.git.platforms import basic_auth
@@ -36,6 +40,18 @@ def clone_request(repository: CodeRepository, token: Secret) -> CloneRequest:
         min_level=conf.SANDBOX_MIN_LEVEL,
         group_readable=bool(conf.SANDBOX_GROUP),
     )
+
+
+@contextmanager
+def remote_text_redacted() -> Iterator[None]:
+    """Redact what a remote reported before anybody sees it; the child that heard it has masked its own credentials.
+
+    :raises RemoteError: with no secret of this process in its text.
+    """
+    try:
+        yield
+    except RemoteError as error:
+        raise RemoteError(remote_text=safe_remote_text(str(error.fields.get("remote_text", "")))) from None
 
 
 def sandbox_root() -> SandboxRoot:

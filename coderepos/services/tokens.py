@@ -55,10 +55,12 @@ def replace_token(
 def _expiry(repository: CodeRepository, access_token: Secret) -> datetime | None:
     """Test a token against the remote, and return when it expires where that is told."""
     try:
-        return probe(engine.clone_request(repository, access_token), seconds=conf.PROBE_TIMEOUT).token_expires_at
+        with engine.remote_text_redacted():
+            report = probe(engine.clone_request(repository, access_token), seconds=conf.PROBE_TIMEOUT)
     except RepositoryTooLarge:
         # The token was taken; that the repository has grown is for the next clone to say.
         return None
+    return report.token_expires_at
 
 
 def _swap(repository: CodeRepository, access_token: Secret, expires_at: datetime | None, *, user: Any) -> None:

@@ -61,7 +61,7 @@ def test_statuses_are_the_documented_ones() -> None:
             *(code for code in leaves(LimitExceeded) if code != "repository_too_large"),
         ],
         429: ["throttled"],
-        502: ["remote_unreachable", "remote_protocol_error"],
+        502: ["remote_unreachable", "remote_protocol_error", "remote_error"],
         503: ["encryption_unavailable", "sandbox_refused", "isolation_unavailable"],
         504: ["remote_timeout"],
     }

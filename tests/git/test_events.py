@@ -6,7 +6,15 @@ from typing import Any, cast
 
 import pytest
 
-from coderepos.exceptions import CodeReposError, GitError, InternalError, RepositoryTooLarge, UnsafeRepository, leaves
+from coderepos.exceptions import (
+    CodeReposError,
+    GitError,
+    InternalError,
+    RemoteError,
+    RepositoryTooLarge,
+    UnsafeRepository,
+    leaves,
+)
 from coderepos.git import events
 from coderepos.git.reports import Progress
 
@@ -91,6 +99,12 @@ def test_figures_are_part_of_the_sentence() -> None:
         {"code": "no_such_code"},
         {"code": ["remote_timeout"]},
         {"code": "permission_denied"},
+        {"code": "remote_protocol_error", "fields": {"remote_text": "it said: no"}},
+        *(
+            {"code": "remote_error", "fields": {"remote_text": odd}}
+            for odd in ("x" * 201, "a\nb", "a\x1b[1m", "\u202e", "\ud800", 5, ["x"], None)
+        ),
+        {"code": "remote_error", "fields": {"remote_text": "x", "reason": "y: z"}},
         *(
             {"code": "unsafe_repository", "fields": odd}
             for odd in cast(
@@ -117,8 +131,17 @@ def test_figures_are_part_of_the_sentence() -> None:
 )
 def test_odd_errors_are_refused(event: dict[str, Any]) -> None:
     """No text of a server, no unknown class and no replaced sentence gets through."""
-    with pytest.raises(ValueError, match=r"error|fields"):
+    with pytest.raises(ValueError, match=r"error|fields|remote text"):
         events.error(event, child="fetch")
+
+
+def test_what_the_remote_reported() -> None:
+    """Only this error carries text of the remote: one printable line."""
+    error = events.error({"code": "remote_error", "fields": {"remote_text": "no: é <b>"}}, child="fetch")
+
+    assert isinstance(error, RemoteError)
+    assert error.fields == {"remote_text": "no: é <b>"}
+    assert error.message == "The Git host reported an error: no: é <b>"
 
 
 def test_an_error_is_raised_as_what_it_is() -> None:

@@ -23,6 +23,7 @@ from coderepos.exceptions import (
     PreambleTooLarge,
     RefNotFound,
     RemoteAuthFailed,
+    RemoteError,
     RemoteNotFound,
     RemoteProtocolError,
     RemoteTimeout,
@@ -227,11 +228,11 @@ MALFORMED = {
 @pytest.mark.parametrize("stage", ["advertisement", "refs", "pack"])
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_answers(stage: str, name: str) -> None:
-    """Malformed pkt-lines at any stage end in a protocol error, or in that of an empty repository."""
+    """Malformed pkt-lines at any stage end in a protocol error, in that of an empty repository, or in the server's."""
     for start in (b"", pkt(SERVICE_LINE) + FLUSH) if stage == "advertisement" else (b"", pkt(b"packfile\n")):
         error = refusal(at(stage, body(start + MALFORMED[name])))
 
-        assert isinstance(error, RemoteProtocolError | RepositoryEmpty | RefNotFound)
+        assert isinstance(error, RemoteProtocolError | RemoteError | RepositoryEmpty | RefNotFound)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coderepos.exceptions import RemoteProtocolError
+from coderepos.exceptions import RemoteError, RemoteProtocolError
 from coderepos.git.http_reader import READ_BYTES, HttpReader
 from coderepos.git.network import Answer
 from coderepos.git.pkt_line import LINE_BYTES, PARTS_AT_ONCE, PktLines, pkt_line
+from coderepos.git.remote_text import remote_error
 from tests.git.hostile_server import FLUSH, pkt
 from tests.git.test_http_reader import Wire
 
@@ -23,7 +24,7 @@ def lines_of(data: bytes, sizes: list[int] | None = None, *, most_lines: int = 1
     wire = Wire(head + data, [len(head), *(sizes or [])])
     reader = HttpReader(wire.receive_into, wire.count)
     reader.expect_body(reader.head())
-    return PktLines(Answer({}, reader), most_lines=most_lines)
+    return PktLines(Answer({}, reader), most_lines=most_lines, remote_error=lambda text: remote_error(text, ()))
 
 
 def bands_of(data: bytes, sizes: list[int] | None = None) -> tuple[bytes, int]:
@@ -83,13 +84,31 @@ def test_written_lines_are_read() -> None:
         b"0009done",
         b"fff1" + b"x" * 65_536,
         b"ffff" + b"x" * 65_536,
-        pkt(b"ERR no"),
-        pkt(b"ERR "),
     ],
 )
 def test_malformed_lines(data: bytes) -> None:
-    """Lengths that are none, lines that are cut off or too long, and errors of the server have one answer."""
+    """Lengths that are none, and lines that are cut off or too long, have one answer."""
     assert refused(data) == MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("line", "text"), [(b"ERR no such thing\n", "no such thing"), (b"ERR a\0\x1b[1mb", "a [1mb"), (b"ERR ", "")]
+)
+def test_error_lines(line: bytes, text: str) -> None:
+    """What the server reports in place of any line is an error of its own, with its text."""
+    with pytest.raises(RemoteError) as caught:
+        list(lines_of(pkt(b"x") + pkt(line) + FLUSH).section())
+
+    assert caught.value.fields.get("remote_text", "") == text
+    assert caught.value.message.endswith(text or ".")
+
+
+def test_error_band() -> None:
+    """So is what comes on the error band."""
+    with pytest.raises(RemoteError) as caught:
+        bands_of(pkt(b"\2progress") + pkt(b"\3access denied\n"))
+
+    assert caught.value.fields == {"remote_text": "access denied"}
 
 
 def test_longest_line() -> None:
@@ -120,11 +139,11 @@ def test_side_bands() -> None:
         b"0003",
         b"0004",
         b"ffff\1",
-        *(pkt(bytes([band]) + b"x") for band in (0, 3, 4, 32, 255)),
+        *(pkt(bytes([band]) + b"x") for band in (0, 4, 32, 255)),
     ],
 )
 def test_malformed_side_bands(line: bytes) -> None:
-    """The error band, bands that do not exist, no band, a delimiter and a missing flush end in one error."""
+    """Bands that do not exist, no band, a delimiter and a missing flush end in one error."""
     for start in (b"", pkt(b"\1PACK"), pkt(b"\2x")):
         with pytest.raises(RemoteProtocolError) as caught:
             bands_of(start + line)
@@ -135,7 +154,7 @@ def test_malformed_side_bands(line: bytes) -> None:
 def test_what_came_before_an_error_is_given() -> None:
     """Pack bytes before the error band are given away, so that a pack that began is told from one that did not."""
     taken: list[bytes] = []
-    with pytest.raises(RemoteProtocolError):
+    with pytest.raises(RemoteError):
         lines_of(pkt(b"\1PACK") + pkt(b"\3no")).side_bands(lambda parts, lines: taken.extend(map(bytes, parts)))
 
     assert taken == [b"PACK"]

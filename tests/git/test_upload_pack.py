@@ -13,6 +13,7 @@ from coderepos.exceptions import (
     GitError,
     PreambleTooLarge,
     RefNotFound,
+    RemoteError,
     RemoteProtocolError,
     RepositoryEmpty,
     TooManyRefs,
@@ -221,7 +222,6 @@ SHALLOW_INFO = pkt(b"shallow-info\n") + pkt(f"shallow {ID}\n".encode())
         pkt(b"Packfile\n") + BANDS,
         pkt(b"packfile \n") + BANDS,
         pkt(b"shallow\n") + DELIM + V2["pack"],
-        pkt(b"ERR no\n"),
         SHALLOW_INFO,
         SHALLOW_INFO + FLUSH + V2["pack"],
         SHALLOW_INFO + V2["pack"],
@@ -252,7 +252,6 @@ def test_malformed_sections(pack: bytes) -> None:
         pkt(b"NAK x\n") + BANDS,
         pkt(b"ACK x\n") + BANDS,
         pkt(f"ACK {ID} other\n".encode()) + BANDS,
-        pkt(b"ERR no\n"),
         DELIM + V0["pack"],
         FLUSH + V0["pack"],
         pkt(b"NAK\n") + PACK,
@@ -285,7 +284,6 @@ def test_malformed_packs_of_version_0(pack: bytes) -> None:
         pkt(f"{ID[1:]} HEAD\0x\n".encode()) + FLUSH,
         pkt(f"{ID} HEAD\0x\n".encode()) + pkt(f"{ID} refs/heads/x\0y\n".encode()) + FLUSH,
         pkt(f"{ID} HEAD\0x\n".encode()) + pkt(f"shallow {ID}\n".encode()) + pkt(f"{ID} x\n".encode()) + FLUSH,
-        pkt(f"{ID} HEAD\0x\n".encode()) + pkt(b"ERR no\n"),
     ],
 )
 def test_malformed_advertisements(lines: bytes) -> None:
@@ -293,7 +291,7 @@ def test_malformed_advertisements(lines: bytes) -> None:
     assert refused({**V2, "advertisement": lines}) == MALFORMED
 
 
-@pytest.mark.parametrize("refs", [b"", DELIM, V0["advertisement"], V2["advertisement"], V2["pack"], pkt(b"ERR no")])
+@pytest.mark.parametrize("refs", [b"", DELIM, V0["advertisement"], V2["advertisement"], V2["pack"]])
 def test_malformed_refs(refs: bytes) -> None:
     """What is no list of refs is refused, an advertisement halfway through too."""
     assert refused({**V2, "refs": refs}) == MALFORMED
@@ -305,8 +303,43 @@ def test_commit_that_the_server_does_not_give_away() -> None:
         for pack in (pkt(b"ERR upload-pack: not our ref\n"), b""):
             with pytest.raises(RefNotFound):
                 fetched({**bodies, "pack": pack}, ref="3" * 40)
-    with pytest.raises(RemoteProtocolError):
-        fetched({**V2, "pack": pkt(b"packfile\n") + pkt(b"\1PACK") + pkt(b"\3no")}, ref="3" * 40)
+    with pytest.raises(RemoteError):
+        fetched({**V2, "pack": pkt(b"packfile\n") + pkt(b"\1PACK") + pkt(b"\3not our ref")}, ref="3" * 40)
+
+
+@pytest.mark.parametrize(
+    ("bodies", "stage", "answer"),
+    [
+        (V2, "advertisement", pkt(SERVICE_LINE) + FLUSH + pkt(b"ERR try later\n")),
+        (V2, "advertisement", pkt(b"ERR try later\n")),
+        (V2, "advertisement", pkt(b"version 2\n") + pkt(b"ERR try later\n")),
+        (V2, "refs", pkt(b"ERR try later\n")),
+        (V2, "refs", ls_refs(REFS)[: -len(FLUSH)] + pkt(b"ERR try later\n")),
+        (V2, "pack", pkt(b"ERR try later\n")),
+        (V2, "pack", pkt(b"packfile\n") + pkt(b"\2counting") + pkt(b"\3try later\n")),
+        (V2, "pack", pkt(b"packfile\n") + pkt(b"\1PACK") + pkt(b"\3try later\n")),
+        (V0, "advertisement", pkt(f"{ID} HEAD\0x\n".encode()) + pkt(b"ERR try later\n")),
+        (V0, "pack", pkt(b"ERR try later\n")),
+        (V0, "pack", pkt(b"NAK\n") + pkt(b"\3try later\n")),
+    ],
+)
+def test_what_the_server_reports(bodies: dict[str, bytes], stage: str, answer: bytes) -> None:
+    """An error that the server reports, at any point, is one of its own and says what the server says."""
+    with pytest.raises(RemoteError) as caught:
+        fetched({**bodies, stage: answer})
+
+    assert caught.value.fields == {"remote_text": "try later"}
+    assert caught.value.message == "The Git host reported an error: try later"
+    assert caught.value.retryable
+
+
+def test_errors_that_have_nothing_to_do_with_the_commit() -> None:
+    """What the server reports while a commit is asked for by its id is shown, unless it is about that commit."""
+    with pytest.raises(RemoteError):
+        fetched({**V2, "pack": pkt(b"ERR access denied\n")}, ref="3" * 40)
+    for text in (b"want %s not valid", b"The object '%s' does not exist."):
+        with pytest.raises(RefNotFound):
+            fetched({**V2, "pack": pkt(b"ERR " + text % (b"3" * 40))}, ref="3" * 40)
 
 
 @pytest.mark.parametrize("bodies", [V2, V0])

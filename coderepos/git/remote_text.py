@@ -1,0 +1,68 @@
+"""Text of the remote as users may see it: masked, printable and short.
+
+A server can repeat the credentials that it was given, in whatever form. What is not certain to be harmless is dropped.
+"""
+
+from __future__ import annotations
+
+from coderepos.exceptions import RemoteError
+
+TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
+REMOTE_TEXT_CHARACTERS: Final = 200
+"""Longest text of a remote that is shown or stored."""
+
+MASK: Final = "***"
+
+_MASKED_CHARACTERS: Final = 6
+"""Shorter secrets are found in any text: user names such as ``git`` stay, and a text that holds such a password goes."""
+
+_WINDOW_CHARACTERS: Final = 12
+"""So many characters of a secret in a row give it away, with whatever stands between them."""
+
+
+def remote_error(text: bytes, secrets: Sequence[str]) -> RemoteError:
+    """Return the error for what a remote reported.
+
+    :param secrets: user name and password that it was asked with; they may be empty.
+    """
+    return RemoteError(remote_text=harmless_text(text, secrets))
+
+
+def harmless_text(text: bytes, secrets: Sequence[str]) -> str:
+    """Return text of a remote without secrets, printable and at most 200 characters; empty where that is not certain.
+
+    :param secrets: user name and password that it was asked with; they may be empty.
+    """
+    shown = text.decode("utf-8", "replace")
+    shown = " ".join("".join(char if char.isprintable() else " " for char in shown).split())
+    if secrets and secrets[-1] and secrets[-1] in shown and len(secrets[-1]) < _MASKED_CHARACTERS:
+        return ""
+    hidden = [secret for secret in (":".join(secrets), *secrets) if len(secret) >= _MASKED_CHARACTERS]
+    return (_masked(shown, hidden) if hidden else shown)[:REMOTE_TEXT_CHARACTERS].rstrip()
+
+
+def _masked(text: str, secrets: Sequence[str]) -> str:
+    """Mask every form of the secrets; return nothing where a good part of one is still there."""
+    # Only where a clone has failed; these imports take too long for the others.
+    import re
+
+    from coderepos.secret_forms import secret_forms
+
+    forms = sorted({form for secret in secrets for form in secret_forms(secret)}, key=len, reverse=True)
+    for form in forms:
+        text = re.sub(re.escape(form), MASK, text, flags=re.IGNORECASE)
+    squeezed = _squeezed(text)
+    for form in filter(lambda form: len(form) >= _MASKED_CHARACTERS, map(_squeezed, forms)):
+        size = min(_WINDOW_CHARACTERS, len(form))
+        windows = {form[start : start + size] for start in range(len(form) - size + 1)}
+        if any(window in side for window in windows for side in (squeezed, squeezed[::-1])):
+            return ""
+    return text
+
+
+def _squeezed(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).lower()

@@ -1,0 +1,35 @@
+"""The forms that a secret takes in text: what masks it has to know them all.
+
+Shared by the redactor of logs and by the child process that talks to the Git host. Imports nothing of the app.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from urllib.parse import quote, quote_plus
+
+SHORTEST_FORM = 6
+"""Fewer characters are found in any text."""
+
+
+def secret_forms(secret: str) -> list[str]:
+    """Return every form that a secret takes in text, the longest first.
+
+    In base64 only the characters that the secret alone decides are searched for, at each of the three alignments.
+    """
+    raw = secret.encode(errors="surrogatepass")
+    percent = quote(raw, safe=""), quote(raw), quote_plus(raw)
+    forms = {secret, *percent, *map(_lower_percent, percent), html.escape(secret), raw.hex(), raw.hex().upper()}
+    forms |= {json.dumps(secret)[1:-1], repr(secret)[1:-1], repr(raw)[2:-1]}
+    for shift in range(3):
+        encoded = base64.b64encode(bytes(shift) + raw).decode()
+        fixed = encoded[(shift * 8 + 5) // 6 : (shift + len(raw)) * 8 // 6]
+        forms |= {fixed, fixed.translate(str.maketrans("+/", "-_"))}
+    return sorted((form for form in forms if len(form) >= SHORTEST_FORM), key=len, reverse=True)
+
+
+def _lower_percent(text: str) -> str:
+    return re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), text)
