@@ -152,7 +152,7 @@ def exchange(request: FetchRequest, client: UploadPackClient, writer: PackWriter
 
 
 def _refuses_id(error: RemoteError | RemoteProtocolError, object_id: str) -> bool:
-    """Does a server answer that it does not have this object, or does not give it away: with a text, or with nothing?"""
+    """Does a server say, with a text or with nothing, that it does not have this object or does not give it away?"""
     text = str(error.fields.get("remote_text", ""))
     return isinstance(error, RemoteProtocolError) or object_id in text or "not our ref" in text
 

@@ -112,9 +112,9 @@ class PktLines:
             band = self._exactly(1) if size > _LENGTH_BYTES else b""
             if band not in (_PACK_BAND, _PROGRESS_BAND):
                 give()
-                raise (
-                    self._remote_error(self._exactly(size - _LENGTH_BYTES - 1)) if band == _ERROR_BAND else malformed()
-                )
+                if band == _ERROR_BAND:
+                    raise self._remote_error(self._exactly(size - _LENGTH_BYTES - 1))
+                raise malformed()
             lines += 1
             left_bytes = size - _LENGTH_BYTES - 1
             while left_bytes:

@@ -18,7 +18,7 @@ REMOTE_TEXT_CHARACTERS: Final = 200
 MASK: Final = "***"
 
 _MASKED_CHARACTERS: Final = 6
-"""Shorter secrets are found in any text: user names such as ``git`` stay, and a text that holds such a password goes."""
+"""Shorter secrets are found in any text: user names such as ``git`` stay; a text with such a password goes."""
 
 _WINDOW_CHARACTERS: Final = 12
 """So many characters of a secret in a row give it away, with whatever stands between them."""
