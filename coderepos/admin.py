@@ -248,13 +248,13 @@ class NodeAdmin(ReadOnlyAdmin):
     """The machines that run workers."""
 
     list_display = ("name", "isolation_level", "last_seen", "silence", "created_at")
-    fields = ("name", "root_id", "isolation_level", "last_seen", "created_at")
+    fields = ("name", "root_id", "isolation_level", "last_seen", "swept_at", "created_at")
     search_fields = ("name",)
 
-    @admin.display(description="silent for", ordering="-last_seen")
-    def silence(self, node: Node) -> str:
-        """Time since its workers were last seen."""
-        return timesince(node.last_seen)
+    @admin.display(description="silent for", ordering="-last_seen", empty_value="never seen at work")
+    def silence(self, node: Node) -> str | None:
+        """Time since its workers were last seen at work."""
+        return None if node.last_seen is None else timesince(node.last_seen)
 
 
 @admin.register(AuditEntry)

@@ -34,7 +34,7 @@ def _after_migrate(**_: Any) -> None:
     queue.ensure_schedules()
 
 
-def _at_worker_start(**_: Any) -> None:
+def _at_worker_start() -> None:
     from coderepos import services
 
     services.start_worker()

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from django.db import connections, router, transaction
+from django_q.brokers import get_broker
 from django_q.conf import Conf
 from django_q.models import Schedule
 from django_q.signals import post_spawn
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def ring(job: Job) -> None:
-    """Ring for a job once the transaction is committed; a queue that is down delays it until the reaper rings."""
+    """Ring for a job once the transaction is committed; a queue that is down delays it until the next upkeep."""
 
     def send() -> None:
         async_task(RUN_JOB, str(job.pk))
@@ -44,6 +45,11 @@ def ring_later(job: Job, when: datetime) -> None:
     schedule(RUN_JOB, str(job.pk), schedule_type=Schedule.ONCE, next_run=when)
 
 
+def waiting() -> int:
+    """Return how many notifications wait for a worker, those of the host's own tasks among them."""
+    return int(get_broker().queue_size())
+
+
 def ensure_schedules() -> None:
     """Create the missing schedules of the reaper and the sweep; does nothing before django-q2 has its tables."""
     alias = router.db_for_write(Schedule)
@@ -53,9 +59,16 @@ def ensure_schedules() -> None:
         Schedule.objects.get_or_create(name=name, defaults=defaults)
 
 
-def on_worker_start(receiver: Callable[..., None]) -> None:
-    """Call ``receiver`` in every worker process that starts."""
-    post_spawn.connect(receiver, dispatch_uid=f"coderepos.{receiver.__name__}")
+def on_worker_start(receiver: Callable[[], None]) -> None:
+    """Call ``receiver`` in every worker process that starts; what it raises is logged, and the worker lives on."""
+
+    def start(**_: Any) -> None:
+        try:
+            receiver()
+        except Exception:
+            logger.exception("A worker starts without its upkeep")
+
+    post_spawn.connect(start, weak=False, dispatch_uid="coderepos.worker_start")
 
 
 def settings_in_force() -> dict[str, Any]:

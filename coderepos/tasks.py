@@ -13,10 +13,10 @@ def run_job(job_id: str) -> str:
 
 
 def reap() -> str:
-    """Take jobs from silent workers, and ring for those that nobody rang for."""
+    """Take jobs from silent workers, and notify of those that wait: the second way beside the workers' own upkeep."""
     return services.reap()
 
 
 def sweep() -> str:
     """Remove what no row of the database knows from this machine's sandbox root."""
-    return services.sweep()
+    return services.sweep_if_due(services.register_node())

@@ -42,7 +42,9 @@ class Migration(migrations.Migration):
                 ("name", models.TextField(primary_key=True, serialize=False)),
                 ("root_id", models.UUIDField(default=uuid.uuid4, editable=False)),
                 ("isolation_level", models.PositiveSmallIntegerField(default=0)),
-                ("last_seen", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("last_seen", models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), null=True)),
+                ("upkeep_at", models.DateTimeField(editable=False, null=True)),
+                ("swept_at", models.DateTimeField(editable=False, null=True)),
                 (
                     "created_at",
                     models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False),

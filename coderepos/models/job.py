@@ -11,15 +11,23 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final, Self
 
-from django.db import models, transaction
+from django.db import connections, models, router
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 
+from coderepos.models.locking import row_transaction
 from coderepos.models.repository import CodeRepository
 
 LEASE_SECONDS: Final = 60
+"""How long a job stays with a worker that says nothing. With a tick of upkeep every ten seconds and one notification
+that a dying cluster takes along, another worker has it well within 90 s."""
+
 FIRST_RETRY_SECONDS: Final = 60
-RING_AGAIN_SECONDS: Final = 15 * 60
+RING_AGAIN_SECONDS: Final = 8
+"""How long a notification may take to reach a worker; less than a tick of upkeep, so that each tick looks again."""
+
+OVERDUE_SECONDS: Final = 120
+"""A job that is due for so long while no other runs shows that nobody works."""
 
 
 class LeaseLost(Exception):
@@ -72,23 +80,42 @@ class JobQuerySet(models.QuerySet["Job"]):
             Q(rung_at=None) | Q(rung_at__lt=Now() - timedelta(seconds=RING_AGAIN_SECONDS)),
         )
 
+    def oldest_due(self) -> Self:
+        """Due jobs in the order of their time."""
+        return self.due().annotate(due_at=Coalesce("next_attempt_at", "created_at")).order_by("due_at", "id")
+
+    def overdue(self) -> Self:
+        """Jobs that are due for longer than a worker at work would let them wait for the next notification."""
+        return self.oldest_due().filter(due_at__lt=Now() - timedelta(seconds=OVERDUE_SECONDS))
+
+    def with_recent_heartbeat(self, *, within_seconds: float = LEASE_SECONDS) -> Self:
+        """Jobs, whatever became of them, that a worker was busy with lately."""
+        return self.filter(heartbeat_at__gte=Now() - timedelta(seconds=within_seconds))
+
     def newest_first(self) -> Self:
         """Order by creation, the id as the tie-break that makes pages stable."""
         return self.order_by("-created_at", "id")
 
-    def claim(self, job_id: uuid.UUID, *, node: str) -> Job | None:
-        """Take the job if it is due or its owner went silent, and return it with a new lease.
+    def claim(self, job_id: uuid.UUID, *, node: str, lease_token: uuid.UUID | None = None) -> Job | None:
+        """Take the job if it is due or its lease expired, and return it with a new lease.
 
+        A row that somebody else holds at this moment is left to them: nobody waits for a frozen process.
+
+        :param lease_token: name of the new lease. Calling again with the same one after an error of the database, when
+            nobody knows whether it was committed, gives the job that was claimed then.
         :returns: ``None`` where it is somebody else's, finished, not due, out of attempts, or gone.
         """
+        token = lease_token or uuid.uuid4()
+        jobs = self.on_primary()
+        claimed = jobs.select_related("repository").filter(pk=job_id, state=JobState.RUNNING, lease_token=token)
         free = Q(state=JobState.QUEUED) & (Q(next_attempt_at=None) | Q(next_attempt_at__lte=Now()))
-        silent = Q(state=JobState.RUNNING, lease_until__lt=Now())
-        lease_token = uuid.uuid4()
-        with transaction.atomic(using=self.db):
-            won = self.filter(free | silent, pk=job_id, attempt__lt=F("max_attempts")).update(
+        expired = Q(state=JobState.RUNNING, lease_until__lt=Now())
+        claimable = jobs.filter(free | expired, pk=job_id, attempt__lt=F("max_attempts"))
+        with row_transaction(jobs.db):
+            won = claimable.lock_free() and claimable.update(
                 state=JobState.RUNNING,
                 attempt=F("attempt") + 1,
-                lease_token=lease_token,
+                lease_token=token,
                 lease_until=_in(LEASE_SECONDS),
                 heartbeat_at=Now(),
                 started_at=Coalesce("started_at", Now()),
@@ -97,12 +124,27 @@ class JobQuerySet(models.QuerySet["Job"]):
                 progress={},
             )
             if not won:
-                return None
-            job = self.select_related("repository").get(pk=job_id)
+                return claimed.first() if lease_token else None
+            job = claimed.get()
             if job.kind in MAKE_A_VERSION and not job.repository.begin_cloning():
                 job._finish(JobState.CANCELLED)
                 return None
         return job
+
+    def on_primary(self) -> Self:
+        """Read from the database that is written to: a replica may not know yet what was just written."""
+        return self.using(self._db or router.db_for_write(self.model))  # type: ignore[attr-defined]  # missing in the stubs
+
+    def lock_free(self) -> bool:
+        """Lock these jobs and their repositories up to the end of the transaction, unless somebody else holds them.
+
+        :returns: whether there is any job that nobody holds; always, on a database that locks no rows, such as SQLite:
+            there one transaction writes at a time.
+        """
+        if not connections[self.db].features.has_select_for_update_skip_locked:
+            return True
+        rows = self.select_related("repository").defer("repository__token_ciphertext")
+        return bool(rows.select_for_update(skip_locked=True, of=("self", "repository")))
 
 
 class Job(models.Model):
@@ -157,6 +199,12 @@ class Job(models.Model):
         """May a transient failure be tried again?"""
         return self.attempt < self.max_attempts
 
+    @property
+    def is_published(self) -> bool:
+        """Is it finished under this lease? Tells after an error in the middle of COMMIT who won."""
+        mine = Job.objects.on_primary().filter(pk=self.pk, lease_token=self.lease_token)
+        return mine.filter(state=JobState.SUCCEEDED).exists()
+
     def rung(self) -> None:
         """Record that the doorbell was rung."""
         Job.objects.filter(pk=self.pk).update(rung_at=Now())
@@ -194,7 +242,7 @@ class Job(models.Model):
     def postpone(self, *, error_code: str, error_message: str) -> bool:
         """RUNNING → QUEUED for the next attempt, 60, 120, 240 … s from now; the repository PENDING if not COMPLETED."""
         delay_seconds = FIRST_RETRY_SECONDS * 2 ** (self.attempt - 1)
-        with transaction.atomic():
+        with row_transaction(_alias()):
             won = self._owned().update(
                 state=JobState.QUEUED,
                 next_attempt_at=_in(delay_seconds),
@@ -211,7 +259,7 @@ class Job(models.Model):
 
     def fail(self, *, error_code: str, error_message: str) -> bool:
         """RUNNING → FAILED and the repository FAILED, unless a version of it can be read; under the lease."""
-        with transaction.atomic():
+        with row_transaction(_alias()):
             won = self._owned().update(
                 state=JobState.FAILED,
                 finished_at=Now(),
@@ -224,21 +272,24 @@ class Job(models.Model):
         return bool(won)
 
     def abandon(self, *, error_code: str, error_message: str) -> JobState | None:
-        """Take a job from an owner who went silent: QUEUED again at once, or FAILED where no attempt is left.
+        """Take a job whose lease expired from its owner: QUEUED again at once, or FAILED where no attempt is left.
 
-        :returns: the new state, or ``None`` where the owner came back or somebody else was quicker.
+        :returns: the new state, or ``None`` where the owner came back or still holds the row, or somebody else was
+            quicker.
         """
-        silent = Job.objects.lapsed().filter(pk=self.pk, lease_token=self.lease_token)
+        expired = Job.objects.on_primary().lapsed().filter(pk=self.pk, lease_token=self.lease_token)
         error = {"error_code": error_code, "error_message": error_message}
-        with transaction.atomic():
+        with row_transaction(_alias()):
+            if not expired.lock_free():
+                return None
             if self.attempts_left:
-                if not silent.update(
-                    state=JobState.QUEUED, next_attempt_at=None, lease_token=None, lease_until=None, rung_at=None
+                if not expired.update(
+                    state=JobState.QUEUED, next_attempt_at=Now(), lease_token=None, lease_until=None, rung_at=None
                 ):
                     return None
                 self.repository.wait_for_retry(**error)
                 return JobState.QUEUED
-            if not silent.update(state=JobState.FAILED, finished_at=Now(), lease_until=None, **error):
+            if not expired.update(state=JobState.FAILED, finished_at=Now(), lease_until=None, **error):
                 return None
             self.repository.fail(**error)
             return JobState.FAILED
@@ -248,6 +299,10 @@ class Job(models.Model):
 
     def _finish(self, state: JobState) -> None:
         self._owned().update(state=state, finished_at=Now(), lease_until=None)
+
+
+def _alias() -> str:
+    return router.db_for_write(Job)
 
 
 def _in(seconds: float) -> models.expressions.CombinedExpression:

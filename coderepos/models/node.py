@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from datetime import timedelta
-from typing import Self
+from typing import Final, Self
 
-from django.db import models
+from django.db import models, router
+from django.db.models import ExpressionWrapper, F, Q
 from django.db.models.functions import Now
+
+ALIVE_SECONDS: Final = 60
 
 
 class NodeQuerySet(models.QuerySet["Node"]):
     """Reads of nodes."""
 
-    def alive(self, *, within_seconds: float = 180) -> Self:
-        """Nodes whose reaper ran lately."""
+    def alive(self, *, within_seconds: float = ALIVE_SECONDS) -> Self:
+        """Nodes whose workers did their upkeep lately."""
         return self.filter(last_seen__gte=Now() - timedelta(seconds=within_seconds))
 
 
@@ -26,7 +30,15 @@ class Node(models.Model):
     """The marker that this machine's sandbox root holds; two databases never share a root."""
 
     isolation_level = models.PositiveSmallIntegerField(default=0)
-    last_seen = models.DateTimeField(db_default=Now())
+    last_seen = models.DateTimeField(null=True, db_default=Now())
+    """When its workers last finished a round of upkeep; null while none ever did."""
+
+    upkeep_at = models.DateTimeField(null=True, editable=False)
+    """When a round of upkeep last began, by whichever worker came first."""
+
+    swept_at = models.DateTimeField(null=True, editable=False)
+    """When a sweep of the sandbox root last began."""
+
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     objects = NodeQuerySet.as_manager()
@@ -39,6 +51,28 @@ class Node(models.Model):
         return self.name
 
     def seen(self, *, isolation_level: int | None = None) -> None:
-        """Record that this machine is at work, by the database's clock."""
+        """Record that this machine did some work, by the database's clock."""
         level = {} if isolation_level is None else {"isolation_level": isolation_level}
         Node.objects.filter(pk=self.pk).update(last_seen=Now(), **level)
+
+    def begin_upkeep(self, *, every_seconds: float) -> bool:
+        """Say whether the next round of upkeep is due and this process's to do: one of many that ask at once wins."""
+        return self._begin("upkeep_at", every_seconds)
+
+    def upkeep_age_seconds(self) -> float:
+        """Return how long ago the last round of upkeep began; endless where none did."""
+        age = ExpressionWrapper(Now() - F("upkeep_at"), output_field=models.DurationField())
+        found: timedelta | None = Node.objects.using(_alias()).filter(pk=self.pk).values_list(age, flat=True).first()
+        return math.inf if found is None else found.total_seconds()
+
+    def begin_sweep(self, *, every_seconds: float) -> bool:
+        """Say whether the next sweep is due and this process's to do."""
+        return self._begin("swept_at", every_seconds)
+
+    def _begin(self, field: str, every_seconds: float) -> bool:
+        due = Q(**{field: None}) | Q(**{f"{field}__lte": Now() - timedelta(seconds=every_seconds)})
+        return bool(Node.objects.filter(due, pk=self.pk).update(**{field: Now()}))
+
+
+def _alias() -> str:
+    return router.db_for_write(Node)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from coderepos.services.cloning import run_clone
 from coderepos.services.connecting import Connection, clone_again, connect_repository
+from coderepos.services.maintenance import start_worker, sweep_if_due
 from coderepos.services.tokens import replace_token
-from coderepos.services.upkeep import reap, start_worker, sweep
+from coderepos.services.upkeep import reap, register_node, sweep
 
 __all__ = [
     "Connection",
     "clone_again",
     "connect_repository",
     "reap",
+    "register_node",
     "replace_token",
     "run_clone",
     "start_worker",
     "sweep",
+    "sweep_if_due",
 ]

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 from django.db import transaction
@@ -24,18 +25,21 @@ from coderepos.services.upkeep import prepare_root, register_node
 
 RENEW_SECONDS: Final = 10
 PROGRESS_SECONDS: Final = 1
+OTHER_CANDIDATES: Final = 10
+"""How many of the oldest due jobs are tried by a worker whose own job is taken; others may be after the same ones."""
 
 logger = logging.getLogger(__name__)
 
 
 def run_clone(*, job_id: uuid.UUID) -> str:
-    """Claim a job and carry out one attempt; returns what became of it, in one word.
+    """Claim a job, or the oldest one that is due where somebody else has it, and carry out one attempt.
 
+    Returns what became of it, in one word.
     Whatever happens is written to the job: also an exception that is none of ours, and the time-out of the queue,
     which is a ``SystemExit``.
     """
     node = register_node()
-    job = Job.objects.claim(job_id, node=node.name)
+    job = _claim(job_id, node)
     if job is None:
         return "unclaimed"
     logger.info("job %s: attempt %s of %s", job.pk, job.attempt, job.max_attempts)
@@ -53,6 +57,15 @@ def run_clone(*, job_id: uuid.UUID) -> str:
         _settle(job, CloneTimeout())
         raise
     return "succeeded"
+
+
+def _claim(job_id: uuid.UUID, node: Node) -> Job | None:
+    """Claim the job that a notification names, or another that is due: its own notification may be lost."""
+    due = Job.objects.on_primary().oldest_due().values_list("pk", flat=True)
+    for candidate in chain((job_id,), due[:OTHER_CANDIDATES].iterator()):
+        if job := Job.objects.claim(candidate, node=node.name):
+            return job
+    return None
 
 
 def _attempt(job: Job, node: Node) -> None:

@@ -8,20 +8,26 @@ from typing import Final
 
 from coderepos import queue, signals
 from coderepos.conf import conf
-from coderepos.exceptions import SandboxRefused, WorkerLost
+from coderepos.exceptions import WorkerLost
 from coderepos.git.isolation import available_level
 from coderepos.git.sandbox_root import SandboxRoot
 from coderepos.models import CodeRepository, Job, JobState, Node
+from coderepos.models.job import OVERDUE_SECONDS
 from coderepos.services import engine
 
 SWEEP_AFTER_SECONDS: Final = 15 * 60
+BATCH: Final = 100
+"""Most jobs that one round takes from their workers."""
+
+MOST_WAITING: Final = 20
+"""No notification is repeated while so many wait: each of them leads a worker to the oldest job that is due."""
 
 logger = logging.getLogger(__name__)
 
 
 def register_node() -> Node:
-    """Return this machine's row, made at its first sign of life."""
-    node, _ = Node.objects.get_or_create(name=conf.node_id)
+    """Return this machine's row; a new one counts as alive only when its workers have done something."""
+    node, _ = Node.objects.get_or_create(name=conf.node_id, defaults={"last_seen": None})
     return node
 
 
@@ -41,29 +47,22 @@ def prepare_root(node: Node) -> SandboxRoot:
     return root
 
 
-def start_worker() -> None:
-    """Register a worker that starts, and remove what an earlier one left; a refused root is loud."""
-    node = register_node()
-    node.seen(isolation_level=available_level())
-    try:
-        sweep()
-    except SandboxRefused as error:
-        logger.critical("sandbox root %s refused: %s", conf.SANDBOX_BASE_PATH, error)
-
-
 def reap() -> str:
-    """Take jobs from silent owners, ring for due jobs that nobody rang for, and record the tick; idempotent."""
+    """Take jobs whose lease expired, notify workers of jobs that wait unnoticed, and record the round; idempotent."""
+    taken = [_abandon(job) for job in Job.objects.on_primary().lapsed().select_related("repository")[:BATCH]]
+    rung = _ring_again()
     register_node().seen(isolation_level=available_level())
-    taken = [_abandon(job) for job in Job.objects.lapsed().select_related("repository")]
-    unrung = list(Job.objects.unrung())
-    for job in unrung:
-        queue.ring(job)
-    return f"{sum(state is not None for state in taken)} taken from silent workers, {len(unrung)} rung for"
+    _warn_of_standstill()
+    return f"{sum(state is not None for state in taken)} taken from silent workers, {rung} rung for"
 
 
 def _abandon(job: Job) -> JobState | None:
     error = WorkerLost()
-    state = job.abandon(error_code=error.code, error_message=error.message)
+    try:
+        state = job.abandon(error_code=error.code, error_message=error.message)
+    except Exception:
+        logger.exception("job %s: can't be taken from the silent worker on %s", job.pk, job.node)
+        return None
     if state is not None:
         logger.warning("job %s: worker on %s went silent, now %s", job.pk, job.node, state)
     if state == JobState.FAILED:
@@ -71,6 +70,33 @@ def _abandon(job: Job) -> JobState | None:
             sender=CodeRepository, repository_id=job.repository_id, job_id=job.pk, error_code=error.code
         )
     return state
+
+
+def _ring_again() -> int:
+    """Ring for due jobs of which no worker took notice, and return how many.
+
+    A notification can be lost with the cluster that fetched it, or waits there behind long work while other clusters
+    are idle. The second one is sent twice: the first may have gone to a cluster that takes but does not work.
+    """
+    unrung = list(Job.objects.on_primary().oldest_due().unrung()[:MOST_WAITING])
+    if not unrung:
+        return 0
+    wanted = [job for job in unrung for _ in range(1 if job.rung_at is None else 2)]
+    # What waits leads to the oldest jobs, so that a backlog is not notified of twice.
+    missing = wanted[queue.waiting() : MOST_WAITING]
+    for job in missing:
+        queue.ring(job)
+    return len({job.pk for job in missing})
+
+
+def _warn_of_standstill() -> None:
+    jobs = Job.objects.on_primary()
+    if jobs.overdue().exists() and not jobs.with_recent_heartbeat().exists():
+        logger.critical(
+            "Jobs are due for more than %d s and no worker takes any: restart the cluster, and look for a worker that "
+            "was killed while it was idle, or for tasks of the host that never end",
+            OVERDUE_SECONDS,
+        )
 
 
 def sweep() -> str:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
 from django.contrib.auth.models import User
 from django.db import OperationalError, connection
+from django.db.models.functions import Now
 from django.test import Client, override_settings
+from model_bakery import baker
 from pytest_django import DjangoAssertNumQueries
 
-from coderepos.models import Node
+from coderepos import services
+from coderepos.crypto.secret import Secret
+from coderepos.models import CodeRepository, Job, JobState, Node, get_project_model
 
 
 @pytest.mark.django_db
@@ -33,6 +40,61 @@ def test_health_is_503_when_no_worker_was_seen_lately(client: Client) -> None:
 
     assert answer.status_code == 503
     assert answer.json() == {"database": "ok", "worker": "absent"}
+
+
+@pytest.mark.django_db
+def test_health_is_503_while_no_worker_did_anything_yet(client: Client) -> None:
+    """Workers that die at their start, again and again, register a machine and do no more."""
+    services.register_node()
+
+    assert client.get("/health").json() == {"database": "ok", "worker": "absent"}
+
+    services.reap()
+    assert client.get("/health").json() == {"database": "ok", "worker": "ok"}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("silence_seconds", [10, 90])
+def test_health_counts_the_heartbeats_of_running_jobs(client: Client, silence_seconds: int) -> None:
+    """A job that says something is as good as the upkeep; one that went silent is not."""
+    make_job(state=JobState.RUNNING, heartbeat_at=Now() - timedelta(seconds=silence_seconds))
+
+    assert client.get("/health").json()["worker"] == ("ok" if silence_seconds < 60 else "absent")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("waiting_seconds", [60, 180])
+def test_health_is_503_when_due_jobs_wait_and_none_runs(client: Client, waiting_seconds: int) -> None:
+    """A machine that is seen but takes no job is not healthy."""
+    Node.objects.create(name="worker-1")
+    job = make_job(created_at=Now() - timedelta(seconds=waiting_seconds))
+
+    answer = client.get("/health")
+
+    assert answer.json()["worker"] == ("ok" if waiting_seconds < 120 else "stalled")
+    assert answer.status_code == (200 if waiting_seconds < 120 else 503)
+    # Not due yet, by its own time.
+    Job.objects.filter(pk=job.pk).update(next_attempt_at=Now() + timedelta(seconds=60))
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.django_db
+def test_health_is_200_while_a_backlog_is_worked_on(client: Client) -> None:
+    """Jobs that wait for long are no fault of workers that are all busy."""
+    make_job(created_at=Now() - timedelta(hours=1))
+    make_job(state=JobState.RUNNING, heartbeat_at=Now() - timedelta(seconds=5))
+
+    assert client.get("/health").json() == {"database": "ok", "worker": "ok"}
+
+
+def make_job(**values: Any) -> Job:
+    """Store a job as it would be after ``values``."""
+    repository = baker.make(
+        CodeRepository, project=baker.make(get_project_model()), git_url="https://h/r", token_ciphertext=Secret("")
+    )
+    job = Job.objects.create(repository=repository)
+    Job.objects.filter(pk=job.pk).update(**values)
+    return job
 
 
 @pytest.mark.django_db

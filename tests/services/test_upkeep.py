@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 from django.db.models.functions import Now
+from django_q.models import OrmQ
 from model_bakery import baker
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
-from coderepos import services
+from coderepos import queue, services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import SandboxRefused
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node, Project
-from coderepos.services import engine, upkeep
+from coderepos.services import cloning, engine, upkeep
 
 pytestmark = pytest.mark.django_db
 
@@ -31,8 +32,17 @@ def sandbox_base(settings: Settings, tmp_path: Path) -> Path:
 @pytest.fixture
 def job() -> Job:
     """A queued clone."""
+    return queued_job("https://h/r")
+
+
+def queued_job(git_url: str) -> Job:
+    """Store a clone that waits for a worker."""
     repository = baker.make(
-        CodeRepository, project=baker.make(Project), git_url="https://h/r", token_ciphertext=Secret("t" * 30)
+        CodeRepository,
+        project=baker.make(Project),
+        git_url=git_url,
+        url_key=git_url,
+        token_ciphertext=Secret("t" * 30),
     )
     return Job.objects.create(repository=repository, max_attempts=2)
 
@@ -92,6 +102,87 @@ def test_reaper_rings_for_due_jobs_once_in_a_while(
     assert Node.objects.alive().get().isolation_level >= 1
 
 
+def test_reaper_repeats_a_notification_that_no_worker_acted_on(
+    job: Job, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
+) -> None:
+    """A notification that was lost with its cluster is sent again, twice, once the next round comes."""
+    with django_capture_on_commit_callbacks(execute=True):
+        services.reap()
+    OrmQ.objects.all().delete()  # fetched by a cluster that died
+    Job.objects.update(rung_at=Now() - timedelta(seconds=9))
+
+    with django_capture_on_commit_callbacks(execute=True):
+        assert services.reap() == "0 taken from silent workers, 1 rung for"
+
+    assert OrmQ.objects.count() == 2
+
+
+def test_backlog_is_not_notified_of_again(
+    job: Job, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
+) -> None:
+    """While enough notifications wait for a worker, none is repeated; each leads to the oldest due job anyway."""
+    jobs = [job, *(queued_job(f"https://h/{number}") for number in range(60))]
+    with django_capture_on_commit_callbacks(execute=True):
+        for one in jobs:
+            queue.ring(one)
+    Job.objects.update(rung_at=Now() - timedelta(minutes=5))
+
+    for _ in range(3):
+        with django_capture_on_commit_callbacks(execute=True):
+            services.reap()
+
+    assert OrmQ.objects.count() == len(jobs)
+
+
+def test_worker_whose_job_is_taken_works_on_the_oldest_due_one(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The notification of a finished job serves another one, whose own was lost."""
+    Job.objects.filter(pk=job.pk).update(state=JobState.SUCCEEDED)
+    later, older = queued_job("https://h/later"), queued_job("https://h/older")
+    Job.objects.filter(pk=older.pk).update(created_at=Now() - timedelta(hours=1))
+    attempted: list[uuid.UUID] = []
+    monkeypatch.setattr(cloning, "_attempt", lambda job, node: attempted.append(job.pk))
+
+    for _ in range(3):
+        services.run_clone(job_id=job.pk)
+
+    assert attempted == [older.pk, later.pk]
+
+
+def test_one_job_that_cannot_be_taken_keeps_none_of_the_others(
+    job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The round goes on after an error, and the machine is seen at its end."""
+    jobs = [job, queued_job("https://h/second")]
+    for one in jobs:
+        Job.objects.claim(one.pk, node="gone")
+        lapse(one)
+    abandon = Job.abandon
+
+    def fail_for_one(self: Job, **error: str) -> JobState | None:
+        if self.pk == job.pk:
+            raise RuntimeError("this row is broken")
+        return abandon(self, **error)
+
+    monkeypatch.setattr(Job, "abandon", fail_for_one)
+
+    services.reap()
+
+    assert [Job.objects.get(pk=one.pk).state for one in jobs] == [JobState.RUNNING, JobState.QUEUED]
+    assert "this row is broken" in caplog.text
+    assert Node.objects.alive().exists()
+
+
+def test_standstill_is_loud(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    """Due jobs that no worker takes while none runs are a critical line in the log, with what to do."""
+    services.reap()
+    assert "restart the cluster" not in caplog.text
+
+    Job.objects.filter(pk=job.pk).update(created_at=Now() - timedelta(minutes=5))
+    services.reap()
+
+    assert "restart the cluster" in caplog.text
+
+
 def test_sweep_removes_what_no_row_knows(job: Job, sandbox_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Old versions and folders of repositories that are gone are removed, published and building ones stay."""
     claimed = Job.objects.claim(job.pk, node="here")
@@ -140,7 +231,6 @@ def test_root_of_another_installation_is_neither_swept_nor_used(job: Job, monkey
 
     with pytest.raises(SandboxRefused):
         services.sweep()
-    services.start_worker()
     assert services.run_clone(job_id=job.pk) == "postponed"
 
     job.refresh_from_db()

@@ -1,0 +1,30 @@
+"""Transactions that hold rows others wait for, and give them back when their process freezes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from django.db import connections, transaction
+
+IDLE_SECONDS: Final = 20
+"""How long a process may stand still inside such a transaction before PostgreSQL ends its session.
+
+Far more than two statements are apart, and well below a lease: a stopped process must not keep a job from the others.
+"""
+
+
+@contextmanager
+def row_transaction(using: str) -> Iterator[None]:
+    """Run a ``with`` block in a transaction on the database ``using``.
+
+    On PostgreSQL a process that freezes inside loses its session after :data:`IDLE_SECONDS`, and with it the locks.
+    SQLite has nothing of the kind, so the block must hold nothing but statements: no file system, no network.
+    """
+    with transaction.atomic(using=using):
+        connection = connections[using]
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+        yield

@@ -1,0 +1,115 @@
+"""Upkeep beside the work: a thread in every worker process, so that it never waits behind clones.
+
+The thread touches the database alone. A sweep, which may hang on a disk, gets a thread of its own. What either raises
+is logged; neither ends a worker, nor takes a signal that is meant for the worker's main thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from time import sleep as _sleep
+from typing import Final
+
+from django.db import connections
+
+from coderepos.conf import conf
+from coderepos.exceptions import SandboxRefused
+from coderepos.models import Node
+from coderepos.services import upkeep
+
+ROUND_SECONDS: Final = 10
+"""Time between two rounds of upkeep of one machine."""
+
+SWEEP_SECONDS: Final = 3600
+"""Time between two sweeps of one machine's sandbox root."""
+
+SWEEP_AT_START_SECONDS: Final = upkeep.SWEEP_AFTER_SECONDS
+"""A worker that starts sweeps earlier: somebody may have died. What is younger than this would be left anyway."""
+
+_SPREAD_SECONDS: Final = 1.5
+"""Workers of one machine wake at different moments, and all but the first find the round done."""
+
+logger = logging.getLogger(__name__)
+
+
+def start_worker() -> None:
+    """Start the upkeep of a worker process; returns at once, without a look at the disk or the database.
+
+    The first round comes only after :data:`ROUND_SECONDS`: a worker that dies at its start was never at work.
+    """
+    # A queue that calls its tasks in the process that queues them has no worker.
+    if parent_process() is not None:
+        _start_thread(_run_upkeep, "upkeep")
+
+
+def run_round() -> Node | None:
+    """Do one round of upkeep, unless another process of this machine did it just now.
+
+    :returns: this machine, where the round was done.
+    """
+    node = upkeep.register_node()
+    if not node.begin_upkeep(every_seconds=ROUND_SECONDS):
+        return None
+    upkeep.reap()
+    return node
+
+
+def sweep_if_due(node: Node, *, every_seconds: float = SWEEP_SECONDS) -> str:
+    """Sweep this machine's sandbox root, unless that was begun less than ``every_seconds`` ago."""
+    return _sweep() if node.begin_sweep(every_seconds=every_seconds) else "swept lately"
+
+
+def _sweep() -> str:
+    try:
+        return upkeep.sweep()
+    except SandboxRefused as error:
+        logger.critical("sandbox root %s refused: %s", conf.SANDBOX_BASE_PATH, error)
+        return "refused"
+
+
+def _run_upkeep() -> None:
+    sweep_every_seconds: float = SWEEP_AT_START_SECONDS
+    pause_seconds: float = ROUND_SECONDS
+    while True:
+        _sleep(pause_seconds + random.uniform(0, _SPREAD_SECONDS))  # noqa: S311  no secret
+        pause_seconds = ROUND_SECONDS
+        with _survived():
+            if node := run_round():
+                if node.begin_sweep(every_seconds=sweep_every_seconds):
+                    _start_thread(_run_sweep, "sweep")
+                sweep_every_seconds = SWEEP_SECONDS
+            else:
+                # Wake when the next round is due: who did the last one may be dead by then.
+                age_seconds = upkeep.register_node().upkeep_age_seconds()
+                pause_seconds = max(0.0, ROUND_SECONDS - age_seconds)
+
+
+def _run_sweep() -> None:
+    with _survived():
+        logger.info("sweep: %s", _sweep())
+
+
+@contextmanager
+def _survived() -> Iterator[None]:
+    """Log what a ``with`` block raises, and close the connections of this thread."""
+    try:
+        yield
+    except Exception:
+        logger.exception("Upkeep failed; the next round is in %d s", ROUND_SECONDS)
+    finally:
+        connections.close_all()
+
+
+def _start_thread(target: Callable[[], None], name: str) -> None:
+    """Start a thread that ends with the process and gets none of its signals."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        threading.Thread(target=target, name=f"coderepos-{name}", daemon=True).start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
