@@ -7,15 +7,15 @@ writes events to standard output (see :mod:`coderepos.git.messages`).
 from __future__ import annotations
 
 import ctypes
-import errno
 import gc
 import os
 import sys
 import time
 
-from coderepos.exceptions import CodeReposError, InflatedTooLarge, InternalError, RemoteProtocolError, SandboxFull
+from coderepos.exceptions import CodeReposError, InternalError, OutOfMemory, RemoteProtocolError, SandboxUnavailable
 from coderepos.git.checkout import Checkout
 from coderepos.git.child import Emit, emit_to, error_event
+from coderepos.git.disk_errors import disk_error
 from coderepos.git.families import Families
 from coderepos.git.git_folder import HEADS, GitFolder
 from coderepos.git.indexer import Indexer
@@ -38,7 +38,6 @@ TREE_NAME: Final = b"tree"
 _PROGRESS_SECONDS: Final = 0.25
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _libc: Final = ctypes.CDLL(None, use_errno=True)
-_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(pack_fd: int) -> int:
@@ -75,9 +74,12 @@ def run(control: IO[bytes], pack_fd: int, emit: Emit) -> int:
 def translated(error: Exception) -> CodeReposError:
     """Return the leaf for an exception that is not ours."""
     if isinstance(error, MemoryError):
-        return InflatedTooLarge()
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return SandboxFull()
+        return OutOfMemory()
+    if isinstance(error, FileExistsError):
+        # Nothing was in this folder: the file system takes two names for one, such as README and readme.
+        return SandboxUnavailable(errno="EEXIST")
+    if isinstance(error, OSError):
+        return disk_error(error)
     return InternalError()
 
 

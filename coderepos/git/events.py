@@ -73,7 +73,8 @@ def error(event: Mapping[str, Any], *, child: str) -> CodeReposError:
         raise ValueError("error")
     texts = _remote_texts(kind, fields)
     fields = {**_plain_fields({name: value for name, value in fields.items() if name not in texts}), **texts}
-    logger.warning("The %s child ends with %s at %s", child, code, " < ".join(_trace(event)) or "an unknown place")
+    why = f"{code} ({fields['errno']})" if "errno" in fields else code
+    logger.warning("The %s child ends with %s at %s", child, why, " < ".join(_trace(event)) or "an unknown place")
     if issubclass(kind, LimitExceeded):
         figures = {name: fields.pop(name, None) for name in ("figure", "limit")}
         if all(type(figure) is int for figure in figures.values()):

@@ -9,9 +9,11 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
-from coderepos.exceptions import InternalError, SandboxFull, SandboxRefused
+from coderepos.exceptions import SandboxRefused
+from coderepos.git.disk_errors import disk_error, errno_name
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +22,6 @@ DRAFT: Final = ".linking-"
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE: Final = 0o022
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_REFUSED: Final = frozenset(
-    {errno.ELOOP, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.EROFS}
-)
 
 
 @contextmanager
@@ -36,30 +34,38 @@ def opened_folder(name: str, *, parent: int | None = None) -> Iterator[int]:
     folder = os.open(name, _FOLDER, dir_fd=parent)
     try:
         status = os.fstat(folder)
-        if status.st_uid != os.geteuid() or status.st_mode & _OTHERS_WRITE:
-            raise SandboxRefused
+        if status.st_uid != os.geteuid():
+            raise SandboxRefused(
+                "A sandbox folder belongs to another user than the worker's; the operator has to give it to that user."
+            )
+        if status.st_mode & _OTHERS_WRITE:
+            raise SandboxRefused(
+                "Others than the worker's user may write to a sandbox folder; the operator has to run chmod go-w on it."
+            )
         yield folder
     finally:
         os.close(folder)
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turn what the file system says into our errors.
+def translated(place: Path) -> Iterator[None]:
+    """Turn what the file system says into our errors, and log it by name.
 
+    :param place: what is worked on, for the log.
     :raises SandboxFull: no room, or no quota.
-    :raises SandboxRefused: something is in the way, or the rights are missing.
-    :raises InternalError: anything else.
+    :raises SandboxRefused: something is in the way.
+    :raises SandboxUnavailable: the file system is away, read-only, failing, or refuses access.
+    :raises OutOfMemory: the kernel has none left.
+    :raises InternalError: we asked for something that makes no sense.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise SandboxFull from error
-        if error.errno in _REFUSED:
-            raise SandboxRefused from error
-        logger.error("The file system of the sandboxes fails: %s", error.strerror)
-        raise InternalError from error
+        logger.error("The file system answers %s for %s: %s", errno_name(error), place, error.strerror)
+        raise disk_error(error) from error
+    except SandboxRefused as error:
+        logger.error("%s is refused: %s", place, error.message)
+        raise
 
 
 def make_folder(name: str, *, parent: int, mode: int) -> None:
@@ -80,7 +86,7 @@ def set_mode(folder: int, mode: int) -> None:
 def point_link(name: str, target: str, folder: int) -> None:
     """Let the link ``name`` lead to ``target``, in one step.
 
-    :raises SandboxRefused: there is something under this name that is no link.
+    :raises FileExistsError: there is something under this name that is no link.
     """
     try:
         if os.readlink(name, dir_fd=folder) == target:
@@ -89,7 +95,7 @@ def point_link(name: str, target: str, folder: int) -> None:
         logger.debug("The link %s is made for the first time", name)
     except OSError as error:
         if error.errno == errno.EINVAL:
-            raise SandboxRefused from error
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
         raise
     # Nobody else's: a process that was frozen here may wake while another one points the same link.
     draft = f"{DRAFT}{name}-{os.urandom(8).hex()}"

@@ -26,7 +26,7 @@ def read_marker(base: int) -> str | None:
         return None
     with open(marker, "rb") as file:
         if os.fstat(marker).st_uid != os.geteuid():
-            raise SandboxRefused
+            raise SandboxRefused("The marker of the sandbox root belongs to another user than the worker's.")
         return file.read(_MARKER_BYTES).decode("ascii", "replace").strip()
 
 

@@ -17,6 +17,7 @@ folders are reached by descriptors from the base, and no link on the way is foll
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -84,7 +85,7 @@ class Sandbox:
         :raises SandboxFull: there is no room.
         """
         name = _INCOMING + _checked(token)
-        with translated(), self._opened(create=True) as folder:
+        with translated(self.path), self._opened(create=True) as folder:
             os.mkdir(name, 0o700, dir_fd=folder)
             with opened_folder(name, parent=folder) as incoming:
                 set_mode(incoming, self.root.folder_mode)
@@ -97,7 +98,7 @@ class Sandbox:
         :raises SandboxFull: there is no room.
         """
         source = _INCOMING + _checked(token)
-        with translated(), self._opened(create=False) as folder:
+        with translated(self.path), self._opened(create=False) as folder:
             make_folder(VERSIONS, parent=folder, mode=self.root.folder_mode)
             with opened_folder(VERSIONS, parent=folder) as versions:
                 os.rename(source, token, src_dir_fd=folder, dst_dir_fd=versions)
@@ -115,7 +116,7 @@ class Sandbox:
         :raises SandboxFull: there is no room.
         """
         target = f"{VERSIONS}/{_checked(token)}"
-        with translated(), self._opened(create=False) as folder:
+        with translated(self.path), self._opened(create=False) as folder:
             with opened_folder(VERSIONS, parent=folder) as versions, opened_folder(token, parent=versions):
                 for name, constant in LINKS.items():
                     point_link(name, constant, folder)
@@ -212,7 +213,7 @@ class Sandbox:
                 return
             # Readers lose the whole at once, not file by file.
             remove_tree(CURRENT, parent=folder)
-        with translated(), suppress(FileNotFoundError), self.root.opened() as base:
+        with translated(self.path), suppress(FileNotFoundError), self.root.opened() as base:
             with opened_folder(self.project_key, parent=base) as project:
                 remove_tree(self.repository_id, parent=project)
             remove_if_empty(self.project_key, base)
@@ -232,7 +233,7 @@ class Sandbox:
     @contextmanager
     def _if_there(self) -> Iterator[int | None]:
         """Open the folder for the length of a ``with`` block, or give ``None`` where it is not there."""
-        with translated(), ExitStack() as opened:
+        with translated(self.path), ExitStack() as opened:
             try:
                 folder: int | None = opened.enter_context(self._opened(create=False))
             except FileNotFoundError:
@@ -260,12 +261,22 @@ def _remove_versions(tokens: Collection[str], folder: int) -> int:
         for token in tokens:
             doomed = _REMOVING + token
             remove_tree(doomed, parent=folder)
-            with suppress(FileNotFoundError):
-                # A version that is gone by half must not look like one.
-                os.close(open_writable(token, parent=versions))
-                os.rename(token, doomed, src_dir_fd=versions, dst_dir_fd=folder)
-            removed += remove_tree(doomed, parent=folder)
+            removed += _moved(token, doomed, versions, folder) or remove_tree(token, parent=versions)
+            remove_tree(doomed, parent=folder)
     return removed
+
+
+def _moved(token: str, doomed: str, versions: int, folder: int) -> bool:
+    """Take a version out of its place, since one that is gone by half must not look like one; can that be done?"""
+    try:
+        os.close(open_writable(token, parent=versions))
+        os.rename(token, doomed, src_dir_fd=versions, dst_dir_fd=folder)
+    except OSError as error:
+        # Overlayfs can't move folders of its lower layers.
+        if error.errno not in (errno.ENOENT, errno.EXDEV):
+            raise
+        return False
+    return True
 
 
 def _checked(token: str) -> str:

@@ -44,7 +44,7 @@ class SandboxRoot:
             or another installation marked it. Nothing was changed then.
         :raises SandboxFull: there is no room even for the marker.
         """
-        with translated():
+        with translated(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
                 self.path.mkdir(mode=0o700)
@@ -53,7 +53,9 @@ class SandboxRoot:
                 if read_marker(base) is None:
                     write_marker(base, root_id)
                 if read_marker(base) != root_id:
-                    raise SandboxRefused
+                    raise SandboxRefused(
+                        "The sandbox root belongs to another installation; the operator has to choose another one."
+                    )
                 if group_id is not None and os.fstat(base).st_gid != group_id:
                     os.fchown(base, -1, group_id)
                 set_mode(base, self.folder_mode)
@@ -63,7 +65,7 @@ class SandboxRoot:
 
         :raises SandboxRefused: as :meth:`prepare`.
         """
-        with translated():
+        with translated(self.path):
             try:
                 with self.opened() as base:
                     return read_marker(base)
@@ -80,7 +82,7 @@ class SandboxRoot:
     def sandboxes(self) -> list[Sandbox]:
         """Return every sandbox that is on disk."""
         found = []
-        with translated():
+        with translated(self.path):
             try:
                 with self.opened() as base:
                     for project_key in _names(base):
@@ -92,7 +94,7 @@ class SandboxRoot:
 
     def free_bytes(self) -> int:
         """Return how much room an unprivileged user has left on the root's file system."""
-        with translated():
+        with translated(self.path):
             status = os.statvfs(self.path)
         return status.f_bavail * status.f_frsize
 
@@ -112,7 +114,9 @@ class SandboxRoot:
         try:
             return grp.getgrnam(self._group).gr_gid
         except KeyError as error:
-            raise SandboxRefused from error
+            raise SandboxRefused(
+                "There is no group of the name in SANDBOX_GROUP; the operator has to create it, or choose another one."
+            ) from error
 
 
 def _names(folder: int) -> list[str]:

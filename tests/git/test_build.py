@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from coderepos.exceptions import CodeReposError, InflatedTooLarge, RemoteProtocolError, SandboxFull
+from coderepos.exceptions import CodeReposError, RemoteProtocolError
 from coderepos.git import build as build_module
 from coderepos.git import isolation
 from coderepos.git.build import read_outcome, run, translated
@@ -269,17 +269,32 @@ def test_the_whole_child_runs_in_one_function(incoming: Path) -> None:
     assert run(io.BytesIO(request + outcome), packs.descriptor(PACK), events.append) == 0
     assert BuildReport.from_json(load_line(dump_line(events[-1]))).commit_id == HEAD.id
     assert run(io.BytesIO(request + outcome), packs.descriptor(PACK), events.append) == 1
-    assert (events[-1]["code"], events[-1]["fields"]) == ("internal_error", {})
+    assert (events[-1]["code"], events[-1]["fields"]) == ("sandbox_unavailable", {"errno": "EEXIST"})
     assert any(place.startswith("git_folder.py:") for place in events[-1]["trace"])
     assert run(io.BytesIO(b"{}"), packs.descriptor(PACK), events.append) == 1
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_is_told_from_a_broken_one(code: int) -> None:
-    """Only what more space would cure is called full."""
-    assert isinstance(translated(OSError(code, "")), SandboxFull)
-    assert translated(OSError(errno.EIO, "")).code == "internal_error"
-    assert isinstance(translated(MemoryError()), InflatedTooLarge)
+@pytest.mark.parametrize(
+    ("error", "code", "name"),
+    [
+        (OSError(errno.ENOSPC, ""), "sandbox_full", "ENOSPC"),
+        (OSError(errno.EDQUOT, ""), "sandbox_full", "EDQUOT"),
+        (OSError(errno.EFBIG, ""), "sandbox_unavailable", "EFBIG"),
+        (OSError(errno.EIO, ""), "sandbox_unavailable", "EIO"),
+        (OSError(errno.EROFS, ""), "sandbox_unavailable", "EROFS"),
+        (OSError(errno.EEXIST, ""), "sandbox_unavailable", "EEXIST"),
+        (OSError(errno.ENOMEM, ""), "out_of_memory", "ENOMEM"),
+        (OSError(errno.EBADF, ""), "internal_error", "EBADF"),
+        (MemoryError(), "out_of_memory", None),
+        (ZeroDivisionError(), "internal_error", None),
+    ],
+)
+def test_what_the_machine_lacks_is_told_apart(error: Exception, code: str, name: str | None) -> None:
+    """Space, memory, a working disk: each has its own error, which names that of the system."""
+    told = translated(error)
+
+    assert (told.code, told.fields.get("errno")) == (code, name)
+    assert told.retryable
 
 
 def test_a_file_system_without_syncfs_is_synced_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

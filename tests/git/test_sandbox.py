@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from coderepos.exceptions import InternalError, SandboxFull, SandboxRefused
+from coderepos.exceptions import CodeReposError, SandboxFull, SandboxRefused, SandboxUnavailable
 from coderepos.git import folders, marker, removal
 from coderepos.git.sandbox import Sandbox
 from coderepos.git.sandbox_root import SandboxRoot
@@ -322,10 +323,10 @@ def test_publishing_shows_nothing_before_the_flip(sandbox: Sandbox) -> None:
 
 def test_what_is_not_there_can_not_be_published(sandbox: Sandbox) -> None:
     """A missing folder is an error and leaves no link behind."""
-    with pytest.raises(InternalError):
+    with pytest.raises(SandboxUnavailable):
         sandbox.publish("none")
     sandbox.incoming("one")
-    with pytest.raises(InternalError):
+    with pytest.raises(SandboxUnavailable):
         sandbox.flip("one")
 
     assert snapshot(sandbox.path) == {".incoming-one"}
@@ -489,11 +490,118 @@ def test_removal_copes_with_hostile_trees(place: Path, user: int | None) -> None
     assert (place / "precious/file").read_text() == "here"
 
 
-def test_a_full_disk_has_its_own_error(sandbox: Sandbox) -> None:
-    """No room and no quota are told apart from everything else."""
-    for number, expected in ((28, SandboxFull), (122, SandboxFull), (13, SandboxRefused), (5, InternalError)):
-        with pytest.raises(expected), folders.translated():
-            raise OSError(number, os.strerror(number))
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("ENOSPC", "sandbox_full"),
+        ("EDQUOT", "sandbox_full"),
+        ("ELOOP", "sandbox_refused"),
+        ("ENOTDIR", "sandbox_refused"),
+        ("EEXIST", "sandbox_refused"),
+        ("ENOTEMPTY", "sandbox_refused"),
+        ("ENOMEM", "out_of_memory"),
+        ("EBADF", "internal_error"),
+        *((name, "sandbox_unavailable") for name in ("EROFS", "EACCES", "EPERM", "ENOENT", "EIO", "ESTALE", "EMFILE")),
+        *((name, "sandbox_unavailable") for name in ("ENFILE", "EFBIG", "EXDEV", "EBUSY", "ETIMEDOUT", "ENOTCONN")),
+    ],
+)
+def test_each_trouble_of_a_disk_has_its_own_error(name: str, code: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Every one is retryable, and the log has the system's own name and the place."""
+    number = getattr(errno, name)
+
+    with pytest.raises(CodeReposError) as caught, folders.translated(Path("/the/place")):
+        raise OSError(number, os.strerror(number))
+
+    assert caught.value.code == code
+    assert caught.value.retryable
+    assert f"answers {name} for /the/place" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_read_only_file_system_is_no_danger(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A root that can't be written is unavailable, not unsafe; once it can be, everything goes on."""
+    (place / "disk").mkdir()
+    options = ["-t", "tmpfs", "-o", "mode=0711"]
+    if subprocess.run(["mount", *options, "none", str(place / "disk")], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        root = SandboxRoot(place / "disk/repos")
+        root.prepare(ROOT_ID)
+        subprocess.run(["mount", "-o", "remount,ro", str(place / "disk")], check=True)
+        with pytest.raises(SandboxUnavailable):
+            root.sandbox("project", "repository").incoming("one")
+        assert "EROFS" in caplog.text
+
+        subprocess.run(["mount", "-o", "remount,rw", str(place / "disk")], check=True)
+        publish(root.sandbox("project", "repository"), "one")
+    finally:
+        subprocess.run(["umount", "-l", str(place / "disk")], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_folders_of_a_lower_layer_are_removed(place: Path) -> None:
+    """Overlayfs answers EXDEV when a folder of a lower layer is moved; versions in one go all the same."""
+    lower, upper, work, merged = (place / name for name in ("lower", "upper", "work", "merged"))
+    for folder in (lower, upper, work, merged):
+        folder.mkdir()
+    below = SandboxRoot(lower / "repos")
+    below.prepare(ROOT_ID)
+    publish(below.sandbox("project", "repository"), "one")
+    publish(below.sandbox("project", "gone"), "one")
+    (lower / "repos/project/gone" / "/".join(["deep"] * 300)).mkdir(parents=True)
+    layers = f"lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=off"
+    if subprocess.run(["mount", "-t", "overlay", "-o", layers, "none", str(merged)], check=False).returncode:
+        pytest.skip("overlayfs can't be mounted here")
+    try:
+        root = SandboxRoot(merged / "repos")
+        root.prepare(ROOT_ID)
+        sandbox = root.sandbox("project", "repository")
+        with pytest.raises(OSError, match="cross-device"):
+            os.rename(sandbox.path / "versions/one", sandbox.path / "moved")
+        publish(sandbox, "two")
+        assert sandbox.discard("one")
+        assert sandbox.tokens() == {"two"}
+        root.sandbox("project", "gone").remove()
+        assert [one.repository_id for one in root.sandboxes()] == ["repository"]
+    finally:
+        subprocess.run(["umount", str(merged)], check=True)
+
+
+def test_a_file_system_that_moves_no_folder_at_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be moved up, folders are removed where they are, also deep ones and closed ones."""
+    for number in range(30):
+        (place / f"doomed/{number}/a/b/c").mkdir(parents=True)
+        (place / f"doomed/{number}/a/file").write_text("here")
+        (place / f"doomed/{number}/a").chmod(0o500)
+    (place / "doomed" / "/".join(["d"] * 400)).mkdir(parents=True)
+
+    def refuse(*names: str, **folders: int) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "rename", refuse)
+    top = os.open(place, os.O_DIRECTORY)
+    assert removal.remove_tree("doomed", parent=top)
+    assert os.listdir(top) == []
+    os.close(top)
+
+
+def test_many_remove_the_same_tree(place: Path) -> None:
+    """A sweep, a job and a second sweep that meet in one tree are done when it is gone."""
+    for number in range(300):
+        (place / f"doomed/{number}/a/b").mkdir(parents=True)
+        (place / f"doomed/{number}/a/b/file").write_text("here")
+    children = []
+    for _ in range(4):
+        if not (child := os.fork()):
+            try:
+                removal.remove_tree("doomed", parent=os.open(place, os.O_DIRECTORY))
+            except OSError:
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+    assert not (place / "doomed").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
