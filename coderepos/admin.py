@@ -26,7 +26,6 @@ from coderepos.models import (
     CodeRepository,
     Job,
     Node,
-    Project,
     ProjectMembership,
     TokenStatus,
 )
@@ -302,15 +301,3 @@ class MembershipInline(TabularInline):
     def get_queryset(self, request: HttpRequest) -> QuerySet[ProjectMembership]:
         """Read the users along."""
         return super().get_queryset(request).select_related("user")
-
-
-class ProjectAdmin(ModelAdmin):
-    """Projects of hosts that have none of their own."""
-
-    list_display = ("name", "id")
-    search_fields = ("name", "id__startswith")
-    inlines = (MembershipInline,)
-
-
-if not Project._meta.swapped:
-    admin.site.register(Project, ProjectAdmin)

@@ -6,6 +6,7 @@ import.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-DEFAULT_PROJECT_MODEL: Final = "coderepos.Project"
+DEFAULT_PROJECT_MODEL: Final = "coderepos_projects.Project"
+_LABEL: Final = re.compile(r"[^\W\d]\w*\.[^\W\d]\w*\Z")
 
 
 class ConfigurationError(ImproperlyConfigured):
@@ -111,5 +113,9 @@ conf: Final = AppSettings()
 
 
 def project_model_label() -> str:
-    """Return the label of the host's project model, such as ``shop.Project``."""
-    return getattr(settings, "CODEREPOS_PROJECT_MODEL", DEFAULT_PROJECT_MODEL)
+    """Return the label of the host's project model, such as ``shop.Project``.
+
+    What is no label at all gives the default: a system check says so, which an error at import would not let it.
+    """
+    named = getattr(settings, "CODEREPOS_PROJECT_MODEL", DEFAULT_PROJECT_MODEL)
+    return named if isinstance(named, str) and _LABEL.match(named) else DEFAULT_PROJECT_MODEL

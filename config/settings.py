@@ -29,6 +29,7 @@ if not environment.text("DATABASE_URL"):
 INSTALLED_APPS = [
     "config",
     "coderepos",
+    "coderepos.projects",
     "django_q",
     "rest_framework",
     "rest_framework.authtoken",
@@ -45,8 +46,6 @@ INSTALLED_APPS = [
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # The app ---------------------------------------------------------------------------------------------------------
-
-CODEREPOS_PROJECT_MODEL = "coderepos.Project"
 
 CODEREPOS = environment.given(
     {

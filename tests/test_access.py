@@ -15,7 +15,8 @@ from coderepos import access
 from coderepos.access import Action
 from coderepos.conf import ConfigurationError
 from coderepos.exceptions import NotFound, PermissionDenied, Throttled
-from coderepos.models import Project, ProjectMembership, Role
+from coderepos.models import ProjectMembership, Role
+from coderepos.projects.models import Project
 
 pytestmark = pytest.mark.django_db
 VIEWERS = {Action.VIEW}

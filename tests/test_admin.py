@@ -27,13 +27,20 @@ from coderepos.models import (
     Job,
     JobState,
     Node,
-    Project,
     ProjectMembership,
     Role,
 )
+from coderepos.projects.models import Project
 
 TOKEN = "ghp_NobodyMayEverReadThis0123456789abcd"
-MODELS = ["auditentry", "coderepository", "job", "node", "project", "projectmembership"]
+MODELS = {
+    "auditentry": "coderepos",
+    "coderepository": "coderepos",
+    "job": "coderepos",
+    "node": "coderepos",
+    "project": "coderepos_projects",
+    "projectmembership": "coderepos",
+}
 READ_ONLY = ["auditentry", "coderepository", "job", "node"]
 
 MakeRepository = Callable[..., CodeRepository]
@@ -78,7 +85,7 @@ def fill(make_repository: MakeRepository, start: int, stop: int) -> None:
 
 def page(client: Client, model: str, name: str = "changelist", *args: object) -> str:
     """Return a page of the admin."""
-    response = client.get(reverse(f"admin:coderepos_{model}_{name}", args=args))
+    response = client.get(reverse(f"admin:{MODELS[model]}_{model}_{name}", args=args))
     assert response.status_code == 200
     return response.content.decode()
 
@@ -110,7 +117,7 @@ def test_what_happens_is_not_edited_by_hand(admin_client: Client, make_repositor
     assert "deletelink" not in details
     assert f"/{model}/add/" not in page(admin_client, model)
     for name, args in (("add", ()), ("change", (row.pk,)), ("delete", (row.pk,))):
-        address = reverse(f"admin:coderepos_{model}_{name}", args=args)
+        address = reverse(f"admin:{MODELS[model]}_{model}_{name}", args=args)
         assert admin_client.post(address, {"git_url": "https://evil.example/a/b", "post": "yes"}).status_code == 403
 
 
@@ -246,7 +253,7 @@ def test_projects_with_repositories_are_not_deleted(
 ) -> None:
     """Deleting a project here would take its repositories along and leave their files behind."""
     make_repository()
-    address = reverse("admin:coderepos_project_delete", args=[project.pk])
+    address = reverse("admin:coderepos_projects_project_delete", args=[project.pk])
 
     assert admin_client.post(address, {"post": "yes"}).status_code == 403
     assert Project.objects.exists()
@@ -360,7 +367,7 @@ def test_members_are_edited(admin_client: Client, project: Project, django_user_
 
 def test_admin_passes_its_checks() -> None:
     """Django finds nothing wrong with how our admins are declared."""
-    ours = [one for model, one in admin.site._registry.items() if model._meta.app_label == "coderepos"]
+    ours = [one for model, one in admin.site._registry.items() if model._meta.app_label in MODELS.values()]
 
     assert len(ours) == len(MODELS)
     assert [message for one in ours for message in one.check()] == []

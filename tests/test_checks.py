@@ -37,7 +37,7 @@ def changed(settings: Settings, **values: Any) -> None:
 
 def test_settings_of_the_tests_are_fine() -> None:
     """No check complains about the values that everything else is tested with."""
-    for check in (checks.check_settings, checks.check_keys, checks.check_project_model, checks.check_queue):
+    for check in (checks.check_settings, checks.check_keys, checks.check_queue):
         assert check() == []
 
 
@@ -93,15 +93,6 @@ def test_good_values_pass(settings: Settings) -> None:
     )
 
     assert checks.check_settings() == []
-
-
-def test_forgotten_project_model(settings: Settings) -> None:
-    """A label that is no model is an error."""
-    settings.CODEREPOS_PROJECT_MODEL = "shop.Project"
-    assert ids(checks.check_project_model()) == ["E007"]
-
-    settings.CODEREPOS_PROJECT_MODEL = "auth.Group"
-    assert ids(checks.check_project_model()) == []
 
 
 @pytest.mark.parametrize(

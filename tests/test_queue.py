@@ -12,7 +12,8 @@ from model_bakery import baker
 
 from coderepos import queue
 from coderepos.crypto.secret import Secret
-from coderepos.models import CodeRepository, Job, Project
+from coderepos.models import CodeRepository, Job
+from coderepos.projects.models import Project
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

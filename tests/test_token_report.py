@@ -16,7 +16,8 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from coderepos.crypto.secret import Secret
-from coderepos.models import CodeRepository, Project
+from coderepos.models import CodeRepository
+from coderepos.projects.models import Project
 from tests.cluster import ROOT
 
 TOKEN = "ghp_NobodyMayEverReadThis0123456789abcd"

@@ -10,9 +10,11 @@ from django.conf import settings
 from django.db import migrations, models
 
 import coderepos.crypto.fields
+from coderepos.conf import project_model_label
+from coderepos.migrations._project import migration_of
 
-# Hand-written: hosts without the setting get the default, and all others their own model (swappable_dependency).
-PROJECT_MODEL = getattr(settings, "CODEREPOS_PROJECT_MODEL", "coderepos.Project")
+# Hand-written: nothing is swappable, so that the migrations of a host name its own project model and never this app.
+PROJECT_MODEL = project_model_label()
 
 
 class Migration(migrations.Migration):
@@ -20,22 +22,10 @@ class Migration(migrations.Migration):
 
     dependencies = [
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
-        migrations.swappable_dependency(PROJECT_MODEL),
+        migration_of(PROJECT_MODEL),
     ]
 
     operations = [
-        migrations.CreateModel(
-            name="Project",
-            fields=[
-                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ("name", models.CharField(max_length=200)),
-            ],
-            options={
-                "db_table": "projects",
-                "ordering": ("name", "id"),
-                "swappable": "CODEREPOS_PROJECT_MODEL",
-            },
-        ),
         migrations.CreateModel(
             name="Node",
             fields=[

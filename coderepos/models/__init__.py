@@ -5,7 +5,7 @@ from __future__ import annotations
 from coderepos.models.audit import AuditEntry, AuditEvent
 from coderepos.models.job import Job, JobKind, JobState, LeaseLost
 from coderepos.models.node import Node
-from coderepos.models.project import Project, ProjectMembership, Role, get_project_model
+from coderepos.models.project import ProjectMembership, Role, get_project_model
 from coderepos.models.repository import CloneStatus, CodeRepository
 from coderepos.models.token_status import TokenStatus
 
@@ -19,7 +19,6 @@ __all__ = [
     "JobState",
     "LeaseLost",
     "Node",
-    "Project",
     "ProjectMembership",
     "Role",
     "TokenStatus",

@@ -1,9 +1,8 @@
-"""The swappable project that repositories belong to, and who is a member of it."""
+"""The project that repositories belong to, and who is a member of it."""
 
 from __future__ import annotations
 
 import re
-import uuid
 from typing import Any, Final
 
 from django.apps import apps
@@ -14,21 +13,6 @@ from coderepos.conf import ConfigurationError, project_model_label
 
 PROJECT_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 """What a project's primary key may look like, since it becomes a folder name."""
-
-
-class Project(models.Model):
-    """The project of hosts that have none of their own; replaced by ``CODEREPOS_PROJECT_MODEL``."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    name = models.CharField(max_length=200)
-
-    class Meta:
-        db_table = "projects"
-        ordering = ("name", "id")
-        swappable = "CODEREPOS_PROJECT_MODEL"
-
-    def __str__(self) -> str:
-        return self.name
 
 
 def get_project_model() -> type[models.Model]:

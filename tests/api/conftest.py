@@ -15,7 +15,8 @@ from rest_framework.test import APIClient
 
 from coderepos import services
 from coderepos.crypto.secret import Secret
-from coderepos.models import CodeRepository, Job, Project, ProjectMembership, Role
+from coderepos.models import CodeRepository, Job, ProjectMembership, Role
+from coderepos.projects.models import Project
 from coderepos.services import Connection
 
 TOKEN = "ghp_NobodyMayEverReadThis0123456789abcd"

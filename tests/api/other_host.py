@@ -144,7 +144,7 @@ def main() -> None:
             for name, answer in answers.items()
         },
         "pages": {page: clicker.get(f"/admin/coderepos/{page}").status_code for page in pages},
-        "project_admin": any(model._meta.label == "coderepos.Project" for model in admin.site._registry),
+        "project_admin": any(model._meta.label == "coderepos_projects.Project" for model in admin.site._registry),
         "schema_imported": "coderepos.api.schema" in sys.modules,
         "repo_id": str(repository.pk),
     }

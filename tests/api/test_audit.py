@@ -17,7 +17,8 @@ from rest_framework.test import APIClient
 from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError
-from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, Project, ProjectMembership, Role
+from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, ProjectMembership, Role
+from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
 from tests.git.http_backend import GitServer, make_repository
 

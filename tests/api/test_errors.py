@@ -22,7 +22,8 @@ from coderepos import services
 from coderepos.api.errors import STATUS, describe
 from coderepos.api.views import RepositoryViewSet
 from coderepos.exceptions import LimitExceeded, Throttled, leaves
-from coderepos.models import CodeRepository, Project
+from coderepos.models import CodeRepository
+from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, TOKEN, connect
 
 Body = dict[str, Any]

@@ -16,7 +16,8 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
 
 from coderepos.api.listing import Pages
-from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, Project, ProjectMembership
+from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, ProjectMembership
+from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
 
 NOON = datetime(2024, 1, 15, 12, 0, 0, 987654, tzinfo=UTC)

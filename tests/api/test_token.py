@@ -19,7 +19,8 @@ from rest_framework.test import APIClient
 
 from coderepos.exceptions import RepositoryTooLarge
 from coderepos.git.probe import probe
-from coderepos.models import AuditEntry, CodeRepository, Job, Project, ProjectMembership, Role
+from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership, Role
+from coderepos.projects.models import Project
 from coderepos.services import tokens
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
 from tests.git.http_backend import GitServer, make_repository

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from coderepos.crypto.secret import Secret
-from coderepos.models import CodeRepository, Project
+from coderepos.models import CodeRepository
+from coderepos.projects.models import Project
 
 TOKEN = "ghp_TokenOfTheCryptoTests0123456789abcd"
 

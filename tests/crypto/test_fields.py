@@ -32,7 +32,8 @@ from coderepos.crypto.fields import EncryptedTokenField, SealedToken, StoredToke
 from coderepos.crypto.rows import SealedTokenModel
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import TokenUndecryptable
-from coderepos.models import CodeRepository, Job, Project
+from coderepos.models import CodeRepository, Job
+from coderepos.projects.models import Project
 from tests.crypto.conftest import TOKEN, MakeRow
 
 OTHER = "glpat-AnotherTokenOfTheCryptoTests01234"
@@ -557,7 +558,7 @@ def test_a_fixture_restores_the_row(row: CodeRepository, format_name: str) -> No
 def test_dumpdata_and_loaddata_restore_the_row(row: CodeRepository, tmp_path: Any) -> None:
     """The commands themselves, through a file."""
     fixture = tmp_path / "rows.json"
-    call_command("dumpdata", "coderepos.project", "coderepos.coderepository", output=str(fixture))
+    call_command("dumpdata", "coderepos_projects.project", "coderepos.coderepository", output=str(fixture))
     CodeRepository.objects.all().delete()
 
     call_command("loaddata", str(fixture), verbosity=0)

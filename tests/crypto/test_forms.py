@@ -12,7 +12,8 @@ from django.contrib.auth.models import User
 from django.test import RequestFactory
 
 from coderepos.crypto.fields import PendingToken, SealedToken
-from coderepos.models import CodeRepository, Project
+from coderepos.models import CodeRepository
+from coderepos.projects.models import Project
 from tests.crypto.conftest import TOKEN, MakeRow
 
 OTHER = "glpat-AnotherTokenOfTheFormTests012345"

@@ -22,7 +22,8 @@ from coderepos.crypto import envelope, rotation
 from coderepos.crypto.envelope import Envelope, LocalKeyWrapper
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import EncryptionUnavailable
-from coderepos.models import CodeRepository, Project
+from coderepos.models import CodeRepository
+from coderepos.projects.models import Project
 from tests.cluster import wait_until
 from tests.crypto.conftest import TOKEN, MakeRow
 

@@ -27,7 +27,7 @@ with connection.cursor() as cursor:
     columns = {column.name: column for column in connection.introspection.get_table_description(cursor, "code_repos")}
     tables = connection.introspection.table_names(cursor)
 assert columns["project_id"].type_code == "bigint", columns["project_id"]
-assert "projects" not in tables, "the app's own project model was made although it is swapped out"
+assert "projects" not in tables, "the table of coderepos.projects was made although it is not installed"
 
 project = Project.objects.create(title="Ours")
 member = User.objects.create_user("member")

@@ -18,7 +18,8 @@ from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 from rest_framework.authtoken.models import Token
 
-from coderepos.models import Project, ProjectMembership, Role
+from coderepos.models import ProjectMembership, Role
+from coderepos.projects.models import Project
 from tests.cluster import Cluster, wait_until
 from tests.git.http_backend import GitServer
 

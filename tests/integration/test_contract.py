@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coderepos.models import CodeRepository, Job, JobState, Project
+from coderepos.models import CodeRepository, Job, JobState
+from coderepos.projects.models import Project
 from tests.git.http_backend import GitServer, git, make_repository
 from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster
 

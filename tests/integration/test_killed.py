@@ -13,7 +13,8 @@ import pytest
 from django.db.models.functions import Now
 
 from coderepos import services
-from coderepos.models import Job, JobState, Project
+from coderepos.models import Job, JobState
+from coderepos.projects.models import Project
 from tests.cluster import Cluster, children_of, wait_until
 from tests.git.http_backend import GitServer, git, make_repository
 from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster

@@ -32,7 +32,8 @@ from pytest_django import Settings
 from coderepos.crypto.envelope import LocalKeyWrapper
 from coderepos.crypto.redaction import RedactingFilter
 from coderepos.crypto.secret import Secret
-from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, Project, ProjectMembership
+from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, ProjectMembership
+from coderepos.projects.models import Project
 from tests.cluster import Cluster, wait_until
 from tests.git.hostile_server import (
     ADVERTISEMENT,

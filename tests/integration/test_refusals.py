@@ -12,7 +12,8 @@ from django_q.models import OrmQ
 from model_bakery import baker
 from pytest_django import Settings
 
-from coderepos.models import CodeRepository, Job, Project, ProjectMembership
+from coderepos.models import CodeRepository, Job, ProjectMembership
+from coderepos.projects.models import Project
 from tests.git.http_backend import GitServer, git, make_repository
 from tests.integration.conftest import ACCESS_TOKEN, Api
 

@@ -13,7 +13,8 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from coderepos.crypto.secret import Secret
-from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Project
+from coderepos.models import AuditEntry, AuditEvent, CodeRepository
+from coderepos.projects.models import Project
 
 pytestmark = pytest.mark.django_db
 

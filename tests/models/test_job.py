@@ -12,7 +12,8 @@ from django.db.models.functions import Now
 from model_bakery import baker
 
 from coderepos.crypto.secret import Secret
-from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, LeaseLost, Project
+from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, LeaseLost
+from coderepos.projects.models import Project
 
 pytestmark = pytest.mark.django_db
 ERROR = {"error_code": "remote_timeout", "error_message": "The Git host did not answer in time."}

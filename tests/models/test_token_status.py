@@ -11,8 +11,9 @@ from django.db.models.functions import Now
 from pytest_django import Settings
 
 from coderepos.crypto.secret import Secret
-from coderepos.models import CodeRepository, Project, TokenStatus
+from coderepos.models import CodeRepository, TokenStatus
 from coderepos.models.token_status import database_time
+from coderepos.projects.models import Project
 
 MOMENT = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
 

@@ -16,7 +16,8 @@ from pytest_django import Settings
 
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import InvalidGitUrl, UrlNotAllowed
-from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Project
+from coderepos.models import AuditEntry, AuditEvent, CodeRepository
+from coderepos.projects.models import Project
 from coderepos.services import engine
 from tests.cluster import ROOT
 

@@ -15,7 +15,8 @@ from pytest_django import Settings
 from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.git.sandbox import Sandbox
-from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Project
+from coderepos.models import CloneStatus, CodeRepository, Job, JobState
+from coderepos.projects.models import Project
 from coderepos.services import cloning, engine, upkeep
 from tests.git.http_backend import GitServer, make_repository
 

@@ -16,7 +16,8 @@ from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 from coderepos import queue, services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import SandboxRefused
-from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node, Project
+from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
+from coderepos.projects.models import Project
 from coderepos.services import cloning, engine, upkeep
 
 pytestmark = pytest.mark.django_db

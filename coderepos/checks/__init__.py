@@ -1,9 +1,10 @@
 """System checks of the app's settings; ids are stable, hints say what to do.
 
 E001 unknown key          E002 wrong type or range    E003 rate             E004 host entry      E005 sandbox path
-E006 access policy        E007 project model          E008 table taken      E009 sandbox group   E010 CA bundle
-E020 to E029 keys         W030 to W034 Q_CLUSTER      W040 insecure hosts   W041 project-like model
-W042 isolation            W043 log redaction        E011 a token field without the field of its key (crypto.fields)
+E006 access policy        E007 project model          E009 sandbox group    E010 CA bundle
+E011 a token field without the field of its key (crypto.fields)             E012 key of the project model
+E013 tables that belong to another project model (check --database)         E020 to E029 keys
+W030 to W034 Q_CLUSTER    W040 insecure hosts         W042 isolation        W043 log redaction
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from django.apps import apps
 from django.conf import settings
 from django.core import checks
 from django.utils.module_loading import import_string
 
 from coderepos import queue
 from coderepos.access import parse_rate
-from coderepos.conf import DEFAULT_PROJECT_MODEL, KEYS, ConfigurationError, conf, project_model_label
+from coderepos.checks.messages import error, warning
+from coderepos.checks.project import check_project_model, check_project_tables
+from coderepos.conf import KEYS, ConfigurationError, conf
 from coderepos.crypto import keyring
 from coderepos.crypto.redaction import RedactingFilter
 from coderepos.git.isolation import available_level
@@ -49,6 +51,7 @@ def register() -> None:
     checks.register(check_settings, checks.Tags.security)
     checks.register(check_keys, checks.Tags.security)
     checks.register(check_project_model, checks.Tags.models)
+    checks.register(check_project_tables, checks.Tags.database)
     checks.register(check_queue)
     checks.register(check_deployment, checks.Tags.security, deploy=True)
 
@@ -57,9 +60,9 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
     """Check the keys and values of ``settings.CODEREPOS``."""
     given = getattr(settings, "CODEREPOS", {})
     if not isinstance(given, dict):
-        return [_error(2, "CODEREPOS is no dict.", "Write CODEREPOS = {...} in the settings.")]
+        return [error(2, "CODEREPOS is no dict.", "Write CODEREPOS = {...} in the settings.")]
     messages: list[checks.CheckMessage] = [
-        _error(1, f"CODEREPOS has the unknown key {key!r}.", f"Known keys: {', '.join(sorted(KEYS))}.")
+        error(1, f"CODEREPOS has the unknown key {key!r}.", f"Known keys: {', '.join(sorted(KEYS))}.")
         for key in sorted(set(map(str, given)) - KEYS)
     ]
     messages += _wrong_types()
@@ -70,22 +73,22 @@ def _wrong_types() -> Iterator[checks.CheckMessage]:
     for name, (least, most) in NUMBERS.items():
         value = getattr(conf, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            yield _error(2, f"CODEREPOS[{name!r}] must be a number from {least} to {most}.", f"It is {value!r}.")
+            yield error(2, f"CODEREPOS[{name!r}] must be a number from {least} to {most}.", f"It is {value!r}.")
     for name in LISTS:
         value = getattr(conf, name)
         if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
-            yield _error(2, f"CODEREPOS[{name!r}] must be a list of texts.", "Write ['one', 'two'], also for one item.")
+            yield error(2, f"CODEREPOS[{name!r}] must be a list of texts.", "Write ['one', 'two'], also for one item.")
     for name in TEXTS:
         if not isinstance(getattr(conf, name), str):
-            yield _error(2, f"CODEREPOS[{name!r}] must be a text.", "Write it in quotes.")
+            yield error(2, f"CODEREPOS[{name!r}] must be a text.", "Write it in quotes.")
 
 
 def _wrong_rates() -> Iterator[checks.CheckMessage]:
     for name in ("CONNECT_RATE_PER_USER", "CONNECT_RATE_PER_PROJECT"):
         try:
             parse_rate(getattr(conf, name))
-        except ConfigurationError as error:
-            yield _error(3, f"CODEREPOS[{name!r}]: {error}", "Write a rate like 60/hour.")
+        except ConfigurationError as problem:
+            yield error(3, f"CODEREPOS[{name!r}]: {problem}", "Write a rate like 60/hour.")
 
 
 def _wrong_hosts() -> Iterator[checks.CheckMessage]:
@@ -96,63 +99,35 @@ def _wrong_hosts() -> Iterator[checks.CheckMessage]:
             bad_star = "*" in host and not (wildcard_ok and host.startswith("*.") and "*" not in host[1:])
             bad_port = (port and not port.isdecimal()) or (name == "INSECURE_HTTP_HOSTS" and not port)
             if not host or "/" in entry or "@" in entry or any(c.isspace() for c in entry) or bad_star or bad_port:
-                yield _error(4, f"CODEREPOS[{name!r}] has the entry {entry!r}.", "Write host or host:port.")
+                yield error(4, f"CODEREPOS[{name!r}] has the entry {entry!r}.", "Write host or host:port.")
 
 
 def _wrong_paths() -> Iterator[checks.CheckMessage]:
     if not os.path.isabs(conf.SANDBOX_BASE_PATH):
-        yield _error(5, "CODEREPOS['SANDBOX_BASE_PATH'] must be an absolute path.", "Write it from the root, /.")
+        yield error(5, "CODEREPOS['SANDBOX_BASE_PATH'] must be an absolute path.", "Write it from the root, /.")
     if conf.SANDBOX_GROUP:
         try:
             grp.getgrnam(conf.SANDBOX_GROUP)
         except KeyError:
-            yield _error(9, f"There is no group {conf.SANDBOX_GROUP!r}.", "Create it, or leave SANDBOX_GROUP out.")
+            yield error(9, f"There is no group {conf.SANDBOX_GROUP!r}.", "Create it, or leave SANDBOX_GROUP out.")
     if conf.GIT_CA_BUNDLE and not os.access(conf.GIT_CA_BUNDLE, os.R_OK):
-        yield _error(10, "CODEREPOS['GIT_CA_BUNDLE'] cannot be read.", "Give the path of a PEM file.")
+        yield error(10, "CODEREPOS['GIT_CA_BUNDLE'] cannot be read.", "Give the path of a PEM file.")
 
 
 def _wrong_policy() -> Iterator[checks.CheckMessage]:
     try:
         policy = import_string(conf.ACCESS_POLICY)
-    except ImportError as error:
-        yield _error(6, f"CODEREPOS['ACCESS_POLICY'] cannot be imported: {error}", "Give the dotted path of a class.")
+    except ImportError as problem:
+        yield error(6, f"CODEREPOS['ACCESS_POLICY'] cannot be imported: {problem}", "Give the dotted path of a class.")
         return
     missing = [name for name in POLICY_METHODS if not callable(getattr(policy, name, None))]
     if missing:
-        yield _error(6, f"{conf.ACCESS_POLICY} lacks {' and '.join(missing)}.", "See coderepos.access.AccessPolicy.")
+        yield error(6, f"{conf.ACCESS_POLICY} lacks {' and '.join(missing)}.", "See coderepos.access.AccessPolicy.")
 
 
 def check_keys(**_: Any) -> list[checks.CheckMessage]:
     """Check the encryption keys; no message holds a byte of one."""
-    return [_error(20 + number, message, hint) for number, message, hint in keyring.problems()]
-
-
-def check_project_model(**_: Any) -> list[checks.CheckMessage]:
-    """Check that the project model exists, and that the host did not forget to name its own."""
-    label = project_model_label()
-    try:
-        model = apps.get_model(label)
-    except (LookupError, ValueError):
-        return [_error(7, f"CODEREPOS_PROJECT_MODEL names {label!r}, which is no installed model.", "Write app.Model.")]
-    if label != DEFAULT_PROJECT_MODEL:
-        return []
-    messages: list[checks.CheckMessage] = []
-    for other in apps.get_models():
-        if other is model:
-            continue
-        if other._meta.db_table == model._meta.db_table:
-            messages.append(
-                _error(
-                    8,
-                    f"The table {model._meta.db_table!r} already belongs to {other._meta.label}.",
-                    f"Set CODEREPOS_PROJECT_MODEL = {other._meta.label!r} before the first migration.",
-                )
-            )
-        elif other.__name__ == "Project":
-            hint = f"Set CODEREPOS_PROJECT_MODEL = {other._meta.label!r}, or name {DEFAULT_PROJECT_MODEL!r} to keep it."
-            if not hasattr(settings, "CODEREPOS_PROJECT_MODEL"):
-                messages.append(_warning(41, f"Repositories do not belong to {other._meta.label}.", hint))
-    return messages
+    return [error(20 + number, message, hint) for number, message, hint in keyring.problems()]
 
 
 def check_queue(**_: Any) -> list[checks.CheckMessage]:
@@ -162,23 +137,23 @@ def check_queue(**_: Any) -> list[checks.CheckMessage]:
     messages: list[checks.CheckMessage] = []
     if not timeout or timeout < conf.GIT_CLONE_TIMEOUT + 60:
         hint = f"Set it to at least {conf.GIT_CLONE_TIMEOUT + 60:g}: the queue is only the outer net."
-        messages.append(_warning(30, "Q_CLUSTER['timeout'] ends a clone before its own time limit does.", hint))
+        messages.append(warning(30, "Q_CLUSTER['timeout'] ends a clone before its own time limit does.", hint))
     rounds = 1 + -(-2 // max(1, cluster["workers"]))
     if timeout and retry <= timeout * rounds:
         hint = f"Set it above {timeout * rounds:g}."
-        messages.append(_warning(31, "Q_CLUSTER['retry'] hands a task to a second worker while it runs.", hint))
+        messages.append(warning(31, "Q_CLUSTER['retry'] hands a task to a second worker while it runs.", hint))
     if not cluster["ack_failures"]:
         messages.append(
-            _warning(32, "Q_CLUSTER['ack_failures'] is off: failures repeat without end.", "Set it to True.")
+            warning(32, "Q_CLUSTER['ack_failures'] is off: failures repeat without end.", "Set it to True.")
         )
     if cluster["bulk"] != 1 or cluster["queue_limit"] > cluster["workers"]:
         messages.append(
-            _warning(
+            warning(
                 33, "Q_CLUSTER fetches tasks ahead, which starts their retry clock.", "Set bulk and queue_limit to 1."
             )
         )
     if cluster["sync"]:
-        messages.append(_warning(34, "Q_CLUSTER['sync'] clones inside the web request.", "Set it to False."))
+        messages.append(warning(34, "Q_CLUSTER['sync'] clones inside the web request.", "Set it to False."))
     return messages
 
 
@@ -186,14 +161,14 @@ def check_deployment(**_: Any) -> list[checks.CheckMessage]:
     """Check what is fine for a demo and a test but not in production."""
     messages: list[checks.CheckMessage] = []
     if conf.INSECURE_HTTP_HOSTS:
-        messages.append(_warning(40, "INSECURE_HTTP_HOSTS sends tokens unencrypted.", "Use https, with GIT_CA_BUNDLE."))
+        messages.append(warning(40, "INSECURE_HTTP_HOSTS sends tokens unencrypted.", "Use https, with GIT_CA_BUNDLE."))
     if available_level() < conf.SANDBOX_MIN_LEVEL:
         hint = f"This kernel offers level {available_level()}; lower SANDBOX_MIN_LEVEL or use a newer kernel."
-        messages.append(_warning(42, "No clone can run: SANDBOX_MIN_LEVEL is above what this machine offers.", hint))
+        messages.append(warning(42, "No clone can run: SANDBOX_MIN_LEVEL is above what this machine offers.", hint))
     handlers = [handler for logger in _loggers() for handler in logger.handlers]
     if not any(isinstance(one, RedactingFilter) for handler in handlers for one in handler.filters):
         hint = "Add coderepos.crypto.redaction.RedactingFilter to the handlers in LOGGING."
-        messages.append(_warning(43, "No log handler masks access tokens.", hint))
+        messages.append(warning(43, "No log handler masks access tokens.", hint))
     return messages
 
 
@@ -202,11 +177,3 @@ def _loggers() -> Iterator[logging.Logger]:
     while logger is not None:
         yield logger
         logger = logger.parent if logger.propagate else None
-
-
-def _error(number: int, message: str, hint: str) -> checks.Error:
-    return checks.Error(message, hint=hint, id=f"coderepos.E{number:03}")
-
-
-def _warning(number: int, message: str, hint: str) -> checks.Warning:
-    return checks.Warning(message, hint=hint, id=f"coderepos.W{number:03}")

@@ -1,0 +1,110 @@
+"""Checks of the project model: it exists, its key can name a folder, and the tables in the database belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, cast
+
+from django.apps import apps
+from django.conf import settings
+from django.core import checks
+from django.db import connections, models, router
+
+from coderepos.checks.messages import error
+from coderepos.conf import DEFAULT_PROJECT_MODEL, project_model_label
+from coderepos.models import CodeRepository, ProjectMembership
+
+KEY_TYPES: Final = (models.IntegerField, models.UUIDField, models.CharField, models.TextField)
+"""Kinds of primary keys whose text can name a folder."""
+
+
+def check_project_model(**_: Any) -> list[checks.CheckMessage]:
+    """Check that the project model is one, and that its key can name a folder."""
+    model = _project_model()
+    if model is None:
+        return [_no_model(getattr(settings, "CODEREPOS_PROJECT_MODEL", None))]
+    key = _key_of(model)
+    if not isinstance(key, KEY_TYPES):
+        return [
+            error(
+                12,
+                f"The primary key of {model._meta.label}, a {type(key).__name__}, cannot name a folder.",
+                "Name a model whose key is an integer, a UUID or a text of at most 64 letters, digits, - and _.",
+            )
+        ]
+    return []
+
+
+def _no_model(named: object) -> checks.CheckMessage:
+    if named is not None:
+        message, hint = (
+            f"CODEREPOS_PROJECT_MODEL is {named!r}, which is not an installed model.",
+            "Write the label of a model, app_label.ModelName",
+        )
+    else:
+        message, hint = (
+            "CODEREPOS_PROJECT_MODEL does not say what repositories belong to.",
+            'Set it to the label of your project model, or add "coderepos.projects" to INSTALLED_APPS, which has one',
+        )
+    similar = sorted(model._meta.label for model in apps.get_models() if model.__name__ == "Project")
+    return error(7, message, f"{hint}; there is {' and '.join(similar)}." if similar else f"{hint}.")
+
+
+def check_project_tables(*, databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """Check that the tables, where they exist, belong to the project model: it may have been named after their making.
+
+    :param databases: aliases that Django was asked to check; it checks none of its own accord but in ``migrate``.
+    """
+    model = _project_model()
+    if model is None:
+        return []
+    return [message for alias in databases or () for message in _strangers(alias, model)]
+
+
+def _strangers(alias: str, model: type[models.Model]) -> Iterator[checks.CheckMessage]:
+    """Yield an error for the first of our tables that belongs to another table than that of the project model."""
+    wanted = (model._meta.pk.column, model._meta.db_table)
+    for ours in (CodeRepository, ProjectMembership):
+        if not router.allow_migrate_model(alias, ours):
+            continue
+        table = ours._meta.db_table
+        with connections[alias].cursor() as cursor:
+            relations = connections[alias].introspection.get_relations(cursor, table)
+        found = relations.get("project_id", wanted)[:2]
+        if found != wanted:
+            yield _belongs_elsewhere(table, found[1], model)
+            return
+
+
+def _belongs_elsewhere(table: str, referenced_table: str, model: type[models.Model]) -> checks.CheckMessage:
+    before = next((other._meta.label for other in apps.get_models() if other._meta.db_table == referenced_table), None)
+    wanted = model._meta.label
+    if before is None:
+        way_out = f"forget every repository with `migrate coderepos zero --skip-checks`, and run `migrate` for {wanted}"
+    else:
+        way_out = (
+            f"set it back to {before}; or, to forget every repository, set it back, run `migrate coderepos zero`, set "
+            f"it to {wanted} and run `migrate`"
+        )
+    return error(
+        13,
+        f"{table} belongs to {referenced_table}, and CODEREPOS_PROJECT_MODEL is {wanted}: nothing can be connected.",
+        f"It was named after the tables were made: {way_out}.",
+    )
+
+
+def _project_model() -> type[models.Model] | None:
+    """Return the model that the setting names, or ours where it is absent; ``None`` where there is no such model."""
+    label = getattr(settings, "CODEREPOS_PROJECT_MODEL", DEFAULT_PROJECT_MODEL)
+    try:
+        return apps.get_model(label) if label == project_model_label() else None
+    except LookupError:
+        return None
+
+
+def _key_of(model: type[models.Model]) -> models.Field[Any, Any]:
+    """Return the field that holds the key: of a child in multi-table inheritance, that of its parent."""
+    key: Any = model._meta.pk
+    while key.remote_field is not None:
+        key = key.target_field
+    return cast("models.Field[Any, Any]", key)
