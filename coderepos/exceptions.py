@@ -191,7 +191,7 @@ class CloneTimeout(GitError):
 
 
 class UnsafeRepository(GitError):
-    """The repository holds data that Git itself would refuse, so nothing of it was kept."""
+    """The repository holds a name or an object that is not safe to check out; ``git fsck --full`` names it."""
 
     code = "unsafe_repository"
 

@@ -139,6 +139,8 @@ def make(
             git_bytes = pack.size_bytes + index_size(pack)
             git_bytes += _add_refs(git, outcome, commit_id.hex(), pack, by_id, families)
             trees = read_trees(tree_id, pack, by_id, families, limits, other_bytes=git_bytes)
+            if trees.lacks_empty_tree:
+                git_bytes += git.add_empty_tree()
             checkout = Checkout(incoming, TREE_NAME, trees, pack, group_readable=request.group_readable)
             checkout.write(families)
             clock.done("checkout")

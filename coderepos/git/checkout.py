@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from itertools import zip_longest
 from resource import RLIMIT_NOFILE, getrlimit
 
 from coderepos.exceptions import InternalError
 from coderepos.git.delta import LARGE_BYTES
 from coderepos.git.forked import Forked, cores
 from coderepos.git.links import Links
-from coderepos.git.names import printable
 from coderepos.git.pack import write_all
+from coderepos.git.text import display_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from coderepos.git.families import Families
     from coderepos.git.pack import Pack
-    from coderepos.git.trees import Entry, Trees
+    from coderepos.git.tree_entries import Entry
+    from coderepos.git.trees import Trees
 
 REPORTED_PATHS: Final = 100
 
@@ -47,17 +49,24 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Substitutions:
-    """What was not written as it is in the tree."""
+    """What was not written as it is in the repository."""
 
     def __init__(self) -> None:
         self.counts: Final[dict[str, int]] = {}
-        self.paths: Final[list[str]] = []
+        self._paths: Final[dict[str, list[str]]] = {}
 
-    def add(self, reason: str, path: bytes) -> None:
-        """Count one, and keep its path while there are few."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        if len(self.paths) < REPORTED_PATHS:
-            self.paths.append(f"{reason}: {printable(path)}")
+    def add(self, reason: str, path: bytes, count: int = 1) -> None:
+        """Count ``count`` of them, and keep the path while there are few for this reason."""
+        self.counts[reason] = self.counts.get(reason, 0) + count
+        paths = self._paths.setdefault(reason, [])
+        if len(paths) < REPORTED_PATHS:
+            paths.append(f"{reason}: {display_text(path)}")
+
+    @property
+    def paths(self) -> list[str]:
+        """The first of each reason, then the second of each: many of one kind do not hide the others."""
+        rounds = zip_longest(*self._paths.values())
+        return [path for paths in rounds for path in paths if path is not None][:REPORTED_PATHS]
 
 
 class _Place:
@@ -160,8 +169,8 @@ class Checkout:
         todo = [(self._folders.make(-1, b""), self._trees.root)]
         while todo:
             folder, tree = todo.pop()
-            for name in self._trees.left_out.get(tree, ()):
-                self.substitutions.add("name", self._folders.path(folder, name))
+            for reason, name, count in self._trees.differences.get(tree, ()):
+                self.substitutions.add(reason, self._folders.path(folder, name), count)
             for entry in self._trees.entries[tree]:
                 if entry.is_directory:
                     todo.append((self._folders.make(folder, entry.name), entry.position))

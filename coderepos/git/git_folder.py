@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from zlib import compress
 
 from coderepos.git.pack import write_all
+from coderepos.git.trees import EMPTY_TREE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class GitFolder:
         self._incoming: Final = incoming
         self._file_mode: Final = 0o440 if group_readable else 0o400
         self._folder_mode: Final = 0o550 if group_readable else 0o500
+        self._folders: Final = list(_FOLDERS)
         for folder in _FOLDERS:
             os.mkdir(folder, 0o700, dir_fd=incoming)
 
@@ -90,9 +93,16 @@ class GitFolder:
             written += self._write(f"{NAME}/shallow", "".join(f"{one}\n" for one in sorted(shallow)).encode())
         return written
 
+    def add_empty_tree(self) -> int:
+        """Write the empty tree, which Git reads without having it and ``git fsck`` misses; return how many bytes."""
+        folder, name = f"{NAME}/objects/{EMPTY_TREE[:1].hex()}", EMPTY_TREE[1:].hex()
+        os.mkdir(folder, 0o700, dir_fd=self._incoming)
+        self._folders.append(folder)
+        return self._write(f"{folder}/{name}", compress(b"tree 0\0"))
+
     def finish(self) -> None:
         """Make the folders read-only."""
-        for folder in reversed(_FOLDERS):
+        for folder in reversed(self._folders):
             os.chmod(folder, self._folder_mode, dir_fd=self._incoming)
 
     def _write(self, path: str, content: bytes) -> int:

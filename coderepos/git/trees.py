@@ -1,93 +1,94 @@
-"""Reads the trees of a commit and sizes up the working tree that they make, before any of it is written."""
+"""Reads the trees of a commit and sizes up the working tree that they make, before any of it is written.
+
+What is in a tree is not always what is written. Each difference is noted by its reason:
+
+- ``name``: a name that is too long or holds control bytes; with all that is below it
+- ``duplicate``: the same name again
+- ``mode``: a mode that Git never wrote: other bits count for nothing, and an unknown type is that of a submodule
+- ``empty_tree``: a directory that holds no file at any depth, for which Git makes none
+- ``bare_repository``: a directory that Git takes for a repository of its own. At the top, where whoever runs Git in the
+  working tree would meet it, its ``HEAD`` is left out; further down everything is written
+"""
 
 from __future__ import annotations
 
-import stat
-
 from coderepos.exceptions import PathTooLong, RepositoryTooLarge, TooManyEntries, TreeTooDeep, UnsafeRepository
-from coderepos.git.names import check_name, is_writable
-from coderepos.git.pack import BLOB, ID_BYTES, TREE
+from coderepos.git.names import HEAD, check_name, check_name_above_link, is_git_directory, is_writable
+from coderepos.git.pack import BLOB, TREE
+from coderepos.git.tree_entries import DIRECTORY, GITLINK, Entry, parse_tree, without_duplicates
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Final
 
     from coderepos.git.families import Families
     from coderepos.git.limits import Limits
     from coderepos.git.pack import Pack
 
-GITLINK: Final = 0o160000
-
 BLOCK_BYTES: Final = 4_096
 """What file systems round up to, so what many small files take on disk."""
 
-_MODE_DIGITS: Final = 7
+EMPTY_TREE: Final = bytes.fromhex("4b825dc642cb6eb9a060e54bf8d69288fbee4904")
+"""Id of the tree without entries, which Git knows without having it."""
 
 
-class Entry:
-    """One line of a tree.
-
-    :param position: where in the pack its object is; -1 for a gitlink.
-    """
-
-    __slots__ = ("is_directory", "mode", "name", "position")
-
-    def __init__(self, mode: int, name: bytes, position: int) -> None:
-        self.mode: Final = mode
-        self.name: Final = name
-        self.position: Final = position
-        self.is_directory: Final = stat.S_ISDIR(mode)
-
-    @property
-    def is_symlink(self) -> bool:
-        """Is it a symbolic link?"""
-        return stat.S_ISLNK(self.mode)
-
-    @property
-    def is_gitlink(self) -> bool:
-        """Is it a commit of another repository?"""
-        return self.mode == GITLINK
-
-    @property
-    def is_executable(self) -> bool:
-        """May its owner run it?"""
-        return bool(self.mode & stat.S_IXUSR)
-
-
-class Figures:
+class TreeTotals:
     """What a tree takes once it is written.
 
+    :param entries: with those that are not written.
     :param path_bytes: length of its longest path, with a slash before each name.
+    :param is_empty: whether it holds no file at any depth.
+    :param has_links: whether there is a symbolic link at any depth.
+    :param is_repository: whether Git would take it for a repository.
     """
 
-    __slots__ = ("depth", "disk_bytes", "entries", "path_bytes")
+    __slots__ = ("depth", "disk_bytes", "entries", "has_links", "is_empty", "is_repository", "path_bytes")
 
-    def __init__(self, entries: int, disk_bytes: int, depth: int, path_bytes: int) -> None:
+    def __init__(
+        self,
+        entries: int,
+        disk_bytes: int,
+        depth: int,
+        path_bytes: int,
+        *,
+        is_empty: bool,
+        has_links: bool,
+        is_repository: bool,
+    ) -> None:
         self.entries: Final = entries
         self.disk_bytes: Final = disk_bytes
         self.depth: Final = depth
         self.path_bytes: Final = path_bytes
+        self.is_empty: Final = is_empty
+        self.has_links: Final = has_links
+        self.is_repository: Final = is_repository
 
 
 class Trees:
     """The trees below one root, each held once however often it is used.
 
-    :param root: position of the root tree in the pack.
+    :param root: number of the root tree.
     """
 
     def __init__(self, root: int) -> None:
         self.root: Final = root
         self.entries: Final[dict[int, list[Entry]]] = {}
-        """By position of the tree; without those whose names are left out."""
-        self.left_out: Final[dict[int, list[bytes]]] = {}
-        """Names that are not written, by position of the tree."""
-        self.figures: Final[dict[int, Figures]] = {}
+        """What is to be written, by number of the tree."""
+        self.differences: Final[dict[int, list[tuple[str, bytes, int]]]] = {}
+        """What is not written as it is, by number of the tree: reason, name, and how many entries that are."""
+        self.totals: Final[dict[int, TreeTotals]] = {}
+        self.lacks_empty_tree = False
+        """Whether the empty tree is used and not in the pack."""
 
     @property
-    def total(self) -> Figures:
+    def total(self) -> TreeTotals:
         """What the whole working tree takes."""
-        return self.figures[self.root]
+        return self.totals[self.root]
+
+    def differs(self, tree: int, reason: str, name: bytes, count: int = 1) -> None:
+        """Note what is not written as it is."""
+        self.differences.setdefault(tree, []).append((reason, name, count))
 
 
 def read_trees(
@@ -97,139 +98,208 @@ def read_trees(
 
     :param by_id: positions of all objects.
     :param other_bytes: what else counts against ``limits.disk_bytes``: the Git data.
-    :raises UnsafeRepository: a tree or a name that Git refuses.
+    :raises UnsafeRepository: a tree or a name that is refused.
     :raises LimitExceeded: the leaf that names the bound that the working tree would pass.
     """
-    root = _known(root_id, TREE, pack, by_id)
-    trees = Trees(root)
-    count = level = 0
-    unread = {root}
-    while unread:
-        if level > limits.depth:
-            raise TreeTooDeep(figure=level, limit=limits.depth)
-        found: set[int] = set()
-        for position, data in families.objects(unread):
-            entries, left_out = [], []
-            for mode, name, object_id in parse_tree(data, most=limits.entries):
-                check_name(name)
-                if not is_writable(name):
-                    left_out.append(name)
-                    continue
-                entry = Entry(mode, name, -1 if mode == GITLINK else _known(object_id, _type(mode), pack, by_id))
-                entries.append(entry)
-                if entry.is_directory:
-                    found.add(entry.position)
-            trees.entries[position] = entries
-            if left_out:
-                trees.left_out[position] = left_out
-            count += len(entries) + len(left_out)
-            if count > limits.entries:
-                raise TooManyEntries(figure=count, limit=limits.entries)
-        unread = found - trees.entries.keys()
-        level += 1
-    _size_up(trees, pack, limits, other_bytes)
+    trees = TreeReader(pack, by_id, families, limits).read(root_id)
+    compute_totals(trees, pack, limits, other_bytes)
     return trees
 
 
-def parse_tree(data: bytes, *, most: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield mode, name and object id of each entry of a tree object.
+class TreeReader:
+    """Reads trees level by level.
 
-    :param most: entries after which reading stops with an error.
-    :raises UnsafeRepository: the tree is malformed or holds a name twice.
-    :raises TooManyEntries: it has more than ``most`` entries.
+    A tree has a number: its position in the pack, or a higher one for a tree that is not there: the empty tree, and
+    those that several of one name make together.
     """
-    names: set[bytes] = set()
-    modes: dict[bytes, int] = {}
-    at, end = 0, len(data)
-    while at < end:
-        space = data.find(b" ", at, at + _MODE_DIGITS + 1)
-        nul = data.find(b"\0", space + 1)
-        if space < 0 or nul < 0 or nul + ID_BYTES >= end:
-            raise UnsafeRepository(reason="malformed tree")
-        name = data[space + 1 : nul]
-        if name in names:
-            raise UnsafeRepository(reason="name twice in a tree")
-        names.add(name)
-        if len(names) > most:
-            raise TooManyEntries(figure=len(names), limit=most)
-        digits = data[at:space]
-        mode = modes.get(digits)
-        if mode is None:
-            mode = modes[digits] = _mode(digits)
-        yield mode, name, data[nul + 1 : nul + 1 + ID_BYTES]
-        at = nul + 1 + ID_BYTES
+
+    def __init__(self, pack: Pack, by_id: Mapping[bytes, int], families: Families, limits: Limits) -> None:
+        self._pack: Final = pack
+        self._by_id: Final = by_id
+        self._families: Final = families
+        self._limits: Final = limits
+        self._parsed: Final[dict[int, list[Entry]]] = {}
+        self._merged: Final[dict[tuple[int, ...], int]] = {}
+        self._parts: Final[dict[int, tuple[int, ...]]] = {}
+        self._count = 0
+        self._lacks_empty_tree = False
+
+    def read(self, root_id: bytes) -> Trees:
+        """Return the trees below ``root_id``.
+
+        :raises UnsafeRepository: a tree or a name that is refused.
+        :raises LimitExceeded: there are too many entries, or trees too deep in each other.
+        """
+        trees = Trees(self._number(root_id, DIRECTORY))
+        unread, level = {trees.root}, 0
+        while unread:
+            if level > self._limits.depth:
+                raise TreeTooDeep(figure=level, limit=self._limits.depth)
+            self._parse({part for tree in unread for part in self._parts_of(tree)} - self._parsed.keys())
+            found: set[int] = set()
+            for tree in unread:
+                entries = trees.entries[tree] = self._entries(tree, trees)
+                found.update([entry.position for entry in entries if entry.is_directory])
+            unread = found - trees.entries.keys()
+            level += 1
+        trees.lacks_empty_tree = self._lacks_empty_tree
+        return trees
+
+    def _parse(self, positions: set[int]) -> None:
+        for position, data in self._families.objects(positions):
+            entries = self._parsed[position] = []
+            for mode, is_odd, name, object_id in parse_tree(data, most=self._limits.entries):
+                check_name(name, mode)
+                entries.append(Entry(mode, name, self._number(object_id, mode), is_odd=is_odd))
+            self._charge(len(entries))
+
+    def _entries(self, tree: int, trees: Trees) -> list[Entry]:
+        parts = self._parts_of(tree)
+        entries = self._parsed[tree] if parts == (tree,) else [entry for part in parts for entry in self._parsed[part]]
+        if len(parts) > 1:
+            self._charge(len(entries))
+        if len({entry.name for entry in entries}) == len(entries):
+            return entries
+        entries, more = without_duplicates(entries, self._merge)
+        for name, count in more:
+            trees.differs(tree, "duplicate", name, count)
+        return entries
+
+    def _number(self, object_id: bytes, mode: int) -> int:
+        """Return the number of an entry's object.
+
+        :raises UnsafeRepository: it is not in the pack, or of another type than the mode says.
+        """
+        if mode == GITLINK:
+            return -1
+        position = self._by_id.get(object_id)
+        if position is None:
+            if mode == DIRECTORY and object_id == EMPTY_TREE:
+                self._lacks_empty_tree = True
+                return self._merge(())
+            raise UnsafeRepository(reason="object of a tree entry missing")
+        if self._pack.kinds[position] != (TREE if mode == DIRECTORY else BLOB):
+            raise UnsafeRepository(reason="type of a tree entry")
+        return position
+
+    def _merge(self, trees: Iterable[int]) -> int:
+        """Return the number of the tree that has the entries of these, one tree after the other.
+
+        Of a tree that is there again only the last time counts: adding it once more makes what came before void.
+        """
+        parts = [part for tree in trees for part in self._parts_of(tree)]
+        last: tuple[int, ...] = tuple(reversed(dict.fromkeys(reversed(parts))))
+        if len(last) == 1:
+            return last[0]
+        number: int = self._merged.setdefault(last, len(self._pack) + len(self._merged))
+        self._parts[number] = last
+        return number
+
+    def _parts_of(self, tree: int) -> tuple[int, ...]:
+        return self._parts.get(tree) or ((tree,) if tree < len(self._pack) else ())
+
+    def _charge(self, entries: int) -> None:
+        self._count += entries
+        if self._count > self._limits.entries:
+            raise TooManyEntries(figure=self._count, limit=self._limits.entries)
 
 
-def _mode(digits: bytes) -> int:
-    if not digits or digits.strip(b"01234567"):
-        raise UnsafeRepository(reason="malformed tree")
-    mode = int(digits, 8)
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode) or mode == GITLINK):
-        raise UnsafeRepository(reason="mode of a tree entry")
-    return mode
+def compute_totals(trees: Trees, pack: Pack, limits: Limits, other_bytes: int) -> None:
+    """Settle what is written and fill in the totals, each tree's once; no recursion, and no trust in the ids.
 
-
-def _type(mode: int) -> int:
-    return TREE if stat.S_ISDIR(mode) else BLOB
-
-
-def _known(object_id: bytes, kind: int, pack: Pack, by_id: Mapping[bytes, int]) -> int:
-    position = by_id.get(object_id)
-    if position is None:
-        raise UnsafeRepository(reason="object of a tree entry missing")
-    if pack.kinds[position] != kind:
-        raise UnsafeRepository(reason="type of a tree entry")
-    return position
-
-
-def _size_up(trees: Trees, pack: Pack, limits: Limits, other_bytes: int) -> None:
-    """Fill in the figures, each tree's once; no recursion and no trust in the ids to rule out cycles."""
+    :raises UnsafeRepository: a tree is inside itself, or a link in a directory where Git refuses it.
+    :raises LimitExceeded: the leaf that names the bound that the working tree would pass.
+    """
     open_trees: set[int] = set()
     todo = [trees.root]
     while todo:
-        position = todo[-1]
-        if position in trees.figures:
+        tree = todo[-1]
+        if tree in trees.totals:
             todo.pop()
             continue
-        inner = {entry.position for entry in trees.entries[position] if entry.is_directory}
-        # Not by the difference of both, which walks through all figures for each tree.
-        unknown = {tree for tree in inner if tree not in trees.figures}
+        inner = {entry.position for entry in trees.entries[tree] if entry.is_directory}
+        # Not by the difference of both, which walks through all totals for each tree.
+        unknown = {one for one in inner if one not in trees.totals}
         if unknown & open_trees:
             raise UnsafeRepository(reason="tree inside itself")
         if unknown:
-            open_trees.add(position)
+            open_trees.add(tree)
             todo += unknown
             continue
         todo.pop()
-        open_trees.discard(position)
-        figures = _figures(position, trees, pack)
-        if figures.depth > limits.depth:
-            raise TreeTooDeep(figure=figures.depth, limit=limits.depth)
-        if figures.entries > limits.entries:
-            raise TooManyEntries(figure=figures.entries, limit=limits.entries)
-        if figures.path_bytes - 1 > limits.path_bytes:
-            raise PathTooLong(figure=figures.path_bytes - 1, limit=limits.path_bytes)
-        if figures.disk_bytes + other_bytes > limits.disk_bytes:
-            raise RepositoryTooLarge(figure=figures.disk_bytes + other_bytes, limit=limits.disk_bytes)
-        trees.figures[position] = figures
+        open_trees.discard(tree)
+        totals = _totals(tree, trees, pack)
+        if totals.depth > limits.depth:
+            raise TreeTooDeep(figure=totals.depth, limit=limits.depth)
+        if totals.entries > limits.entries:
+            raise TooManyEntries(figure=totals.entries, limit=limits.entries)
+        if totals.path_bytes - 1 > limits.path_bytes:
+            raise PathTooLong(figure=totals.path_bytes - 1, limit=limits.path_bytes)
+        if totals.disk_bytes + other_bytes > limits.disk_bytes:
+            raise RepositoryTooLarge(figure=totals.disk_bytes + other_bytes, limit=limits.disk_bytes)
+        trees.totals[tree] = totals
 
 
-def _figures(position: int, trees: Trees, pack: Pack) -> Figures:
-    count, disk_bytes, depth, path_bytes = 0, BLOCK_BYTES, 0, 0
-    for entry in trees.entries[position]:
+def _totals(tree: int, trees: Trees, pack: Pack) -> TreeTotals:
+    count, is_empty = _settle(tree, trees)
+    entries = trees.entries[tree]
+    has_head = any(entry.name == HEAD and not (entry.is_directory or entry.is_gitlink) for entry in entries)
+    is_repository = has_head and is_git_directory({entry.name for entry in entries})
+    if is_repository and tree == trees.root:
+        trees.entries[tree] = entries = [entry for entry in entries if entry.name != HEAD]
+        trees.differs(tree, "bare_repository", HEAD)
+        count += 1
+    disk_bytes, depth, path_bytes, has_links = BLOCK_BYTES, 0, 0, False
+    for entry in entries:
         count += 1
         longest = len(entry.name) + 1
         if entry.is_directory:
-            inner = trees.figures[entry.position]
+            inner = trees.totals[entry.position]
             count += inner.entries
             disk_bytes += inner.disk_bytes
             depth = max(depth, inner.depth + 1)
             longest += inner.path_bytes
+            has_links |= inner.has_links
         elif entry.is_gitlink:
             disk_bytes += BLOCK_BYTES
             depth = max(depth, 1)
         else:
             disk_bytes += -(-pack.sizes[entry.position] // BLOCK_BYTES) * BLOCK_BYTES
+            has_links |= entry.is_symlink
         path_bytes = max(path_bytes, longest)
-    count += len(trees.left_out.get(position, ()))
-    return Figures(count, disk_bytes, depth, path_bytes)
+    return TreeTotals(
+        count, disk_bytes, depth, path_bytes, is_empty=is_empty, has_links=has_links, is_repository=is_repository
+    )
+
+
+def _settle(tree: int, trees: Trees) -> tuple[int, bool]:
+    """Leave out what is not written, and note it; return how many entries that are, and whether there is no file."""
+    kept: list[Entry] = []
+    skipped, is_empty = 0, True
+    for entry in trees.entries[tree]:
+        if entry.is_directory:
+            inner = trees.totals[entry.position]
+            below = inner.entries
+            if inner.is_empty:
+                trees.differs(tree, "empty_tree", entry.name, 1 + below)
+                skipped += 1 + below
+                if entry.instead_of is None:
+                    continue
+                entry, below = entry.instead_of, 0
+            else:
+                if inner.has_links:
+                    check_name_above_link(entry.name)
+                if inner.is_repository:
+                    trees.differs(tree, "bare_repository", entry.name)
+        else:
+            below = 0
+        is_empty = False
+        if entry.is_odd:
+            trees.differs(tree, "mode", entry.name)
+        if is_writable(entry.name):
+            kept.append(entry)
+        else:
+            trees.differs(tree, "name", entry.name, 1 + below)
+            skipped += 1 + below
+    trees.entries[tree] = kept
+    return skipped, is_empty

@@ -202,11 +202,33 @@ def deep(levels: int) -> tuple[bytes, str]:
     return repository(CONTENT, *trees)
 
 
-def same_folders(kind: int) -> tuple[bytes, str]:
-    """Return a tree that has the same entry twice, of one kind or of two."""
-    modes = ((FILE, FILE), (FILE, FOLDER), (LINK, FOLDER))[kind]
-    lines = [Line(mode, b"x", INNER.id if mode == FOLDER else CONTENT.id) for mode in modes]
-    return repository(CONTENT, INNER, packs.tree(*lines, is_sorted=False))
+def written_through(*modes: bytes) -> Case:
+    """Return a case of a tree that has the same name more than once, the first one a link out of it."""
+    target = blob(b"../git")
+    files = {FILE: CONTENT, FOLDER: INNER, LINK: target}
+    root = packs.tree(*(Line(mode, b"x", files[mode].id) for mode in modes), is_sorted=False)
+    return Case(
+        name=f"the same name as {', '.join({FILE: 'file', FOLDER: 'folder', LINK: 'link'}[mode] for mode in modes)}",
+        answer=lambda _internal: serving(*repository(CONTENT, INNER, target, root)),
+        substitutions={"duplicate": len(modes) - 1},
+        holds={"x" if modes[-1] == FILE else "x/inner": CONTENT.content},
+    )
+
+
+def buried_repository() -> Case:
+    """Return a case of a tree that looks like a repository whose configuration runs a command."""
+    config = blob(b"[core]\n\trepositoryformatversion = 0\n\tworktree = refs\n\tfsmonitor = touch /tmp/x\n")
+    head = blob(b"ref: refs/heads/main\n")
+    lines = [Line(FILE, b"HEAD", head.id), Line(FILE, b"config", config.id)]
+    lines += [Line(FOLDER, name, INNER.id) for name in (b"objects", b"refs")]
+    inner = packs.tree(*lines)
+    root = packs.tree(*lines, Line(FOLDER, b"deeper", inner.id))
+    return Case(
+        name="working tree that looks like a repository",
+        answer=lambda _internal: serving(*repository(CONTENT, INNER, config, head, inner, root)),
+        substitutions={"bare_repository": 2},
+        holds={"config": config.content, "deeper/HEAD": head.content},
+    )
 
 
 LINKS: Final = {
@@ -432,9 +454,11 @@ TREES: Final = (
     tree_case("10^10 files in 10 trees", git_bomb, "too_many_entries"),
     tree_case("200,000 entries", many_entries, "too_many_entries"),
     tree_case("1,500 folders deep", lambda: deep(1_500), "tree_too_deep"),
-    tree_case("the same file twice", lambda: same_folders(0), UNSAFE),
-    tree_case("file and folder of one name", lambda: same_folders(1), UNSAFE),
-    tree_case("link and folder of one name", lambda: same_folders(2), UNSAFE),
+    written_through(FILE, FILE),
+    written_through(LINK, FILE),
+    written_through(LINK, FOLDER),
+    written_through(FOLDER, LINK, FOLDER),
+    buried_repository(),
     # Every name as every kind: test_checkout.
     *(
         tree_case(f'"{name.decode("ascii", "backslashreplace")}" as a {kind}', named(mode, name), UNSAFE)
