@@ -120,7 +120,7 @@ def without_duplicates(
 
 
 def _mode(digits: bytes) -> tuple[int, bool]:
-    """Return the mode that Git takes these digits for (``canon_mode()`` in cache.h), and whether it never wrote them."""
+    """Return the mode that Git takes these digits for, ``canon_mode()`` in cache.h, and if it never wrote it."""
     if not digits or digits.strip(b"01234567"):
         raise UnsafeRepository(reason="malformed tree")
     mode = int(digits[-_MODE_DIGITS:], 8)

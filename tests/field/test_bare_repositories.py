@@ -173,8 +173,8 @@ def test_a_file_of_this_name_alone_is_written(tmp_path: Path, marker: Path) -> N
 def test_git_takes_nothing_else_for_a_repository(tmp_path: Path) -> None:
     """Of every set of names that Git accepts, ours is one: the rule leaves out no less than needed."""
     names = (b"HEAD", b"refs", b"objects", b"commondir", b"config", b"packed-refs")
-    for name in ("objects", "refs"):
-        (tmp_path / "common" / name).mkdir(parents=True)
+    for part in ("objects", "refs"):
+        (tmp_path / "common" / part).mkdir(parents=True)
     for number in range(2 ** len(names)):
         chosen = {name for bit, name in enumerate(names) if number >> bit & 1}
         place = tmp_path / f"{number}"
