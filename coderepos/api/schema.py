@@ -32,7 +32,14 @@ from coderepos.api.serializers import (
     StatusSerializer,
     TokenSerializer,
 )
-from coderepos.exceptions import LimitExceeded, RepositoryTooLarge, default_message, leaves
+from coderepos.exceptions import (
+    LimitExceeded,
+    RemoteMoved,
+    RemoteThrottled,
+    RepositoryTooLarge,
+    default_message,
+    leaves,
+)
 from coderepos.git.limits import MB
 
 TAGS: Final = ["Code repositories"]
@@ -50,10 +57,15 @@ CONNECT: Final = (
     "url_not_allowed",
     "remote_auth_failed",
     "remote_not_found",
+    "remote_moved",
     "ref_not_found",
     "repository_empty",
     "throttled",
     "remote_unreachable",
+    "remote_certificate",
+    "remote_throttled",
+    "remote_unavailable",
+    "proxy_unavailable",
     "remote_protocol_error",
     "remote_error",
     "remote_timeout",
@@ -103,6 +115,12 @@ def _example(code: str) -> OpenApiExample:
             fields = {"repo_id": "660e8400-e29b-41d4-a716-446655440001"}
         case "throttled":
             fields = {"retry_after_seconds": 60}
+        case "remote_throttled":
+            throttled = RemoteThrottled(retry_after_seconds=120)
+            message, fields = throttled.message, throttled.fields
+        case "remote_moved":
+            moved = RemoteMoved(moved_to="https://github.com/user/new-name.git")
+            message, fields = moved.message, moved.fields
     return OpenApiExample(
         code,
         {"detail": {"error": code, "message": message, **fields}},

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from coderepos.git.messages import NetworkPolicy
     from coderepos.git.url import GitUrl
 
+CONNECT_SECONDS: Final = 10.0
+"""Longest wait for one address to take the connection."""
+
 CONNECT_SHARE_SECONDS: Final = 3.0
 """Longest wait for one address where further ones are left to try."""
 
@@ -27,8 +30,8 @@ CONNECT_SHARE_SECONDS: Final = 3.0
 class Meter:
     """Counts what arrives on a connection, in time and bytes.
 
-    :param seconds: time for everything from now on.
-    :param receive_seconds: longest wait for the next bytes.
+    :param seconds: time for everything from now on. A host that makes a pack may be silent for all of it.
+    :param receive_seconds: longest wait for the next bytes once the pack has begun.
     :param allowed_bytes: bytes that may arrive until :meth:`allow` says otherwise.
     :param error: makes the error for more of them, out of their number.
     """
@@ -36,8 +39,10 @@ class Meter:
     def __init__(
         self, *, seconds: float, receive_seconds: float, allowed_bytes: int, error: Callable[[int], GitError]
     ) -> None:
-        self.receive_seconds: Final = receive_seconds
         self.received_bytes = 0
+        self.has_begun = False
+        """Did the pack begin?"""
+        self._receive_seconds: Final = receive_seconds
         self._deadline: Final = time.monotonic() + seconds
         self._allowed_bytes = allowed_bytes
         self._error = error
@@ -55,7 +60,7 @@ class Meter:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise RemoteTimeout
-        return min(left, self.receive_seconds)
+        return min(left, self._receive_seconds) if self.has_begun else left
 
     def received(self, size: int) -> None:
         """Count bytes that arrived, or what a thing that arrived weighs besides its bytes.
@@ -95,6 +100,7 @@ class PinnedConnection:
         """Connect.
 
         :raises RemoteUnreachable: there is no address, none that may be connected to, or none that answers as it must.
+        :raises RemoteCertificate: the certificate cannot be verified.
         :raises RemoteTimeout: it takes too long.
         """
         try:
@@ -145,6 +151,7 @@ class PinnedConnection:
 
     def _encrypted(self) -> socket.socket:
         from coderepos.git.background import in_background
+        from coderepos.git.tls import encrypted
 
         # The certificates of all authorities take 40 ms to read, while the host is looked up and connected to.
         trust = in_background(self._trust)
@@ -152,8 +159,7 @@ class PinnedConnection:
         try:
             self._tls_context = trust(None)
             connected.settimeout(self.meter.wait_seconds())
-            # As bytes: see addresses.look_up.
-            return self._tls_context.wrap_socket(connected, server_hostname=self._host.encode("ascii"))
+            return encrypted(connected, self._tls_context, self._host)
         except BaseException:
             connected.close()
             raise
@@ -174,7 +180,7 @@ class PinnedConnection:
                 return self._connected_to(family, address, min(self.meter.wait_seconds(), CONNECT_SHARE_SECONDS))
             except OSError:
                 continue
-        return self._connected_to(*last, self.meter.wait_seconds())
+        return self._connected_to(*last, min(self.meter.wait_seconds(), CONNECT_SECONDS))
 
     def _connected_to(self, family: socket.AddressFamily, address: tuple[Any, ...], seconds: float) -> socket.socket:
         candidate = socket.socket(family, socket.SOCK_STREAM)

@@ -11,9 +11,19 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from coderepos.exceptions import CodeReposError, GitError, InternalError, LimitExceeded, RemoteError, leaves
+from coderepos.exceptions import (
+    CodeReposError,
+    GitError,
+    InternalError,
+    LimitExceeded,
+    RemoteError,
+    RemoteMoved,
+    leaves,
+)
+from coderepos.git.messages import NetworkPolicy
 from coderepos.git.remote_text import REMOTE_TEXT_CHARACTERS
 from coderepos.git.reports import Progress
+from coderepos.git.url import beside, parse_git_url
 
 logger = logging.getLogger(__name__)
 
@@ -61,19 +71,23 @@ def progress(event: Mapping[str, Any], before: Progress) -> Progress:
     )
 
 
-def error(event: Mapping[str, Any], *, child: str) -> CodeReposError:
+def error(
+    event: Mapping[str, Any], *, child: str, url: str = "", policy: NetworkPolicy | None = None
+) -> CodeReposError:
     """Return the exception that an ``error`` event stands for, and log where in the child it came from.
 
     :param child: its name, for the log.
+    :param url: URL of the repository, under ``policy``; the place to which it has moved is of the same origin.
     :raises ValueError: an unknown code, or fields that are not short plain values.
     """
     code, fields = event.get("code"), event.get("fields", {})
     kind = _ERRORS.get(code) if isinstance(code, str) else None
     if kind is None or not isinstance(fields, dict):
         raise ValueError("error")
-    texts = _remote_texts(kind, fields)
+    texts = _remote_texts(kind, fields) | _moved_to(kind, fields, url, policy)
     fields = {**_plain_fields({name: value for name, value in fields.items() if name not in texts}), **texts}
-    why = f"{code} ({fields['errno']})" if "errno" in fields else code
+    detail = fields.get("errno") or fields.get("reason")
+    why = f"{code} ({detail})" if detail else code
     logger.warning("The %s child ends with %s at %s", child, why, " < ".join(_trace(event)) or "an unknown place")
     if issubclass(kind, LimitExceeded):
         figures = {name: fields.pop(name, None) for name in ("figure", "limit")}
@@ -93,6 +107,24 @@ def _remote_texts(kind: type[CodeReposError], fields: Mapping[str, object]) -> d
     if not isinstance(text, str) or not text.isprintable() or len(text) > REMOTE_TEXT_CHARACTERS:
         raise ValueError("remote text")
     return {"remote_text": text}
+
+
+def _moved_to(
+    kind: type[CodeReposError], fields: Mapping[str, object], url: str, policy: NetworkPolicy | None
+) -> dict[str, Any]:
+    """Return the URL of the place to which a repository has moved on its host, out of its path.
+
+    :raises ValueError: the path is none that a Git URL may have.
+    """
+    if kind is not RemoteMoved or "moved_to" not in fields:
+        return {}
+    path = fields["moved_to"]
+    if not isinstance(path, str) or policy is None:
+        raise ValueError("fields")
+    try:
+        return {"moved_to": beside(parse_git_url(url, policy), path).base}
+    except GitError:
+        raise ValueError("fields") from None
 
 
 def _plain_fields(fields: Mapping[object, object]) -> dict[str, Any]:

@@ -62,6 +62,11 @@ class Head:
         self.is_last: Final = self.is_old or "close" in (option.strip() for option in options)
         """Will the server close the connection after this answer?"""
 
+    @property
+    def media_type(self) -> str:
+        """Type of the body in lower case and without parameters, such as ``text/html``; empty where it is not told."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
 
 class HttpReader:
     """Reads the answers of one connection, one after the other.

@@ -55,8 +55,8 @@ class Limits(Record):
     clone_seconds: float = 300
     """Wall clock of one attempt."""
 
-    receive_seconds: float = 10
-    """Longest wait for the next bytes of the remote."""
+    receive_seconds: float = 60
+    """Longest wait for the next bytes of a pack that has begun; before that, the wall clock alone is the bound."""
 
     address_space_bytes: int = 2_048 * MB
     """``RLIMIT_AS`` of a child process."""

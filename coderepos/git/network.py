@@ -9,13 +9,7 @@ from __future__ import annotations
 
 import re
 
-from coderepos.exceptions import (
-    GitError,
-    RemoteAuthFailed,
-    RemoteNotFound,
-    RemoteProtocolError,
-    RemoteUnreachable,
-)
+from coderepos.exceptions import GitError, RemoteProtocolError, RemoteUnreachable
 from coderepos.git.addresses import look_up
 from coderepos.git.connection import PinnedConnection
 from coderepos.git.http_reader import HttpReader
@@ -23,7 +17,7 @@ from coderepos.git.http_reader import HttpReader
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Final, NoReturn
+    from typing import Final
 
     from coderepos.git.addresses import Resolver
     from coderepos.git.connection import Meter
@@ -33,9 +27,6 @@ if TYPE_CHECKING:
 
 USER_AGENT: Final = "git/coderepos"
 """Starts with ``git/``, since some hosts answer smart HTTP to nothing else."""
-
-REDIRECT: Final = "redirect"
-"""Reason of the error for a redirect."""
 
 NOT_SERVED: Final = "request outside of the repository"
 """Reason of the error for a request that was not named in advance."""
@@ -47,7 +38,7 @@ _HEADER: Final = re.compile(r"[A-Za-z-]+: [\t -~\x80-\xff]*\Z")
 
 
 class Answer:
-    """An answer with status 200.
+    """A successful answer.
 
     :param headers: by their lower-case names.
     :param reader: stands at the beginning of the body.
@@ -88,6 +79,7 @@ class GuardedConnection:
         self._authority: Final = url.authority
         self._origin: Final = f"{url.scheme}://{url.authority}"
         self._requests: Final = requests
+        self._policy: Final = policy
         self._connection: Final = PinnedConnection(url, policy, meter, resolver)
         self._reader: Final = HttpReader(self._connection.receive_into, meter.received)
 
@@ -101,7 +93,10 @@ class GuardedConnection:
         message = self._message(method, url, headers, body)
         try:
             head = self._exchange(message)
-            self._check(head, self._requests[method, url])
+            if not _is_wanted(head, self._requests[method, url]):
+                from coderepos.git.refusals import refusal  # what goes well needs none of it
+
+                raise refusal(head, url, self._policy, authorization=headers.get("Authorization", ""))
             self._reader.expect_body(head)
         except GitError:
             self.close()
@@ -142,14 +137,6 @@ class GuardedConnection:
         self._connection.send(message)
         return self._reader.head()
 
-    def _check(self, head: Head, media_type: str) -> None:
-        if head.status != 200:
-            raise_for_status(head.status)
-        if head.headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
-            raise RemoteProtocolError(reason="content type")
-        if head.headers.get("content-encoding", "identity").lower() != "identity":
-            raise RemoteProtocolError(reason="content encoding")
-
     def _can_be_kept(self) -> bool:
         """Read a little more; is the answer over, so that the next one can follow on the same connection?"""
         if not self._connection.is_open:
@@ -163,17 +150,10 @@ class GuardedConnection:
         return left_bytes > 0 and self._reader.may_go_on
 
 
-def raise_for_status(status: int) -> NoReturn:
-    """Raise the error that fits an HTTP status other than 200.
-
-    Some hosts, GitHub among them, answer 401 for repositories that do not exist.
-    """
-    if 300 <= status < 400:
-        raise RemoteProtocolError(reason=REDIRECT)
-    if status in (401, 403):
-        raise RemoteAuthFailed
-    if status in (404, 410):
-        raise RemoteNotFound
-    if status in (408, 425, 429) or status >= 500:
-        raise RemoteUnreachable
-    raise RemoteProtocolError(reason="http status")
+def _is_wanted(head: Head, media_type: str) -> bool:
+    """Return whether this is a success of the right media type; a proxy that changes answers makes 203 of 200."""
+    return (
+        head.status in (200, 203)
+        and head.media_type == media_type
+        and head.headers.get("content-encoding", "identity").lower() == "identity"
+    )

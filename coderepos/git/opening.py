@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from coderepos.exceptions import RemoteProtocolError
-from coderepos.git.network import REDIRECT, GuardedConnection
+from coderepos.exceptions import RemoteAuthFailed, RemoteMoved, RemoteNotFound, RemoteProtocolError
+from coderepos.git.network import GuardedConnection
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Final
 
+    from coderepos.exceptions import GitError
     from coderepos.git.connection import Meter
     from coderepos.git.messages import NetworkPolicy
     from coderepos.git.network import Answer
@@ -53,11 +54,20 @@ def open_repository(url: GitUrl, connection: GuardedConnection, headers: Mapping
     base, *others = _bases(url)
     try:
         return Opening(base, connection.request("GET", _advertisement_url(base), asked))
-    except RemoteProtocolError as error:
-        if not others or error.fields != {"reason": REDIRECT}:
+    except (RemoteAuthFailed, RemoteMoved, RemoteProtocolError) as error:
+        if not others or not _is_redirect(error):
             raise
+        first = error
     [base] = others
-    return Opening(base, connection.request("GET", _advertisement_url(base), asked))
+    try:
+        return Opening(base, connection.request("GET", _advertisement_url(base), asked))
+    except RemoteNotFound:
+        # There is nothing under that spelling, so that the redirect of the other one is what is known.
+        raise first from None
+
+
+def _is_redirect(error: GitError) -> bool:
+    return isinstance(error, RemoteMoved) or str(error.fields.get("reason", "")).startswith("redirect")
 
 
 def _bases(url: GitUrl) -> list[str]:

@@ -52,6 +52,7 @@ class PackWriter:
         limit_bytes = self._limits.wire_bytes
         if parts and not self.pack_bytes:
             self._bytes_before = self._meter.received_bytes
+            self._meter.has_begun = True
         size = sum(map(len, parts))
         self.pack_bytes += size
         self._lines += lines

@@ -99,7 +99,7 @@ def clone(
                 )
             )
         )
-        return _Conversation(fetch, build, request.limits, on_progress).report()
+        return _Conversation(fetch, build, request, on_progress).report()
 
 
 def fetch_request(
@@ -145,12 +145,14 @@ def _start(programs: Programs, running: ExitStack) -> tuple[Child, Child]:
 class _Conversation:
     """What both children have said so far, and what follows from it."""
 
-    def __init__(self, fetch: Child, build: Child, limits: Limits, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, fetch: Child, build: Child, request: CloneRequest, on_progress: Callable[[Progress], None]
+    ) -> None:
         self._fetch: Final = fetch
         self._build: Final = build
-        self._limits: Final = limits
+        self._request: Final = request
         self._watchdog: Final = Watchdog(
-            (fetch, build), seconds=limits.clone_seconds, overrun=CloneTimeout, on_progress=on_progress
+            (fetch, build), seconds=request.limits.clone_seconds, overrun=CloneTimeout, on_progress=on_progress
         )
         self._isolation: dict[str, Any] = {}
         self._outcome: FetchOutcome | None = None
@@ -191,13 +193,15 @@ class _Conversation:
         if kind == "started" and child.name not in self._isolation:
             self._isolation[child.name] = events.isolation(event)
         elif kind == "error" and child not in self._errors:
-            self._errors[child] = events.error(event, child=child.name)
+            self._errors[child] = events.error(
+                event, child=child.name, url=self._request.url, policy=self._request.policy
+            )
         elif child.name not in self._isolation:
             raise ValueError("order")
         elif kind == "progress":
             self._watchdog.progress = events.progress(event, self._watchdog.progress)
         elif kind == "outcome" and child is self._fetch and self._outcome is None:
-            self._outcome = FetchOutcome.from_json(event, limits=self._limits)
+            self._outcome = FetchOutcome.from_json(event, limits=self._request.limits)
             self._token_expires_at = token_expiry(event)
             self._build.send(dump_line({"event": "outcome", **self._outcome.to_json()}), last=True)
         elif kind == "report" and child is self._build and self._outcome is not None:

@@ -45,12 +45,12 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
             child = running.enter_context(Child("fetch", programs.fetch, nowhere, root=programs.root))
         child.send(request_line(message), last=True)
         try:
-            return _report(_outcome(child, seconds), request)
+            return _report(_outcome(child, seconds, request), request)
         except ValueError as error:
             raise child.misbehaved(f"says what is no valid event: {error}") from None
 
 
-def _outcome(child: Child, seconds: float) -> Mapping[str, Any]:
+def _outcome(child: Child, seconds: float, request: CloneRequest) -> Mapping[str, Any]:
     """Return the child's last event, unchecked.
 
     :raises CodeReposError: it is an error, or does not come in time.
@@ -62,7 +62,7 @@ def _outcome(child: Child, seconds: float) -> Mapping[str, Any]:
             if event.get("event") == "outcome":
                 return event
             if event.get("event") == "error":
-                raise events.error(event, child=child.name)
+                raise events.error(event, child=child.name, url=request.url, policy=request.policy)
         if child.finished:
             raise lost(child)
 

@@ -101,6 +101,22 @@ def parse_git_url(text: str, policy: NetworkPolicy) -> GitUrl:
     return url
 
 
+def beside(url: GitUrl, path: str) -> GitUrl:
+    """Return the URL of another path on the same origin.
+
+    :raises InvalidGitUrl: it is not one that a Git URL may have.
+    """
+    other = url.replace(path=_path(path))
+    if not path.startswith("/") or len(other.base) > MAX_URL_BYTES:
+        raise InvalidGitUrl
+    return other.replace(text=other.base)
+
+
+def same_origin(one: GitUrl, other: GitUrl) -> bool:
+    """Return whether scheme, host and port are the same."""
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+
+
 def may_be_private(url: GitUrl, policy: NetworkPolicy) -> bool:
     """Is this host listed as one that may resolve to private or loopback addresses?"""
     return any(_matches(entry, url.host, url.port) for entry in policy.private_hosts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from coderepos.conf import conf
 from coderepos.exceptions import GitError
 from coderepos.git.messages import NetworkPolicy
-from coderepos.git.url import GitUrl, parse_git_url
+from coderepos.git.url import GitUrl, parse_git_url, same_origin
 
 
 def network_policy() -> NetworkPolicy:
@@ -24,4 +24,4 @@ def has_origin(text: str, url: GitUrl) -> bool:
         other = parse_git_url(text, network_policy())
     except GitError:
         return False
-    return (other.scheme, other.host, other.port) == (url.scheme, url.host, url.port)
+    return same_origin(other, url)

@@ -239,9 +239,12 @@ class Job(models.Model):
         if not won or not self.repository.complete(repository_values):
             raise LeaseLost
 
-    def postpone(self, *, error_code: str, error_message: str) -> bool:
-        """RUNNING → QUEUED for the next attempt, 60, 120, 240 … s from now; the repository PENDING if not COMPLETED."""
-        delay_seconds = FIRST_RETRY_SECONDS * 2 ** (self.attempt - 1)
+    def postpone(self, *, error_code: str, error_message: str, at_least_seconds: int = 0) -> bool:
+        """RUNNING → QUEUED for the next attempt, 60, 120, 240 … s from now; the repository PENDING if not COMPLETED.
+
+        :param at_least_seconds: how long the Git host asked to wait.
+        """
+        delay_seconds = max(at_least_seconds, FIRST_RETRY_SECONDS * 2 ** (self.attempt - 1))
         with row_transaction(_alias()):
             won = self._owned().update(
                 state=JobState.QUEUED,

@@ -13,7 +13,7 @@ from django.db import transaction
 
 from coderepos import queue, signals
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import CloneTimeout, CodeReposError, CryptoError, InternalError, RemoteAuthFailed
+from coderepos.exceptions import AskedToWait, CloneTimeout, CodeReposError, CryptoError, InternalError, RemoteAuthFailed
 from coderepos.git.pipeline import clone
 from coderepos.git.reports import CloneReport, Progress
 from coderepos.git.sandbox import Sandbox
@@ -175,7 +175,8 @@ def _settle(job: Job, error: CodeReposError) -> str:
         job.repository.note_token(accepted=False)
         _record(job, AuditEvent.REFUSED, {"attempt": job.attempt, **failure(error)})
     if error.retryable and job.attempts_left:
-        if job.postpone(**values):
+        at_least_seconds = error.retry_after_seconds if isinstance(error, AskedToWait) else 0
+        if job.postpone(**values, at_least_seconds=at_least_seconds):
             job.refresh_from_db(fields=["next_attempt_at"])
             if job.next_attempt_at is not None:
                 queue.ring_later(job, job.next_attempt_at)

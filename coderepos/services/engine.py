@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from coderepos.conf import conf
 from coderepos.crypto.redaction import safe_remote_text
@@ -21,11 +22,19 @@ from coderepos.models import CodeRepository
 from coderepos.models.address import network_policy
 from coderepos.models.project import project_key
 
+SHORTEST_STALL_SECONDS: Final = 60
+STALL_SHARE: Final = 0.2
+
 
 def limits() -> Limits:
-    """Return the bounds of one probe or clone."""
+    """Return the bounds of one probe or clone; a stalled pack is given up after a fifth of the time, or a minute."""
     size_bytes = conf.max_repo_size_bytes
-    return Limits(wire_bytes=size_bytes, disk_bytes=size_bytes, clone_seconds=conf.GIT_CLONE_TIMEOUT)
+    return Limits(
+        wire_bytes=size_bytes,
+        disk_bytes=size_bytes,
+        clone_seconds=conf.GIT_CLONE_TIMEOUT,
+        receive_seconds=max(SHORTEST_STALL_SECONDS, STALL_SHARE * conf.GIT_CLONE_TIMEOUT),
+    )
 
 
 def clone_request(repository: CodeRepository, token: Secret) -> CloneRequest:

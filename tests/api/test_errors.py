@@ -57,13 +57,20 @@ def test_statuses_are_the_documented_ones() -> None:
             "url_not_allowed",
             "remote_auth_failed",
             "remote_not_found",
+            "remote_moved",
             "ref_not_found",
             "repository_empty",
             *(code for code in leaves(LimitExceeded) if code != "repository_too_large"),
         ],
         429: ["throttled"],
-        502: ["remote_unreachable", "remote_protocol_error", "remote_error"],
-        503: ["encryption_unavailable", "sandbox_refused", "isolation_unavailable"],
+        502: ["remote_unreachable", "remote_certificate", "proxy_unavailable", "remote_protocol_error", "remote_error"],
+        503: [
+            "remote_throttled",
+            "remote_unavailable",
+            "encryption_unavailable",
+            "sandbox_refused",
+            "isolation_unavailable",
+        ],
         504: ["remote_timeout"],
     }
 

@@ -14,8 +14,8 @@ from coderepos.exceptions import (
     InternalError,
     RefNotFound,
     RemoteAuthFailed,
+    RemoteCertificate,
     RemoteNotFound,
-    RemoteUnreachable,
     RepositoryEmpty,
     RepositoryTooLarge,
     TooManyRefs,
@@ -239,7 +239,7 @@ def test_tls_with_a_private_authority(root: Path) -> None:
         unverified = fetch_request(
             server, server.url("repo"), policy=type(request.policy)(private_hosts=request.policy.private_hosts)
         )
-        with pytest.raises(RemoteUnreachable):
+        with pytest.raises(RemoteCertificate, match="GIT_CA_BUNDLE"):
             run_fetch(unverified)
 
 

@@ -23,10 +23,13 @@ from coderepos.exceptions import (
     PreambleTooLarge,
     RefNotFound,
     RemoteAuthFailed,
+    RemoteCertificate,
     RemoteError,
     RemoteNotFound,
     RemoteProtocolError,
+    RemoteThrottled,
     RemoteTimeout,
+    RemoteUnavailable,
     RemoteUnreachable,
     RepositoryEmpty,
     RepositoryTooLarge,
@@ -115,7 +118,9 @@ STATUS = {
     **dict.fromkeys((401, 403), RemoteAuthFailed),
     **dict.fromkeys((404, 410), RemoteNotFound),
     **dict.fromkeys((301, 302, 303, 304, 307, 308, 201, 204, 206, 400, 405, 407, 418), RemoteProtocolError),
-    **dict.fromkeys((408, 429, 500, 502, 503, 504, 599), RemoteUnreachable),
+    **dict.fromkeys((408, 425, 500, 502, 504, 599), RemoteUnreachable),
+    429: RemoteThrottled,
+    503: RemoteUnavailable,
 }
 
 
@@ -137,9 +142,13 @@ def redirect(status: int, location: str) -> Answer:
 def test_redirects_are_not_followed(stage: str, status: int) -> None:
     """A redirect is refused at every stage; neither its target nor the credentials' way there is touched (H9-H11)."""
     with HostileServer(v2_server()) as target:
-        for location in (f"http://{target.host}/owner/repository.git/info/refs", "file:///etc/passwd", "/elsewhere"):
+        for location, reason in {
+            f"http://{target.host}/owner/repository.git/info/refs": "redirect to another host",
+            "file:///etc/passwd": "redirect",
+            "/elsewhere": "redirect",
+        }.items():
             error = refusal(at(stage, redirect(status, location)), username="u", password="p")
-            assert error.fields == {"reason": "redirect"}
+            assert error.fields == {"reason": reason}
 
     assert target.connections == 0
 
@@ -192,7 +201,7 @@ def test_other_content_types_are_refused(stage: str, content_type: str) -> None:
             run_fetch(fetch_request(server, server.url))
         asked = [request.path.removeprefix("/owner/repository.git") for request in server.requests]
 
-    assert caught.value.fields == {"reason": "content type"}
+    assert caught.value.fields == {"reason": "web page" if content_type == "text/html" else "content type"}
     assert set(asked) <= {"/info/refs?service=git-upload-pack", "/git-upload-pack"}
 
 
@@ -476,7 +485,7 @@ def test_certificate_for_another_name(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
 
-    with HostileServer(v2_server(), tls_context=context) as server, pytest.raises(RemoteUnreachable):
+    with HostileServer(v2_server(), tls_context=context) as server, pytest.raises(RemoteCertificate, match="name"):
         run_fetch(fetch_request(server, server.url, policy=server.policy(ca_bundle=str(certificate))))
 
     assert server.requests == []

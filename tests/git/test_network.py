@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coderepos.exceptions import RemoteProtocolError, RemoteTimeout, RemoteUnreachable
+from coderepos.exceptions import RemoteCertificate, RemoteProtocolError, RemoteTimeout, RemoteUnreachable
 from coderepos.git.connection import Meter
 from coderepos.git.messages import NetworkPolicy
 from coderepos.git.network import GuardedConnection
@@ -269,7 +269,7 @@ def test_host_header(scheme: str, host: str, port: int, header: str) -> None:
 
 @pytest.mark.parametrize("content", ["", "no certificate"])
 def test_unreadable_trust_store(server: HostileServer, tmp_path: Any, content: str) -> None:
-    """A CA bundle that is missing or none looks to users like any host that cannot be reached."""
+    """A CA bundle that is missing or none is for the operator to mend, and said to be."""
     bundle = tmp_path / "ca.pem"
     if content:
         bundle.write_text(content)
@@ -277,6 +277,6 @@ def test_unreadable_trust_store(server: HostileServer, tmp_path: Any, content: s
     url = parse_git_url(f"https://{server.host}/r", policy)
     connection = GuardedConnection(url, policy, meter(), requests={("GET", url.base): "text/plain"})
 
-    with pytest.raises(RemoteUnreachable):
+    with pytest.raises(RemoteCertificate, match="GIT_CA_BUNDLE"):
         connection.request("GET", url.base, {})
     connection.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -16,7 +17,7 @@ from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.projects.models import Project
 
 pytestmark = pytest.mark.django_db
-ERROR = {"error_code": "remote_timeout", "error_message": "The Git host did not answer in time."}
+ERROR: dict[str, Any] = {"error_code": "remote_timeout", "error_message": "The Git host did not answer in time."}
 
 
 @pytest.fixture
