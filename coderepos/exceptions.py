@@ -111,7 +111,7 @@ class EncryptionUnavailable(CryptoError):
 
 
 class TokenUndecryptable(CryptoError):
-    """The stored access token cannot be opened; connect the repository again with a new token."""
+    """The stored access token cannot be opened: it, its key or the host of its URL was changed; replace the token."""
 
     code = "token_undecryptable"
 

@@ -1,6 +1,7 @@
 """The forms that a secret takes in text: what masks it has to know them all.
 
-Shared by the redactor of logs and by the child process that talks to the Git host. Imports nothing of the app.
+Shared by the redactor of logs and by the child process that talks to the Git host. Imports nothing of the app but what hides
+its variables.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import re
 from urllib.parse import quote, quote_plus
 
+from coderepos.hidden import HiddenBytes, HiddenText
+
 SHORTEST_FORM = 6
 """Fewer characters are found in any text."""
 
@@ -20,15 +23,15 @@ def secret_forms(secret: str) -> list[str]:
 
     In base64 only the characters that the secret alone decides are searched for, at each of the three alignments.
     """
-    raw = secret.encode(errors="surrogatepass")
-    percent = quote(raw, safe=""), quote(raw), quote_plus(raw)
-    forms = {secret, *percent, *map(_lower_percent, percent), html.escape(secret), raw.hex(), raw.hex().upper()}
-    forms |= {json.dumps(secret)[1:-1], repr(secret)[1:-1], repr(raw)[2:-1]}
+    secret, raw = HiddenText(secret), HiddenBytes(secret.encode(errors="surrogatepass"))
+    percent = [HiddenText(form) for form in (quote(raw, safe=""), quote(raw), quote_plus(raw))]
+    forms: list[str] = [secret, *percent, *map(_lower_percent, percent), html.escape(secret), raw.hex(), raw.hex().upper()]
+    forms += [json.dumps(secret)[1:-1], str.__repr__(secret)[1:-1], bytes.__repr__(raw)[2:-1]]
     for shift in range(3):
-        encoded = base64.b64encode(bytes(shift) + raw).decode()
-        fixed = encoded[(shift * 8 + 5) // 6 : (shift + len(raw)) * 8 // 6]
-        forms |= {fixed, fixed.translate(str.maketrans("+/", "-_"))}
-    return sorted((form for form in forms if len(form) >= SHORTEST_FORM), key=len, reverse=True)
+        encoded = HiddenText(base64.b64encode(bytes(shift) + raw), encoding="ascii")
+        fixed = HiddenText(encoded[(shift * 8 + 5) // 6 : (shift + len(raw)) * 8 // 6])
+        forms += [fixed, fixed.translate(str.maketrans("+/", "-_"))]
+    return sorted({HiddenText(form) for form in forms if len(form) >= SHORTEST_FORM}, key=len, reverse=True)
 
 
 def _lower_percent(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -13,10 +13,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from coderepos.hidden import HiddenBytes
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
 
 MAGIC: Final = b"CRE1"
-SUITE: Final = 1
+SUITE_UNBOUND: Final = 1
+"""Bound to table, field, row and project."""
+
+SUITE_ORIGIN: Final = 2
+"""Bound to the origin that the secret may be sent to as well."""
+
 WRAP_LOCAL: Final = 1
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
@@ -58,9 +64,16 @@ class Context:
     field: str
     row_id: str
     project_id: str
+    origin: str | None = None
+    """Scheme, host and port that the secret may be sent to; ``None`` where it belongs to no host (suite 1)."""
+
+    @property
+    def suite(self) -> int:
+        """Suite that a message for this context is sealed in."""
+        return SUITE_UNBOUND if self.origin is None else SUITE_ORIGIN
 
     def encode(self) -> bytes:
-        """Return the context as length-prefixed parts."""
+        """Return the context as length-prefixed parts, without the origin: only the data is bound to that."""
         parts = ("coderepos/v1", self.table, self.field, self.row_id, self.project_id)
         return _lp(*(part.encode() for part in parts))
 
@@ -73,7 +86,7 @@ class Envelope:
     offset size   field
     ====== ====== ==========================================================================================
     0      4      magic ``CRE1``
-    4      1      suite: 1 = HKDF-SHA256 + AES-256-GCM with key commitment
+    4      1      suite: 1 = HKDF-SHA256 + AES-256-GCM with key commitment; 2 = the same, bound to an origin
     5      1      wrap algorithm: 1 local, 2 AWS KMS, 3 Google Cloud KMS, 4 Azure Key Vault, 5 Vault Transit
     6      32     message id, random; HKDF salt
     38     32     key commitment: second half of HKDF-SHA256(DEK, salt = message id, ``coderepos/v1/dek``, 64)
@@ -84,8 +97,13 @@ class Envelope:
     ====== ====== ==========================================================================================
 
     Padded text: 2-byte length, text, zeros up to a multiple of 256. Changing anything is a new suite number.
+
+    Each part that the data is authenticated with has its 4-byte length before it: ``data``, magic, suite, message id,
+    commitment, context, and in suite 2 the origin, such as ``https://github.com:443``. What the wrapped DEK is
+    authenticated with names no origin, so that keys can be rotated whatever has become of a row's URL.
     """
 
+    suite: int
     wrap_alg: int
     message_id: bytes
     commitment: bytes
@@ -98,7 +116,7 @@ class Envelope:
         head = struct.pack(
             ">4sBB32s32s12sH",
             MAGIC,
-            SUITE,
+            self.suite,
             self.wrap_alg,
             self.message_id,
             self.commitment,
@@ -122,7 +140,7 @@ class Envelope:
         padded_bytes = len(ciphertext) - TAG_BYTES
         if (
             magic != MAGIC
-            or suite != SUITE
+            or suite not in (SUITE_UNBOUND, SUITE_ORIGIN)
             or not 0 < size <= MAX_WRAPPED_BYTES
             or len(wrapped) != size
             or padded_bytes < PAD_BYTES
@@ -130,6 +148,7 @@ class Envelope:
         ):
             raise TokenUndecryptable
         return cls(
+            suite=suite,
             wrap_alg=wrap_alg,
             message_id=message_id,
             commitment=commitment,
@@ -143,13 +162,25 @@ class Envelope:
         return _lp(
             b"wrap",
             MAGIC,
-            bytes([SUITE]),
+            bytes([self.suite]),
             bytes([wrapper.wrap_alg]),
             self.message_id,
             self.commitment,
             context.encode(),
             wrapper.kid.encode(),
         )
+
+    def data_aad(self, context: Context) -> bytes:
+        """Return what the text is bound to.
+
+        :raises TokenUndecryptable: the message is bound to an origin, and ``context`` has none.
+        """
+        parts = b"data", MAGIC, bytes([self.suite]), self.message_id, self.commitment, context.encode()
+        if self.suite == SUITE_UNBOUND:
+            return _lp(*parts)
+        if context.origin is None:
+            raise TokenUndecryptable
+        return _lp(*parts, context.origin.encode())
 
 
 _HEAD: Final = struct.Struct(">4sBB32s32s12sH")
@@ -161,6 +192,7 @@ class LocalKeyWrapper:
     wrap_alg: Final = WRAP_LOCAL
 
     def __init__(self, master_key: bytes) -> None:
+        master_key = HiddenBytes(master_key)
         if len(master_key) != KEY_BYTES:
             raise ValueError(f"A master key has {KEY_BYTES} bytes.")
         self.kid: Final = "local:" + _hkdf(master_key, None, b"coderepos/v1/kid", 16).hex()
@@ -181,17 +213,21 @@ class LocalKeyWrapper:
         if len(wrapped) != NONCE_BYTES + KEY_BYTES + TAG_BYTES:
             raise TokenUndecryptable
         try:
-            return self._aead.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], aad)
+            return HiddenBytes(self._aead.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], aad))
         except InvalidTag:
             raise TokenUndecryptable from None
 
 
+# Below, everything that is or gives a key or a text hides itself in frames: see HiddenBytes.
+
+
 def seal(plaintext: bytes, *, wrapper: KeyWrapper, context: Context) -> bytes:
-    """Return ``plaintext`` sealed for ``context`` under a new data key.
+    """Return ``plaintext`` sealed for ``context`` under a new data key, in the suite of the context.
 
     :raises EncryptionUnavailable: the wrapper cannot be asked right now.
     """
-    dek, message_id, nonce = os.urandom(KEY_BYTES), os.urandom(32), os.urandom(NONCE_BYTES)
+    plaintext = HiddenBytes(plaintext)
+    dek, message_id, nonce = HiddenBytes(os.urandom(KEY_BYTES)), os.urandom(32), os.urandom(NONCE_BYTES)
     return _seal_from_parts(plaintext, wrapper=wrapper, context=context, dek=dek, message_id=message_id, nonce=nonce)
 
 
@@ -200,27 +236,29 @@ def _seal_from_parts(
 ) -> bytes:
     key, commitment = _keys(dek, message_id)
     draft = Envelope(
+        suite=context.suite,
         wrap_alg=wrapper.wrap_alg,
         message_id=message_id,
         commitment=commitment,
         nonce=nonce,
         wrapped=b"",
-        ciphertext=AESGCM(key).encrypt(nonce, _pad(plaintext), _data_aad(message_id, commitment, context)),
+        ciphertext=b"",
     )
-    return _with_wrapped(draft, wrapper, dek, context).pack()
+    ciphertext = AESGCM(key).encrypt(nonce, _pad(plaintext), draft.data_aad(context))
+    return _with_wrapped(replace(draft, ciphertext=ciphertext), wrapper, dek, context).pack()
 
 
 def open_sealed(sealed: bytes, *, wrapper: KeyWrapper, context: Context) -> bytes:
     """Return the plaintext of a message.
 
-    :raises TokenUndecryptable: the message was changed, or belongs to another row or key.
+    :raises TokenUndecryptable: the message was changed, or belongs to another row, origin or key.
     :raises EncryptionUnavailable: the wrapper cannot be asked right now.
     """
     envelope = Envelope.unpack(sealed)
     key = _unwrap(envelope, wrapper, context)[1]
-    aad = _data_aad(envelope.message_id, envelope.commitment, context)
+    aad = envelope.data_aad(context)
     try:
-        return _unpad(AESGCM(key).decrypt(envelope.nonce, envelope.ciphertext, aad))
+        return _unpad(HiddenBytes(AESGCM(key).decrypt(envelope.nonce, envelope.ciphertext, aad)))
     except InvalidTag:
         raise TokenUndecryptable from None
 
@@ -228,33 +266,39 @@ def open_sealed(sealed: bytes, *, wrapper: KeyWrapper, context: Context) -> byte
 def rewrap(sealed: bytes, *, old: KeyWrapper, new: KeyWrapper, context: Context) -> bytes:
     """Return the message with its data key wrapped by ``new``; its data part stays identical to the byte.
 
+    The origin of ``context`` plays no part in it.
+
     :raises TokenUndecryptable: ``old`` does not open it.
     :raises EncryptionUnavailable: a wrapper cannot be asked right now.
     """
     envelope = Envelope.unpack(sealed)
-    dek, _ = _unwrap(envelope, old, context)
+    dek = _unwrap(envelope, old, context)[0]
     return _with_wrapped(envelope, new, dek, context).pack()
+
+
+def renewed(sealed: bytes, *, old: KeyWrapper, new: KeyWrapper, context: Context) -> bytes:
+    """Return the message under ``new`` in the suite of ``context``: wrapped anew, or sealed anew from an older suite.
+
+    :raises TokenUndecryptable: ``old`` does not open it.
+    :raises EncryptionUnavailable: a wrapper cannot be asked right now.
+    """
+    if Envelope.unpack(sealed).suite >= context.suite:
+        return rewrap(sealed, old=old, new=new, context=context)
+    return seal(open_sealed(sealed, wrapper=old, context=context), wrapper=new, context=context)
 
 
 def _with_wrapped(envelope: Envelope, wrapper: KeyWrapper, dek: bytes, context: Context) -> Envelope:
     wrapped = wrapper.wrap(dek, envelope.wrap_aad(wrapper, context))
     if not 0 < len(wrapped) <= MAX_WRAPPED_BYTES:  # it could be stored, but never be read again
         raise EncryptionUnavailable
-    return Envelope(
-        wrap_alg=wrapper.wrap_alg,
-        message_id=envelope.message_id,
-        commitment=envelope.commitment,
-        nonce=envelope.nonce,
-        wrapped=wrapped,
-        ciphertext=envelope.ciphertext,
-    )
+    return replace(envelope, wrap_alg=wrapper.wrap_alg, wrapped=wrapped)
 
 
 def _unwrap(envelope: Envelope, wrapper: KeyWrapper, context: Context) -> tuple[bytes, bytes]:
     """Return the data key and the encryption key, once the commitment has proved that they belong to the message."""
     if envelope.wrap_alg != wrapper.wrap_alg:
         raise TokenUndecryptable
-    dek = wrapper.unwrap(envelope.wrapped, envelope.wrap_aad(wrapper, context))
+    dek = HiddenBytes(wrapper.unwrap(envelope.wrapped, envelope.wrap_aad(wrapper, context)))
     if len(dek) != KEY_BYTES:
         raise TokenUndecryptable
     key, commitment = _keys(dek, envelope.message_id)
@@ -264,16 +308,13 @@ def _unwrap(envelope: Envelope, wrapper: KeyWrapper, context: Context) -> tuple[
 
 
 def _keys(dek: bytes, message_id: bytes) -> tuple[bytes, bytes]:
+    """Return encryption key and commitment."""
     both = _hkdf(dek, message_id, b"coderepos/v1/dek", 64)
-    return both[:32], both[32:]
+    return HiddenBytes(both[:32]), both[32:]
 
 
 def _hkdf(key: bytes, salt: bytes | None, info: bytes, size: int) -> bytes:
-    return HKDF(SHA256(), size, salt, info).derive(key)
-
-
-def _data_aad(message_id: bytes, commitment: bytes, context: Context) -> bytes:
-    return _lp(b"data", MAGIC, bytes([SUITE]), message_id, commitment, context.encode())
+    return HiddenBytes(HKDF(SHA256(), size, salt, info).derive(key))
 
 
 def _lp(*parts: bytes) -> bytes:
@@ -282,12 +323,12 @@ def _lp(*parts: bytes) -> bytes:
 
 def _pad(text: bytes) -> bytes:
     """Hide the length: 2-byte length, text, zeros up to a multiple of 256."""
-    body = struct.pack(">H", len(text)) + text
-    return body + bytes(-len(body) % PAD_BYTES)
+    size = struct.calcsize(">H") + len(text)
+    return HiddenBytes(struct.pack(">H", len(text)) + text + bytes(-size % PAD_BYTES))
 
 
 def _unpad(padded: bytes) -> bytes:
     (size,) = struct.unpack_from(">H", padded)
-    if 2 + size > len(padded) or any(padded[2 + size :]) or len(padded) != len(_pad(padded[2 : 2 + size])):
+    if 2 + size > len(padded) or any(padded[2 + size :]) or len(padded) != 2 + size + -(2 + size) % PAD_BYTES:
         raise TokenUndecryptable
-    return padded[2 : 2 + size]
+    return HiddenBytes(padded[2 : 2 + size])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
@@ -13,10 +13,12 @@ from django.core import checks
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models.query_utils import DeferredAttribute
+from django.utils.module_loading import import_string
 
 from coderepos.crypto.envelope import Context, Envelope
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.secret import HIDDEN, Secret
+from coderepos.hidden import HiddenText
 from coderepos.exceptions import TokenUndecryptable
 
 MAX_TOKEN_CHARACTERS: Final = 4096
@@ -32,6 +34,7 @@ def validate_token(text: str) -> None:
 
     :raises ValidationError: it is too long, or has a character that does not print.
     """
+    text = HiddenText(text)
     if len(text) > MAX_TOKEN_CHARACTERS:
         raise ValidationError(f"An access token has at most {MAX_TOKEN_CHARACTERS} characters.")
     if not (text.isascii() and text.isprintable()) or " " in text:
@@ -92,6 +95,29 @@ class SealedToken(StoredToken):
         self.kid: Final = kid
         self._context: Final = context
 
+    def fixed(self) -> SealedToken:
+        """Return the token as what belongs to its row as that is now, for another row to keep."""
+        if not isinstance(self._context, _ContextOf) or (place := self._context.place()) is None:
+            return self
+        return SealedToken(self.sealed, self.kid, partial(self._context.field.context_at, place))
+
+    def moved_to(self, here: Context) -> tuple[bytes, str]:
+        """Return the sealed bytes for a row and the name of their key: the same where it is their own row.
+
+        :raises ValueError: the token belongs to another host, or does not open.
+        :raises EncryptionUnavailable: a key that is needed is not available right now.
+        """
+        try:
+            there = self.context
+            if there.origin in (None, here.origin):
+                secret = self.secret()
+                return (self.sealed, self.kid) if there == here else keyring().seal(HiddenText(secret.reveal()), here)
+        except TokenUndecryptable:
+            raise ValueError(
+                "The sealed token does not open for the row that it comes from; assign the token itself."
+            ) from None
+        raise ValueError("The sealed token belongs to another host; assign a token for this one.")
+
     def secret(self) -> Secret:
         """Return the token, opened; raises as the base class says."""
         return Secret(keyring().open(self.sealed, self.kid, self.context))
@@ -108,6 +134,22 @@ class SealedToken(StoredToken):
             raise TokenUndecryptable from None
 
 
+class _ContextOf:
+    """What the token of a row is bound to, as the row is when it is asked."""
+
+    __slots__ = ("_instance", "field")
+
+    def __init__(self, field: EncryptedTokenField, instance: models.Model) -> None:
+        self.field: Final = field
+        self._instance: Final = instance
+
+    def __call__(self) -> Context:
+        return self.field.context_of(self._instance)
+
+    def place(self) -> tuple[Any, ...] | None:
+        return self.field.place_of(self._instance)
+
+
 class TokenAttribute(DeferredAttribute):
     """Keeps sealed bytes, or a ``Secret`` that waits to be sealed, in the instance; reads as a :class:`StoredToken`."""
 
@@ -122,34 +164,54 @@ class TokenAttribute(DeferredAttribute):
         if isinstance(value, Secret):
             return PendingToken(value)
         if isinstance(value, bytes):
-            return SealedToken(value, kid, partial(self.field.context_of, instance))
+            return SealedToken(value, kid, _ContextOf(self.field, instance))
         return value
 
     def __set__(self, instance: models.Model, value: object) -> None:
-        instance.__dict__[self.field.attname] = self.field.stored_form(value)
+        value = HiddenText(value) if isinstance(value, str) else value
+        form = self.field.stored_form(value)
+        if isinstance(form, SealedToken) and form.sealed == instance.__dict__.get(self.field.attname):
+            return  # the row's own token, assigned back to it
+        instance.__dict__[self.field.attname] = form
 
 
 class EncryptedTokenField(_Field):
     """An access token, sealed for its row, its field and its project; the key's name stands in a field beside it.
 
-    Text that is assigned is sealed when the row is saved. Lookups are limited to ``isnull``.
+    Text that is assigned is sealed when the row is saved. A sealed token of another row, or of the same one before its
+    primary key or project was changed, is opened and sealed anew then. Lookups are limited to ``isnull``.
 
     :param kid_field: name of the text field that names the key; declared after this field.
     :param project_field: name of the foreign key whose value the token is bound to.
+    :param origin_field: name of the text field whose origin (scheme, host and port) the token is bound to; empty for a
+        token that is bound to no host.
+    :param origin_of: dotted path of the function that returns the origin of such a text, or raises ``ValueError``.
     """
 
     descriptor_class = TokenAttribute
     description = "Sealed access token"
 
-    def __init__(self, *args: Any, kid_field: str = "token_kid", project_field: str = "project", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        kid_field: str = "token_kid",
+        project_field: str = "project",
+        origin_field: str = "",
+        origin_of: str = "",
+        **kwargs: Any,
+    ) -> None:
         self.kid_field = kid_field
         self.project_field = project_field
+        self.origin_field = origin_field
+        self.origin_of = origin_of
         super().__init__(*args, **kwargs)
 
     def deconstruct(self) -> tuple[str, str, Any, dict[str, Any]]:
         """Return what migrations keep: no key, no token."""
         name, _, args, kwargs = super().deconstruct()
         kwargs |= {"kid_field": self.kid_field, "project_field": self.project_field}
+        if self.origin_field:
+            kwargs |= {"origin_field": self.origin_field, "origin_of": self.origin_of}
         return name, "coderepos.crypto.fields.EncryptedTokenField", args, kwargs
 
     def get_internal_type(self) -> str:
@@ -174,17 +236,47 @@ class EncryptedTokenField(_Field):
         """Return the name of the key that sealed the token of a row."""
         return str(getattr(instance, self.kid_field))
 
+    @property
+    def place_fields(self) -> tuple[str, ...]:
+        """Names of the fields, besides the primary key, whose values the token is bound to."""
+        return (self.project_field, *((self.origin_field,) if self.origin_field else ()))
+
     def context_of(self, instance: models.Model) -> Context:
         """Return what the token of a row is bound to.
 
-        :raises ValueError: the row or its project has no primary key yet.
+        :raises ValueError: the row or its project has no primary key yet, or its URL is not usable.
         """
-        fields = instance._meta.pk, instance._meta.get_field(self.project_field)
+        return self.context_at([getattr(instance, name) for name in self.place_attnames])
+
+    def context_at(self, place: Sequence[Any]) -> Context:
+        """Return what a token is bound to: ``place`` holds the values of the primary key and of ``place_fields``.
+
+        :raises ValueError: the row or its project has no primary key yet, or its URL is not usable.
+        """
+        meta = self.model._meta
         # to_python: a UUID that is still a text must give the name that it has once it was loaded
-        row_id, project_id = (f.to_python(getattr(instance, f.attname)) for f in cast("tuple[_Field, _Field]", fields))
+        row_id = meta.pk.to_python(place[0])
+        project_id = cast("_Field", meta.get_field(self.project_field)).to_python(place[1])
         if row_id is None or project_id is None:
             raise ValueError("A token is sealed for one row of one project: both need their primary key first.")
-        return Context(table=self.model._meta.db_table, field=self.name, row_id=str(row_id), project_id=str(project_id))
+        return Context(
+            table=meta.db_table,
+            field=self.name,
+            row_id=str(row_id),
+            project_id=str(project_id),
+            origin=import_string(self.origin_of)(place[2]) if self.origin_field else None,
+        )
+
+    def place_of(self, instance: models.Model) -> tuple[Any, ...] | None:
+        """Return the values that the token of a row is bound to; ``None`` where one of them is not loaded."""
+        values, names = instance.__dict__, self.place_attnames
+        return tuple(values[name] for name in names) if all(name in values for name in names) else None
+
+    @property
+    def place_attnames(self) -> list[str]:
+        """Names of the attributes that the token is bound to, that of the primary key first."""
+        meta = self.model._meta
+        return [cast("_Field", one).attname for one in (meta.pk, *map(meta.get_field, self.place_fields))]
 
     def stored_form(self, value: object) -> object:
         """Return what an instance keeps of an assigned value.
@@ -192,25 +284,73 @@ class EncryptedTokenField(_Field):
         :raises ValidationError: a text is no token.
         :raises TypeError: the value is of any other kind.
         """
+        if isinstance(value, SealedToken):
+            return value.fixed()
         if isinstance(value, StoredToken):
-            return value.sealed if isinstance(value, SealedToken) else value.secret()
+            return value.secret()
         if isinstance(value, str):
             value = Secret(value)
         if isinstance(value, Secret):
-            validate_token(value.reveal())
+            validate_token(HiddenText(value.reveal()))
         if value is None or isinstance(value, Secret | bytes):
             return value
         if isinstance(value, memoryview | bytearray):
             return bytes(value)
         raise TypeError(f"{self.name} takes a text or a Secret, not {type(value).__name__}.")
 
+    def note_sealed(self, instance: models.Model, *, place: tuple[Any, ...] | None = None) -> None:
+        """Note that the token of ``instance`` is sealed for ``place``; for what the row is now when ``None``."""
+        value = instance.__dict__.get(self.attname)
+        if isinstance(value, SealedToken):
+            value = instance.__dict__[self.attname] = value.sealed
+        if isinstance(value, bytes):
+            known = value, instance.__dict__.get(self.kid_field), place or self.place_of(instance)
+            instance._state.__dict__.setdefault("sealed_tokens", {})[self.attname] = known
+
+    def is_in_place(self, instance: models.Model) -> bool:
+        """Return whether the token of a row is known to be sealed for what the row is now."""
+        known = instance._state.__dict__.get("sealed_tokens", {}).get(self.attname, (None, None, None))
+        return (instance.__dict__.get(self.attname), instance.__dict__.get(self.kid_field)) == known[:2] and (
+            self.is_at(instance, known[2])
+        )
+
+    def is_at(self, instance: models.Model, place: Sequence[Any] | None) -> bool:
+        """Return whether a row is bound to what ``place`` says."""
+        present = self.place_of(instance)
+        if place is None or present is None or present == place:
+            return place is not None and present is not None
+        try:
+            return self.context_at(present) == self.context_at(place)
+        except ValueError:
+            return False
+
     def seal_pending(self, instance: models.Model) -> None:
-        """Seal a token that was assigned to ``instance``, and name the key beside it."""
-        pending = instance.__dict__.get(self.attname)
-        if isinstance(pending, Secret):
-            sealed, kid = keyring().seal(pending.reveal(), self.context_of(instance))
-            instance.__dict__[self.attname] = sealed
-            setattr(instance, self.kid_field, kid)
+        """Leave the token of ``instance`` sealed for this row, and the name of its key beside it.
+
+        :raises ValueError: sealed bytes do not open in this row, and cannot be sealed anew for it.
+        :raises TokenUndecryptable: bytes are no sealed token.
+        :raises EncryptionUnavailable: a key that is needed is not available right now.
+        """
+        value = instance.__dict__.get(self.attname)
+        if value is None or self.is_in_place(instance):
+            return
+        here = self.context_of(instance)
+        if isinstance(value, bytes):
+            Envelope.unpack(value)
+            value = SealedToken(value, self.kid_of(instance), partial(self._sealed_for, instance, here))
+        if isinstance(value, SealedToken):
+            sealed, kid = value.moved_to(here)
+        else:
+            sealed, kid = keyring().seal(HiddenText(value.reveal()), here)
+        instance.__dict__[self.attname] = sealed
+        setattr(instance, self.kid_field, kid)
+        self.note_sealed(instance)
+
+    def _sealed_for(self, instance: models.Model, here: Context) -> Context:
+        """Return what the bytes in ``instance`` were sealed for, as far as is known; ``here`` otherwise."""
+        sealed, kid, place = instance._state.__dict__.get("sealed_tokens", {}).get(self.attname, (None, None, None))
+        known = (sealed, kid) == (instance.__dict__[self.attname], self.kid_of(instance)) and place is not None
+        return self.context_at(place) if known else here
 
     def pre_save(self, model_instance: models.Model, add: bool) -> Any:
         """Seal what waits to be sealed, for the row that is about to be written."""

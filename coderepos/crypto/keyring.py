@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from coderepos.conf import conf
 from coderepos.crypto import envelope
 from coderepos.crypto.envelope import Context, KeyWrapper, LocalKeyWrapper
 from coderepos.crypto.providers import missing_extra, open_key, split_key_id
+from coderepos.hidden import HiddenBytes, HiddenText
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
 
 PRINTED_KEYS: Final = frozenset({b"this-key-is-printed-in-the-docs!"})
@@ -91,8 +92,9 @@ class Keyring:
 
         :raises EncryptionUnavailable: there is no usable key, or it cannot be asked right now.
         """
+        text = HiddenText(text)
         wrapper = self.require_primary()
-        return envelope.seal(text.encode(), wrapper=wrapper, context=context), wrapper.kid
+        return envelope.seal(HiddenBytes(text.encode()), wrapper=wrapper, context=context), wrapper.kid
 
     def open(self, sealed: bytes, kid: str, context: Context) -> str:
         """Return the text of a message.
@@ -101,7 +103,9 @@ class Keyring:
         :raises EncryptionUnavailable: the key cannot be asked right now.
         """
         try:
-            return envelope.open_sealed(sealed, wrapper=self.require(kid), context=context).decode()
+            return HiddenText(
+                envelope.open_sealed(sealed, wrapper=self.require(kid), context=context), encoding="utf-8"
+            )
         except TokenUndecryptable:
             logger.error("cannot open %s of %s %s under key %s", context.field, context.table, context.row_id, kid)
             raise
@@ -110,8 +114,8 @@ class Keyring:
 def keyring() -> Keyring:
     """Return the keyring that the settings describe right now; wrappers are cached by the settings' values."""
     return _keyring(
-        conf.MASTER_ENCRYPTION_KEY,
-        tuple(conf.DECRYPT_ONLY_MASTER_KEYS),
+        _hidden(conf.MASTER_ENCRYPTION_KEY),
+        tuple(_hidden(key) for key in conf.DECRYPT_ONLY_MASTER_KEYS),
         conf.KMS_KEY_ID,
         tuple(conf.DECRYPT_ONLY_KMS_KEY_IDS),
         conf.PRIMARY_KEY,
@@ -161,8 +165,9 @@ def decode_key(text: str) -> bytes:
 
     :raises ValueError: the text is not strict base64 of exactly 32 bytes; the message holds none of it.
     """
+    text = _hidden(text)
     try:
-        key = base64.b64decode(text, validate=True)
+        key = HiddenBytes(base64.b64decode(text, validate=True))
     except (TypeError, ValueError):
         raise ValueError("A master key must be base64.") from None
     if base64.b64encode(key).decode() != text:  # the last digit of base64 leaves bits over, which must be zero
@@ -170,6 +175,11 @@ def decode_key(text: str) -> bytes:
     if len(key) != envelope.KEY_BYTES:
         raise ValueError(f"A master key must have {envelope.KEY_BYTES} bytes.")
     return key
+
+
+def _hidden(key: Any) -> Any:
+    """Return a key of the settings as frames may hold it; what is not a text is for the checks to find."""
+    return HiddenText(key) if isinstance(key, str) else key
 
 
 def problems() -> Iterator[tuple[int, str, str]]:
@@ -220,6 +230,6 @@ def _problems_of_kms_keys() -> Iterator[tuple[int, str, str]]:
 def _given(single: str, several: str) -> Iterator[tuple[str, str]]:
     """Yield the settings' name and value of a key and of the decrypt-only keys beside it."""
     if getattr(conf, single):
-        yield single, getattr(conf, single)
-    for value in getattr(conf, several):
+        yield single, _hidden(getattr(conf, single))
+    for value in map(_hidden, getattr(conf, several)):
         yield several, value

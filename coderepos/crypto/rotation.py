@@ -1,4 +1,7 @@
-"""Rotation of master keys: every sealed token of every table moves under the primary key, while the site runs."""
+"""Rotation of master keys: every sealed token of every table moves under the primary key, while the site runs.
+
+Tokens of an older suite move to the present one: they are bound to the host that their row names now.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,11 @@ def count_by_kid(column: EncryptedTokenField, *, using: str) -> dict[str, int]:
     return dict(sorted(counts, key=lambda pair: (-pair[1], pair[0])))
 
 
+def count_waiting(column: EncryptedTokenField, kid: str, *, using: str) -> int:
+    """Return how many tokens are not under the key ``kid``, or not in the present suite."""
+    return _waiting(column, kid, using).count()
+
+
 def rekey(
     column: EncryptedTokenField,
     *,
@@ -57,7 +65,9 @@ def rekey(
     batch_rows: int = BATCH_ROWS,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Outcome:
-    """Wrap every data key of a column with the primary key; the tokens themselves are not opened.
+    """Wrap every data key of a column with the primary key; a token is opened only where its suite is an older one.
+
+    Such a token is sealed anew for the host that its row names now: whoever runs this trusts the stored URLs.
 
     Passes over the table follow each other until one finds nothing to do: rows under an old key may be inserted
     meanwhile, and rows that somebody else holds are left for the next pass. It may be stopped at any time, and started
@@ -98,13 +108,20 @@ def _sealed(column: EncryptedTokenField, using: str) -> models.QuerySet[Any]:
     return column.model._base_manager.using(using).filter(**{f"{column.name}__isnull": False})
 
 
+def _waiting(column: EncryptedTokenField, kid: str, using: str) -> models.QuerySet[Any]:
+    """Return the rows that are not under the key ``kid``, or not in the present suite."""
+    elsewhere = ~models.Q(**{column.kid_field: kid})
+    if column.origin_field:
+        suite = models.Func(models.F(column.name), 5, 1, function="SUBSTR", output_field=models.BinaryField())
+        unbound = models.Value(bytes([envelope.SUITE_UNBOUND]), output_field=models.BinaryField())
+        elsewhere |= models.Q(Exact(suite, unbound))
+    return _sealed(column, using).filter(elsewhere)
+
+
 def _batches(column: EncryptedTokenField, kid: str, using: str, batch_rows: int) -> Iterator[list[models.Model]]:
-    """Yield the rows that are not under the key ``kid``, in the order of their primary keys."""
+    """Yield the rows that have to be moved under the key ``kid``, in the order of their primary keys."""
     waiting = (
-        _sealed(column, using)
-        .exclude(**{column.kid_field: kid})
-        .only("pk", column.project_field, column.name, column.kid_field)
-        .order_by("pk")
+        _waiting(column, kid, using).only("pk", *column.place_fields, column.name, column.kid_field).order_by("pk")
     )
     batch = list(waiting[:batch_rows])
     while batch:
@@ -125,7 +142,7 @@ def _rewrapped(
         stored: SealedToken = getattr(row, column.attname)
         try:
             old = ring.require(stored.kid)
-            new = envelope.rewrap(stored.sealed, old=old, new=primary, context=stored.context)
+            new = envelope.renewed(stored.sealed, old=old, new=primary, context=stored.context)
         except TokenUndecryptable:
             outcome.undecryptable.append(str(row.pk))
             done.add(str(row.pk))

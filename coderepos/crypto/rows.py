@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from django.db import models, router
 from django.db.models.expressions import Case
 from django.db.models.functions import Cast
 
-from coderepos.crypto.fields import EncryptedTokenField
+from coderepos.crypto.fields import EncryptedTokenField, SealedToken
 
 
 def token_fields(model: type[models.Model]) -> tuple[EncryptedTokenField, ...]:
@@ -24,6 +25,29 @@ def _with_both(model: type[models.Model], names: Iterable[str]) -> set[str]:
         if both & {field.name, field.kid_field}:
             both |= {field.name, field.kid_field}
     return both
+
+
+def refuse_unsaved_places(
+    field: EncryptedTokenField, rows: Sequence[models.Model], names: Iterable[str], using: str
+) -> None:
+    """Refuse to write a new token into a row that is bound to something else than it says itself.
+
+    :param names: fields that are written, so that the row's own values of them count.
+    :raises ValueError: the database has another project or another host for the row.
+    """
+    kept = {*field.place_fields} - {*names}
+    pending = {row.pk: row for row in rows if not field.is_in_place(row)}
+    if not kept or not pending:
+        return
+    stored = field.model._base_manager.using(using).filter(pk__in=list(pending)).values_list("pk", *field.place_fields)
+    for pk, *values in stored:
+        row = pending[pk]
+        present = field.place_of(row) or (pk, *values)
+        merged = [
+            old if name in kept else new for name, old, new in zip(field.place_fields, values, present[1:], strict=True)
+        ]
+        if field.context_at([pk, *merged]) != field.context_of(row):
+            raise ValueError(f"Save {' and '.join(sorted(kept))} together with the token, which is sealed for them.")
 
 
 class SealedTokenModel(models.Model):
@@ -57,7 +81,10 @@ class SealedTokenModel(models.Model):
         """
         using = using or router.db_for_write(type(self), instance=self)
         if update_fields is not None:
-            update_fields = _with_both(type(self), update_fields)
+            update_fields = self._with_moved_tokens(_with_both(type(self), update_fields))
+            for field in token_fields(type(self)):
+                if field.name in update_fields:
+                    refuse_unsaved_places(field, [self], update_fields, using)
         elif not force_insert and not self._state.adding and using == self._state.db:
             update_fields = self._changed_fields()
         super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=update_fields)
@@ -82,11 +109,30 @@ class SealedTokenModel(models.Model):
             names -= {field.name, field.kid_field}
             if field.attname in vars(self) and vars(self)[field.attname] != stored.get(field.attname, field):
                 names |= {field.name, field.kid_field}
+        return self._with_moved_tokens(names)
+
+    def _with_moved_tokens(self, names: set[str]) -> set[str]:
+        """Return field names with those of the tokens that have to follow the row to another project."""
+        for field in token_fields(type(self)):
+            loaded = vars(self._state).get("loaded_places", {}).get(field.attname)
+            present = field.place_of(self)
+            if field.project_field not in names or loaded is None or present is None or loaded[1] == present[1]:
+                continue
+            if field.attname not in vars(self):
+                self.refresh_from_db(fields=[field.name])
+                field.note_sealed(self, place=loaded)
+            if vars(self)[field.attname] is not None:
+                names |= {field.name, field.kid_field}
         return names
 
     def _remember_stored(self, names: Collection[str] | None = None) -> None:
         """Remember that the tokens of the fields ``names``, of all when ``None``, are those in the database."""
         pk, stored = vars(self._state).get("stored_tokens", (None, {}))
+        for field in token_fields(type(self)):
+            if names is None or field.name in names:
+                field.note_sealed(self)
+            if names is None or {*field.place_fields} & {*names}:
+                vars(self._state).setdefault("loaded_places", {})[field.attname] = field.place_of(self)
         fresh = {
             field.attname: vars(self)[field.attname]
             for field in token_fields(type(self))
@@ -112,6 +158,12 @@ class SealedTokenQuerySet(models.QuerySet[_Row]):
             # bulk_update, which seals, comes here with the two that are let through
             if hasattr(value, "resolve_expression") and not isinstance(value, Case | Cast):
                 raise ValueError("A sealed token is no expression: the database cannot seal.")
+            if {*field.place_fields, *field.place_attnames[1:]} & {*kwargs}:
+                raise ValueError(
+                    f"A token is sealed for its {' and '.join(field.place_fields)}: change them by save()."
+                )
+            if isinstance(value, bytes | SealedToken):
+                self._require_own(field, value, kwargs[field.kid_field])
         return super().update(**kwargs)
 
     update.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
@@ -155,6 +207,7 @@ class SealedTokenQuerySet(models.QuerySet[_Row]):
         self._require_both(names)
         for field in token_fields(self.model):
             if field.name in names:
+                refuse_unsaved_places(field, rows, names, self.db)
                 for row in rows:
                     field.seal_pending(row)
         updated = super().bulk_update(rows, names, batch_size=batch_size)
@@ -163,6 +216,17 @@ class SealedTokenQuerySet(models.QuerySet[_Row]):
         return updated
 
     bulk_update.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
+
+    def _require_own(self, field: EncryptedTokenField, value: bytes | SealedToken, kid: str) -> None:
+        """Refuse a sealed token for any but its own row."""
+        sealed = field.get_prep_value(value)
+        places = list(self.order_by().values_list("pk", *field.place_fields)[:2])
+        if len(places) > 1:
+            raise ValueError("A sealed token belongs to one row.")
+        for place in places:
+            here = field.context_at(place)
+            if not isinstance(value, SealedToken) or (value.kid, value.context) != (kid, here):
+                SealedToken(sealed, kid, partial(field.context_at, place)).moved_to(here)
 
     def _require_both(self, names: Iterable[str]) -> None:
         if _with_both(self.model, names) != set(names):

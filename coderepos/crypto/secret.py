@@ -1,10 +1,12 @@
-"""A text that hides itself: what holds a token holds a :class:`Secret`."""
+"""Values that hide themselves: what holds a token holds a :class:`Secret`."""
 
 from __future__ import annotations
 
 import hmac
 import weakref
 from typing import Any, Final, NoReturn
+
+from coderepos.hidden import HiddenText
 
 HIDDEN: Final = "***"
 MASK_MIN_CHARACTERS: Final = 20
@@ -19,13 +21,14 @@ class Secret:
     __slots__ = ("__weakref__", "_text")
 
     def __init__(self, text: str) -> None:
+        text = HiddenText(text)
         self._text: Final = text
         if text:
             _living[id(self)] = self
 
     def reveal(self) -> str:
-        """Return the plain text."""
-        return self._text
+        """Return the plain text; what keeps it in a variable makes it a :class:`HiddenText` first."""
+        return str(self._text)
 
     def __bool__(self) -> bool:
         return bool(self._text)
@@ -62,7 +65,7 @@ _living: weakref.WeakValueDictionary[int, Secret] = weakref.WeakValueDictionary(
 def living_secrets() -> set[str]:
     """Return the plain text of every secret that is alive in this process, for the redactor alone."""
     # valuerefs() copies the dictionary at once; values() would fail when another thread makes a secret meanwhile.
-    return {secret.reveal() for reference in _living.valuerefs() if (secret := reference()) is not None}
+    return {secret._text for reference in _living.valuerefs() if (secret := reference()) is not None}
 
 
 def mask(text: str) -> str:

@@ -59,6 +59,12 @@ class GitUrl(Record):
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
+    def origin(self) -> str:
+        """Scheme, host and port, the port always written out: where a token may be sent."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
     def base(self) -> str:
         """URL that is used for fetching."""
         return f"{self.scheme}://{self.authority}{self.path}"
@@ -82,6 +88,28 @@ def parse_git_url(text: str, policy: NetworkPolicy) -> GitUrl:
     :raises InvalidGitUrl: the text is no usable URL.
     :raises UrlNotAllowed: the settings do not allow the scheme, the host or the port.
     """
+    url = read_git_url(text)
+    _check_allowed(url, policy)
+    return url
+
+
+def origin_of(text: str) -> str:
+    """Return scheme, host and port of a URL's text, such as ``https://github.com:443``; no setting matters.
+
+    :raises ValueError: the text is no usable URL.
+    """
+    try:
+        return read_git_url(text).origin
+    except (InvalidGitUrl, UrlNotAllowed):
+        raise ValueError("The text is not a usable Git URL.") from None
+
+
+def read_git_url(text: str) -> GitUrl:
+    """Return the URL if its text is well formed, whether or not the settings allow it.
+
+    :raises InvalidGitUrl: the text is no usable URL.
+    :raises UrlNotAllowed: its scheme is neither ``https`` nor ``http``.
+    """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_URL_BYTES:
         raise InvalidGitUrl(f"The Git URL is longer than {MAX_URL_BYTES:,} bytes.")
     if not _PRINTABLE.match(text):
@@ -96,9 +124,7 @@ def parse_git_url(text: str, policy: NetworkPolicy) -> GitUrl:
     if any(char in text for char in "?#\\"):
         raise InvalidGitUrl("A Git URL has no query, no fragment and no backslash.")
     host, port = _host_and_port(authority, DEFAULT_PORTS[scheme])
-    url = GitUrl(text=text, scheme=scheme, host=host, port=port, path=_path(slash + path))
-    _check_allowed(url, policy)
-    return url
+    return GitUrl(text=text, scheme=scheme, host=host, port=port, path=_path(slash + path))
 
 
 def beside(url: GitUrl, path: str) -> GitUrl:

@@ -57,7 +57,12 @@ class Migration(migrations.Migration):
                 ("platform", models.TextField(default="generic", editable=False)),
                 (
                     "token_ciphertext",
-                    coderepos.crypto.fields.EncryptedTokenField(kid_field="token_kid", project_field="project"),
+                    coderepos.crypto.fields.EncryptedTokenField(
+                        kid_field="token_kid",
+                        project_field="project",
+                        origin_field="git_url",
+                        origin_of="coderepos.git.url.origin_of",
+                    ),
                 ),
                 ("token_kid", models.TextField(blank=True, editable=False)),
                 ("token_accepted", models.BooleanField(editable=False, null=True)),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from coderepos.conf import conf
-from coderepos.exceptions import GitError
 from coderepos.git.messages import NetworkPolicy
-from coderepos.git.url import GitUrl, parse_git_url, same_origin
+from coderepos.git.url import GitUrl, origin_of
 
 
 def network_policy() -> NetworkPolicy:
@@ -21,7 +20,6 @@ def network_policy() -> NetworkPolicy:
 def has_origin(text: str, url: GitUrl) -> bool:
     """Return whether ``text`` names the scheme, host and port of ``url``; a text that is no usable URL does not."""
     try:
-        other = parse_git_url(text, network_policy())
-    except GitError:
+        return origin_of(text) == url.origin
+    except ValueError:
         return False
-    return same_origin(other, url)

@@ -17,7 +17,7 @@ from coderepos.crypto.fields import EncryptedTokenField
 from coderepos.crypto.rows import SealedTokenModel, SealedTokenQuerySet
 from coderepos.crypto.secret import Secret
 from coderepos.git.platforms import platform_of
-from coderepos.git.url import parse_git_url
+from coderepos.git.url import GitUrl, parse_git_url, read_git_url
 from coderepos.models.address import has_origin, network_policy
 from coderepos.models.audit import AuditEntry, AuditEvent
 from coderepos.models.token_status import TokenStatus, database_time, token_status
@@ -76,12 +76,16 @@ class CodeRepositoryQuerySet(SealedTokenQuerySet["CodeRepository"]):
         update_fields: Collection[str] | None = None,
         unique_fields: Collection[str] | None = None,
     ) -> list[CodeRepository]:
-        """Insert many rows.
+        """Insert many rows; ``url_key`` and ``platform`` follow the URL of each.
 
+        :raises InvalidGitUrl: the URL of a row is not usable.
         :raises ValueError: the URL of an existing row would be changed on a conflict.
         """
         if "git_url" in (update_fields or ()):
             raise ValueError("The URL is changed by save() only: a token does not follow it to another host.")
+        objs = list(objs)
+        for row in objs:
+            row.name_url()
         return super().bulk_create(
             objs,
             batch_size=batch_size,
@@ -118,7 +122,9 @@ class CodeRepository(SealedTokenModel):
     """User name that goes with the token, where the platform's default is not wanted."""
 
     platform = models.TextField(default="generic", editable=False)
-    token_ciphertext = EncryptedTokenField(kid_field="token_kid")
+    token_ciphertext = EncryptedTokenField(
+        kid_field="token_kid", origin_field="git_url", origin_of="coderepos.git.url.origin_of"
+    )
     token_kid = models.TextField(blank=True, editable=False)
     token_accepted = models.BooleanField(null=True, editable=False)
     """Did the Git host take the token the last time? Null while it was not used."""
@@ -182,27 +188,42 @@ class CodeRepository(SealedTokenModel):
         """Save; a URL that is changed to another scheme, host or port loses the token, unless a new one is given.
 
         The row's own URL decides, not what this instance was loaded with: two saves at once must not bring the token
-        of one host to the other. ``url_key`` and ``platform`` follow the URL.
+        of one host to the other. ``url_key`` and ``platform`` follow the URL, in a new row as well.
 
-        :raises InvalidGitUrl: the new URL is not usable.
-        :raises UrlNotAllowed: the settings do not allow it.
+        :raises InvalidGitUrl: the URL of a new row, or the new one of another, is not usable.
+        :raises UrlNotAllowed: the settings do not allow the new URL of a row; a new row needs a scheme alone.
         """
         using = using or router.db_for_write(type(self), instance=self)
         names = None if update_fields is None else set(update_fields)
         inserts = force_insert or (self._state.adding and not force_update and names is None)
         with transaction.atomic(using=using):
-            if not inserts and "git_url" in vars(self) and (names is None or "git_url" in names):
+            if inserts:
+                self.name_url()
+            elif "git_url" in vars(self) and (names is None or "git_url" in names):
                 names = self._follow_url(names, using)
             super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=names)
+
+    def name_url(self) -> GitUrl:
+        """Set ``url_key`` and ``platform`` by the URL, and return it.
+
+        :raises InvalidGitUrl: it is not usable.
+        :raises UrlNotAllowed: its scheme is not supported.
+        """
+        url = read_git_url(self.git_url)
+        self.url_key, self.platform = url.key, platform_of(url)
+        return url
 
     def _follow_url(self, names: set[str] | None, using: str) -> set[str] | None:
         """Let everything that belongs to the URL follow a new one, and return the names of the fields to save."""
         rows = CodeRepository._base_manager.using(using).select_for_update()
         stored = rows.filter(pk=self.pk).values_list("git_url", flat=True).first()
-        if stored is None or stored == self.git_url:
+        if stored == self.git_url:
             return names
-        url = parse_git_url(self.git_url, network_policy())
-        self.url_key, self.platform = url.key, platform_of(url)
+        if stored is None:
+            self.name_url()
+            return names
+        parse_git_url(self.git_url, network_policy())
+        url = self.name_url()
         written = {"url_key", "platform"}
         if not has_origin(stored, url):
             self.token_accepted = self.token_expires_at = None

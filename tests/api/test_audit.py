@@ -183,7 +183,7 @@ def test_failure_to_open_is_written_down(make_repository: MakeRepository, settin
     settings.CODEREPOS = {**settings.CODEREPOS, "SANDBOX_BASE_PATH": str(tmp_path / "repos")}
     repository = make_repository()
     job = Job.objects.create(repository=repository)
-    CodeRepository.objects.update(token_kid="local:" + "0" * 32, token_ciphertext=repository.token_ciphertext)
+    CodeRepository._base_manager.update(token_kid="local:" + "0" * 32)
 
     assert services.run_clone(job_id=job.pk) == "failed"
 

@@ -94,6 +94,67 @@ def test_a_message_opens_in_its_own_place_alone(part: str) -> None:
         opened(sealed, dataclasses.replace(HERE, **{part: "another"}))
 
 
+BOUND = dataclasses.replace(HERE, origin="https://github.com:443")
+
+
+def test_a_message_with_an_origin_is_one_of_suite_2() -> None:
+    """The place says which suite is written; each opens what it sealed."""
+    assert [seal(context=place)[4] for place in (HERE, BOUND)] == [1, 2]
+    assert opened(seal(context=BOUND), BOUND) == TOKEN
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        None,
+        "",
+        "https://github.com:444",
+        "http://github.com:443",
+        "https://github.com",
+        "https://github.com:4430",
+        "https://gitlab.com:443",
+    ],
+)
+def test_a_message_with_an_origin_opens_for_no_other(origin: str | None) -> None:
+    """Scheme, host and port are all bound, and leaving the origin out opens nothing."""
+    with pytest.raises(TokenUndecryptable):
+        opened(seal(context=BOUND), dataclasses.replace(HERE, origin=origin))
+
+
+@pytest.mark.parametrize("suite", [0, 1, 3, 255])
+def test_a_message_is_not_talked_down_to_another_suite(suite: int) -> None:
+    """The number of the suite is authenticated: an older, weaker one cannot be written over it."""
+    sealed = seal(context=BOUND)
+
+    for place in (HERE, BOUND):
+        with pytest.raises(TokenUndecryptable):
+            opened(sealed[:4] + bytes([suite]) + sealed[5:], place)
+
+
+def test_every_flipped_bit_of_suite_2_is_refused() -> None:
+    """As in suite 1."""
+    sealed = seal(context=BOUND)
+
+    for position in range(len(sealed) * 8):
+        changed = bytearray(sealed)
+        changed[position // 8] ^= 1 << position % 8
+        with pytest.raises(TokenUndecryptable):
+            opened(bytes(changed), BOUND)
+
+
+def test_suite_1_stays_readable_and_is_renewed_as_suite_2() -> None:
+    """What an earlier release sealed opens where the row has an origin by now; renewed, it is bound to that."""
+    old = seal()
+
+    new = envelope.renewed(old, old=WRAPPER, new=OTHER_WRAPPER, context=BOUND)
+
+    assert opened(old, BOUND) == TOKEN
+    assert (new[4], opened(new, BOUND, OTHER_WRAPPER)) == (2, TOKEN)
+    again = envelope.renewed(new, old=OTHER_WRAPPER, new=WRAPPER, context=dataclasses.replace(BOUND, origin="x"))
+    assert Envelope.unpack(again).ciphertext == Envelope.unpack(new).ciphertext
+    assert opened(again, BOUND) == TOKEN
+
+
 def test_parts_of_a_place_do_not_run_into_each_other() -> None:
     """Length prefixes keep ``ab`` + ``c`` apart from ``a`` + ``bc``."""
     sealed = seal(context=Context(table="ab", field="c", row_id="d", project_id="e"))

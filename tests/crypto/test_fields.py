@@ -95,7 +95,12 @@ def test_a_row_without_a_token_has_a_sealed_empty_one(new_row: MakeRow) -> None:
 def test_a_key_that_is_still_text_gives_the_same_row(project: Project, form: Any) -> None:
     """The token is bound to the id that the row has once it is loaded, however its id was written at first."""
     pk = uuid.uuid4()
-    CodeRepository(id=form(pk), project_id=form(project.pk), token_ciphertext=Secret(TOKEN)).save()
+    CodeRepository(
+        id=form(pk),
+        project_id=form(project.pk),
+        git_url="https://git.example.org/r.git",
+        token_ciphertext=Secret(TOKEN),
+    ).save()
 
     assert CodeRepository.objects.get(pk=pk).token_ciphertext.reveal() == TOKEN
 
@@ -347,11 +352,12 @@ def test_a_token_comes_with_a_join(row: CodeRepository) -> None:
 
 def test_get_or_create_and_update_or_create_seal(project: Project) -> None:
     """The shortcuts of managers go through save."""
+    key = "https://git.example.org/owner/repo"
     first, made = CodeRepository.objects.get_or_create(
-        project=project, url_key="k", ref="", defaults={"token_ciphertext": TOKEN}
+        project=project, url_key=key, ref="", defaults={"git_url": key, "token_ciphertext": TOKEN}
     )
     again, made_again = CodeRepository.objects.update_or_create(
-        project=project, url_key="k", ref="", defaults={"token_ciphertext": OTHER}
+        project=project, url_key=key, ref="", defaults={"token_ciphertext": OTHER}
     )
 
     assert (made, made_again, first.pk) == (True, False, again.pk)
@@ -377,51 +383,165 @@ def test_async_methods_seal_and_open(new_row: MakeRow) -> None:
 # Bound to its row -------------------------------------------------------------------------------------------------
 
 
-def test_a_copy_of_a_row_does_not_open(row: CodeRepository) -> None:
-    """Under a new primary key the token stays closed, loudly, rather than being usable in two places."""
+@pytest.mark.parametrize("how", ["pk and adding", "pk", "none"])
+def test_a_copy_of_a_row_is_sealed_anew(row: CodeRepository, how: str) -> None:
+    """Every idiom of copying a row gives the copy a token of its own that opens."""
     original = row.pk
-    row.pk, row.url_key = uuid.uuid4(), "copy"
-    row._state.adding = True
-    row.save()
-
-    with pytest.raises(TokenUndecryptable):
-        reloaded(row)
-    assert CodeRepository.objects.get(pk=original).token_ciphertext.reveal() == TOKEN
-
-
-def test_a_copy_by_a_changed_key_alone_does_not_open(row: CodeRepository) -> None:
-    """The short idiom of copying inserts a row as ever, whose token stays closed."""
-    row.pk, row.url_key = uuid.uuid4(), "copy"
+    row.pk, row.git_url = (None if how == "none" else uuid.uuid4()), "https://git.example.org/another/copy.git"
+    if how == "none":
+        row.id = uuid.uuid4()
+    row._state.adding = how != "pk"
     row.save()
 
     assert CodeRepository.objects.count() == 2
-    with pytest.raises(TokenUndecryptable):
-        reloaded(row)
+    assert reloaded(row) == TOKEN
+    before, after = (stored(CodeRepository(pk=pk)) for pk in (original, row.pk))
+    assert before[0] != after[0]
+    assert CodeRepository.objects.get(pk=original).token_ciphertext.reveal() == TOKEN
 
 
-def test_a_token_does_not_move_to_another_project(row: CodeRepository) -> None:
-    """Giving a repository to another project leaves its token behind."""
-    row.project = Project.objects.create(name="Another")
-    row.save()
+@pytest.mark.parametrize("how", ["save", "bulk_create", "save_base"])
+def test_a_copy_for_another_host_is_refused(row: CodeRepository, how: str) -> None:
+    """A copy takes the token to no other host."""
+    row.pk, row.git_url, row.token_kid = uuid.uuid4(), "https://evil.example.org/a/b.git", row.token_kid
+    row._state.adding = True
+    write: Any = {
+        "save": row.save,
+        "bulk_create": lambda: CodeRepository.objects.bulk_create([row]),
+        "save_base": lambda: row.save_base(force_insert=True),
+    }[how]
 
-    with pytest.raises(TokenUndecryptable):
-        reloaded(row)
-    row.token_ciphertext = OTHER
-    row.save()
-    assert reloaded(row) == OTHER
+    with pytest.raises(ValueError, match="another host"), transaction.atomic():
+        write()
+    assert CodeRepository.objects.count() == 1
 
 
-def test_a_stored_token_given_to_another_row_does_not_open(row: CodeRepository, new_row: MakeRow) -> None:
-    """Assigning one row's token to another copies sealed bytes, which do not open there; a new token does."""
-    other = new_row(token_ciphertext=row.token_ciphertext)
-    other.token_kid = row.token_kid
-    other.save()
+@pytest.mark.parametrize("load", ["whole", "without token", "named field"])
+def test_a_token_follows_its_row_to_another_project(row: CodeRepository, load: str) -> None:
+    """It is sealed anew where the key is at hand, however the row was loaded and saved."""
+    rows = CodeRepository.objects.without_token() if load == "without token" else CodeRepository.objects
+    loaded = rows.get(pk=row.pk)
+    loaded.project = Project.objects.create(name="Another")
+    loaded.save(update_fields=["project"] if load == "named field" else None)
 
-    with pytest.raises(TokenUndecryptable):
-        reloaded(other)
+    assert reloaded(row) == TOKEN
+    loaded.ref = "again"
+    loaded.save()
+    assert reloaded(row) == TOKEN
+
+
+def test_a_stored_token_given_to_another_row_is_sealed_anew(row: CodeRepository, new_row: MakeRow) -> None:
+    """Assigning one row's token to another works as it reads, with one save or with many rows at once."""
+    single, first, second = (new_row(token_ciphertext=row.token_ciphertext) for _ in range(3))
+    single.save()
+    CodeRepository.objects.bulk_create([first, second])
+    first.token_ciphertext = OTHER
+    first.save()
+    first.token_ciphertext = row.token_ciphertext
+    CodeRepository.objects.bulk_update([first], ["token_ciphertext", "token_kid"])
+
+    assert [reloaded(one) for one in (single, first, second)] == [TOKEN] * 3
+    assert len({stored(one)[0] for one in (row, single, first, second)}) == 4
+
+
+def test_a_token_of_another_host_is_refused(row: CodeRepository, new_row: MakeRow) -> None:
+    """Sealed for one host, it goes to no other; its text can be assigned by who means that."""
+    other = new_row(git_url="https://evil.example.org/a/b.git", token_ciphertext=row.token_ciphertext)
+
+    with pytest.raises(ValueError, match="another host"):
+        other.save()
     other.token_ciphertext = row.token_ciphertext.secret()
     other.save()
     assert reloaded(other) == TOKEN
+
+
+@pytest.mark.parametrize(
+    "how", ["save", "named field", "bulk_create", "bulk_update", "update", "update of sealed", "kid"]
+)
+def test_bytes_of_another_row_are_refused(row: CodeRepository, new_row: MakeRow, how: str) -> None:
+    """Sealed bytes get into no row that they do not open in."""
+    other = new_row(token_ciphertext=OTHER)
+    other.save()
+    before = stored(other)
+    values: dict[str, Any] = {"token_ciphertext": row.token_ciphertext.sealed, "token_kid": row.token_kid}
+    fresh = new_row(**values)
+    if how == "kid":
+        other.token_kid = "local:" + "0" * 32
+    else:
+        other.token_ciphertext, other.token_kid = values["token_ciphertext"], values["token_kid"]
+    rows = CodeRepository.objects.filter(pk=other.pk)
+    write: Any = {
+        "save": other.save,
+        "named field": lambda: other.save(update_fields=["token_ciphertext"]),
+        "bulk_create": lambda: CodeRepository.objects.bulk_create([fresh]),
+        "bulk_update": lambda: CodeRepository.objects.bulk_update([other], ["token_ciphertext", "token_kid"]),
+        "update": lambda: rows.update(**values),
+        "update of sealed": lambda: rows.update(**{**values, "token_ciphertext": row.token_ciphertext}),
+        "kid": lambda: other.save(update_fields=["token_kid"]),
+    }[how]
+
+    with pytest.raises(ValueError, match=r"does not open|another"), transaction.atomic():
+        write()
+    assert stored(other) == before
+
+
+def test_bytes_of_the_row_itself_are_taken(row: CodeRepository) -> None:
+    """A backup of the row's own sealed bytes can be put back in every way."""
+    sealed, kid = stored(row)
+    for write in (
+        lambda: row.save(),
+        lambda: row.save(update_fields=["token_ciphertext"]),
+        lambda: CodeRepository.objects.bulk_update([row], ["token_ciphertext", "token_kid"]),
+    ):
+        CodeRepository.objects.get(pk=row.pk).save()
+        row.token_ciphertext, row.token_kid = OTHER, ""
+        row.save()
+        row.token_ciphertext, row.token_kid = sealed, kid
+        write()
+        assert (stored(row), reloaded(row)) == ((sealed, kid), TOKEN)
+    assert CodeRepository.objects.filter(pk=row.pk).update(token_ciphertext=sealed, token_kid=kid) == 1
+    assert CodeRepository.objects.filter(pk=uuid.uuid4()).update(token_ciphertext=sealed, token_kid=kid) == 0
+
+
+def test_one_token_is_not_written_into_many_rows(row: CodeRepository, new_row: MakeRow) -> None:
+    """An update of all rows would leave one that opens."""
+    new_row().save()
+
+    with pytest.raises(ValueError, match="one row"):
+        CodeRepository.objects.update(token_ciphertext=row.token_ciphertext, token_kid=row.token_kid)
+
+
+@pytest.mark.parametrize("how", ["update", "update of the id", "bulk_update"])
+def test_a_row_does_not_leave_its_token_behind_unseen(row: CodeRepository, how: str) -> None:
+    """A queryset would give rows to another project without sealing their tokens for it."""
+    row.project = Project.objects.create(name="Another")
+
+    write: Any = {
+        "update": lambda: CodeRepository.objects.update(project=row.project),
+        "update of the id": lambda: CodeRepository.objects.update(project_id=row.project_id),
+        "bulk_update": lambda: CodeRepository.objects.bulk_update([row], ["project"]),
+    }[how]
+
+    with pytest.raises(ValueError, match=r"by save\(\)"), transaction.atomic():
+        write()
+    assert reloaded(row) == TOKEN
+
+
+@pytest.mark.parametrize("how", ["save", "bulk_update"])
+@pytest.mark.parametrize("name", ["project", "git_url"])
+def test_a_token_for_values_that_are_not_saved_is_refused(row: CodeRepository, how: str, name: str) -> None:
+    """It would be sealed for a project or a host that the stored row does not have."""
+    row.token_ciphertext = OTHER
+    setattr(row, name, {"project": Project.objects.create(name="Another"), "git_url": "https://other.example/r"}[name])
+
+    write: Any = {
+        "save": lambda: row.save(update_fields=["token_ciphertext"]),
+        "bulk_update": lambda: CodeRepository.objects.bulk_update([row], ["token_ciphertext", "token_kid"]),
+    }[how]
+
+    with pytest.raises(ValueError, match=f"Save .*{name}.* together"), transaction.atomic():
+        write()
+    assert reloaded(row) == TOKEN
 
 
 def test_a_token_that_waits_can_be_given_to_another_row(new_row: MakeRow) -> None:
@@ -474,7 +594,7 @@ def test_garbage_in_the_database_is_loud_where_it_is_opened_alone(
 
 def test_an_unknown_key_is_loud(row: CodeRepository) -> None:
     """A row under a key that the installation does not hold says so."""
-    CodeRepository.objects.update(token_ciphertext=row.token_ciphertext.sealed, token_kid="local:" + "0" * 32)
+    CodeRepository._base_manager.update(token_kid="local:" + "0" * 32)
 
     with pytest.raises(TokenUndecryptable):
         reloaded(row)
@@ -612,7 +732,8 @@ def test_migrations_do_not_see_a_change() -> None:
     assert (name, path) == ("token_ciphertext", "coderepos.crypto.fields.EncryptedTokenField")
     assert EncryptedTokenField(*args, **kwargs).deconstruct()[1:] == (path, args, kwargs)
     assert MigrationWriter.serialize(field)[0] == (
-        "coderepos.crypto.fields.EncryptedTokenField(kid_field='token_kid', project_field='project')"
+        "coderepos.crypto.fields.EncryptedTokenField(kid_field='token_kid', origin_field='git_url', "
+        "origin_of='coderepos.git.url.origin_of', project_field='project')"
     )
     loader = MigrationLoader(None)
     changes = MigrationAutodetector(
@@ -704,7 +825,7 @@ def test_threads_share_no_state(project: Project) -> None:
     def work(number: int) -> None:
         for turn in range(50):
             text = f"token-of-{number}-{turn}"
-            row = CodeRepository(project_id=project.pk, token_ciphertext=text)
+            row = CodeRepository(project_id=project.pk, git_url="https://git.example.org/r", token_ciphertext=text)
             field.seal_pending(row)
             if row.token_ciphertext.reveal() != text:
                 wrong.append(text)

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from coderepos.crypto import envelope
 from coderepos.crypto.envelope import Context, LocalKeyWrapper
 
-VECTORS: list[dict[str, str]] = json.loads((Path(__file__).parents[1] / "vectors" / "cre1.json").read_text())["vectors"]
+FILES = [json.loads(path.read_text()) for path in sorted((Path(__file__).parents[1] / "vectors").glob("cre1*.json"))]
+VECTORS: list[dict[str, str]] = [vector for file in FILES for vector in file["vectors"]]
 NIST = Path(cryptography_vectors.__path__[0]) / "ciphers" / "AES" / "GCM"
 RFC_5869 = [
     # key, salt, info, size, output: test cases 1 to 3 of the RFC's appendix A
@@ -73,14 +74,16 @@ def expected(vector: dict[str, str]) -> bytes:
     names = ("table", "field", "row_id", "project_id")
     context = lp(b"coderepos/v1", *(vector[name].encode() for name in names))
     kid = "local:" + hkdf(master, b"", b"coderepos/v1/kid", 16).hex()
-    wrap_aad = lp(b"wrap", b"CRE1", b"\x01", b"\x01", message_id, commitment, context, kid.encode())
-    data_aad = lp(b"data", b"CRE1", b"\x01", message_id, commitment, context)
+    suite = b"\x02" if "origin" in vector else b"\x01"
+    wrap_aad = lp(b"wrap", b"CRE1", suite, b"\x01", message_id, commitment, context, kid.encode())
+    data_aad = lp(b"data", b"CRE1", suite, message_id, commitment, context)
+    data_aad += lp(vector["origin"].encode()) if "origin" in vector else b""
     wrap_key = hkdf(master, b"", b"coderepos/v1/kek-wrap", 32)
     wrapped = wrap_nonce + AESGCM(wrap_key).encrypt(wrap_nonce, dek, wrap_aad)
     token = vector["token"].encode()
     padded = struct.pack(">H", len(token)) + token
     padded += bytes(-len(padded) % 256)
-    head = b"CRE1" + b"\x01" + b"\x01" + message_id + commitment + data_nonce + struct.pack(">H", len(wrapped))
+    head = b"CRE1" + suite + b"\x01" + message_id + commitment + data_nonce + struct.pack(">H", len(wrapped))
     return head + wrapped + AESGCM(key).encrypt(data_nonce, padded, data_aad)
 
 
@@ -98,7 +101,8 @@ class FixedNonce(LocalKeyWrapper):
 
 def context_of(vector: dict[str, str]) -> Context:
     """The row that a vector belongs to."""
-    return Context(**{name: vector[name] for name in ("table", "field", "row_id", "project_id")})
+    names = "table", "field", "row_id", "project_id", "origin"
+    return Context(**{name: vector[name] for name in names if name in vector})
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
@@ -133,6 +137,13 @@ def test_a_vector_opens_for_ever(vector: dict[str, str]) -> None:
 
     assert opened.decode() == vector["token"]
     assert wrapper.kid == vector["kid"]
+
+
+def test_there_are_vectors_of_every_suite() -> None:
+    """A suite without kept bytes could change unnoticed."""
+    assert {file["suite"] for file in FILES} == {envelope.SUITE_UNBOUND, envelope.SUITE_ORIGIN}
+    for file in FILES:
+        assert {bytes.fromhex(vector["sealed"])[4] for vector in file["vectors"]} == {file["suite"]}
 
 
 @pytest.mark.parametrize(("key", "salt", "info", "size", "output"), RFC_5869)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, HTTPClientError
 
 from coderepos.crypto.providers.asking import CONNECT_SECONDS, READ_SECONDS, Verdict, ask, expect
+from coderepos.hidden import HiddenBytes
 
 WRAP_AWS: Final = 2
 REFUSALS: Final = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
@@ -67,7 +67,7 @@ class AwsKeyWrapper:
         question = partial(
             self._client.encrypt, KeyId=self._arn, Plaintext=dek, EncryptionContext=_encryption_context(aad)
         )
-        name, wrapped = ask(self.kid, lambda: _fields(question(), "KeyId", "CiphertextBlob"), _judge)
+        name, wrapped = ask(self.kid, lambda: _fields(_Answer(question()), "KeyId", "CiphertextBlob"), _judge)
         expect(self.kid, name == self._arn, "another key answered")
         return bytes(wrapped)
 
@@ -80,13 +80,20 @@ class AwsKeyWrapper:
         question = partial(
             self._client.decrypt, KeyId=self._arn, CiphertextBlob=wrapped, EncryptionContext=_encryption_context(aad)
         )
-        name, dek = ask(self.kid, lambda: _fields(question(), "KeyId", "Plaintext"), _judge, opening=True)
+        name, dek = ask(self.kid, lambda: _fields(_Answer(question()), "KeyId", "Plaintext"), _judge, opening=True)
         expect(self.kid, name == self._arn, "another key answered", opening=True)
-        return bytes(dek)
+        return HiddenBytes(dek)
 
 
-def _fields(answer: Mapping[str, Any], *names: str) -> tuple[Any, ...]:
-    return tuple(answer[name] for name in names)
+class _Answer(dict[str, Any]):
+    """What the client returned, which may hold a data key: nothing of it shows in frames."""
+
+    def __repr__(self) -> str:
+        return "_Answer(...)"
+
+
+def _fields(answer: _Answer, *names: str) -> tuple[Any, ...]:
+    return tuple(HiddenBytes(answer[name]) if isinstance(answer[name], bytes) else answer[name] for name in names)
 
 
 def _encryption_context(aad: bytes) -> dict[str, str]:

@@ -14,6 +14,7 @@ from azure.keyvault.keys.crypto import EncryptionAlgorithm
 
 from coderepos.crypto.envelope import KEY_BYTES
 from coderepos.crypto.providers.asking import CONNECT_SECONDS, READ_SECONDS, Verdict, ask, expect
+from coderepos.hidden import HiddenBytes
 
 WRAP_AZURE: Final = 4
 ALGORITHM: Final = EncryptionAlgorithm.rsa_oaep_256
@@ -70,11 +71,15 @@ class AzureKeyWrapper:
         """
         version, ciphertext = wrapped[:VERSION_BYTES].decode("ascii", "replace"), wrapped[VERSION_BYTES:]
         expect(self.kid, _VERSION.fullmatch(version) is not None, "no version of the key", opening=True)
-        answer = ask(self.kid, lambda: self._version(version).decrypt(ALGORITHM, ciphertext), _judge, opening=True)
-        both = bytes(answer.plaintext)
+        both = ask(
+            self.kid,
+            lambda: HiddenBytes(self._version(version).decrypt(ALGORITHM, ciphertext).plaintext),
+            _judge,
+            opening=True,
+        )
         bound = len(both) == DIGEST_BYTES + KEY_BYTES and hmac.compare_digest(both[:DIGEST_BYTES], _digest(aad))
         expect(self.kid, bound, "wrapped for another row", opening=True)
-        return both[DIGEST_BYTES:]
+        return HiddenBytes(both[DIGEST_BYTES:])
 
     def _version(self, version: str) -> Any:
         """Return a client for one version of the key, which shares the connections of the first one."""

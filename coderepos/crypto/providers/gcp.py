@@ -10,6 +10,7 @@ from google.cloud.kms_v1 import KeyManagementServiceClient
 from requests import exceptions as transport
 
 from coderepos.crypto.providers.asking import READ_SECONDS, Verdict, ask, expect
+from coderepos.hidden import HiddenBytes
 
 WRAP_GCP: Final = 3
 TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
@@ -60,13 +61,12 @@ class GcpKeyWrapper:
         :raises TokenUndecryptable: it was wrapped by another key or for another row, or changed.
         """
         request = {"name": self._name, "ciphertext": wrapped, "additional_authenticated_data": aad}
-        answer = ask(
+        return ask(
             self.kid,
-            lambda: self._client.decrypt(request=request, timeout=READ_SECONDS, retry=None),
+            lambda: HiddenBytes(self._client.decrypt(request=request, timeout=READ_SECONDS, retry=None).plaintext),
             _judge,
             opening=True,
         )
-        return bytes(answer.plaintext)
 
 
 def crc32c(data: bytes) -> int:

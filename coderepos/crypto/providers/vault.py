@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 from functools import partial
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from hvac import exceptions as vault
 from requests import exceptions as transport
 
 from coderepos.crypto.providers.asking import CONNECT_SECONDS, READ_SECONDS, Verdict, ask, expect
+from coderepos.hidden import HiddenBytes, HiddenText
 
 WRAP_VAULT: Final = 5
 
@@ -61,12 +62,15 @@ class VaultKeyWrapper:
             mount_point=self._mount,
         )
         return ask(
-            self.kid, lambda: base64.b64decode(question()["data"]["plaintext"], validate=True), _judge, opening=True
+            self.kid,
+            lambda: HiddenBytes(binascii.a2b_base64(question()["data"]["plaintext"], strict_mode=True)),
+            _judge,
+            opening=True,
         )
 
 
 def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+    return HiddenText(binascii.b2a_base64(data, newline=False), encoding="ascii")
 
 
 def _judge(error: Exception) -> Verdict:

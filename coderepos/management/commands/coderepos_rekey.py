@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DEFAULT_DB_ALIAS
 
 from coderepos.crypto.keyring import keyring
-from coderepos.crypto.rotation import BATCH_ROWS, Outcome, count_by_kid, rekey, sealed_columns
+from coderepos.crypto.rotation import BATCH_ROWS, Outcome, count_by_kid, count_waiting, rekey, sealed_columns
 from coderepos.exceptions import EncryptionUnavailable
 from coderepos.models import AuditEntry, AuditEvent
 
@@ -61,7 +61,8 @@ class Command(BaseCommand):
             )
         if left:
             raise CommandError(
-                f"{left} tokens are not under the primary key. Keep the old keys.", returncode=EXIT_ROWS_LEFT
+                f"{left} tokens are not under the primary key in the present format. Keep the old keys.",
+                returncode=EXIT_ROWS_LEFT,
             )
 
     def _column(self, column: Any, primary: str, dry_run: bool, batch_rows: int, database: str) -> int:
@@ -69,7 +70,7 @@ class Command(BaseCommand):
         name = f"{column.model._meta.db_table}.{column.column}"
         before = count_by_kid(column, using=database)
         self._counts[name] = {"before": before}
-        total = sum(before.values()) - before.get(primary, 0)
+        total = count_waiting(column, primary, using=database)
         self._show_counts(name, before, primary)
         bar = _Bar(self, total)
         outcome = rekey(column, using=database, dry_run=dry_run, batch_rows=batch_rows, progress=bar.advance)
@@ -79,7 +80,7 @@ class Command(BaseCommand):
             return len(outcome.undecryptable)
         after = self._counts[name]["after"] = count_by_kid(column, using=database)
         self._show_counts(name, after, primary)
-        return sum(after.values()) - after.get(primary, 0)
+        return count_waiting(column, primary, using=database)
 
     def _show_counts(self, name: str, counts: dict[str, int], primary: str) -> None:
         for kid, count in counts.items():
