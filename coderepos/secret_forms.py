@@ -1,7 +1,7 @@
 """The forms that a secret takes in text: what masks it has to know them all.
 
-Shared by the redactor of logs and by the child process that talks to the Git host. Imports nothing of the app but what hides
-its variables.
+Shared by the redactor of logs and by the child process that talks to the Git host. Imports nothing of the app
+but what hides its variables.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ def secret_forms(secret: str) -> list[str]:
     """
     secret, raw = HiddenText(secret), HiddenBytes(secret.encode(errors="surrogatepass"))
     percent = [HiddenText(form) for form in (quote(raw, safe=""), quote(raw), quote_plus(raw))]
-    forms: list[str] = [secret, *percent, *map(_lower_percent, percent), html.escape(secret), raw.hex(), raw.hex().upper()]
+    forms: list[str] = [
+        secret,
+        *percent,
+        *map(_lower_percent, percent),
+        html.escape(secret),
+        raw.hex(),
+        raw.hex().upper(),
+    ]
     forms += [json.dumps(secret)[1:-1], str.__repr__(secret)[1:-1], bytes.__repr__(raw)[2:-1]]
     for shift in range(3):
         encoded = HiddenText(base64.b64encode(bytes(shift) + raw), encoding="ascii")

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from coderepos.hidden import HiddenBytes
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
+from coderepos.hidden import HiddenBytes
 
 MAGIC: Final = b"CRE1"
 SUITE_UNBOUND: Final = 1

@@ -18,8 +18,8 @@ from django.utils.module_loading import import_string
 from coderepos.crypto.envelope import Context, Envelope
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.secret import HIDDEN, Secret
-from coderepos.hidden import HiddenText
 from coderepos.exceptions import TokenUndecryptable
+from coderepos.hidden import HiddenText
 
 MAX_TOKEN_CHARACTERS: Final = 4096
 

@@ -14,8 +14,8 @@ from coderepos.conf import conf
 from coderepos.crypto import envelope
 from coderepos.crypto.envelope import Context, KeyWrapper, LocalKeyWrapper
 from coderepos.crypto.providers import missing_extra, open_key, split_key_id
-from coderepos.hidden import HiddenBytes, HiddenText
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
+from coderepos.hidden import HiddenBytes, HiddenText
 
 PRINTED_KEYS: Final = frozenset({b"this-key-is-printed-in-the-docs!"})
 """Keys that stand in the documentation, so that everybody knows them."""

@@ -20,7 +20,8 @@ from coderepos.crypto.envelope import Context
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import InvalidGitUrl, TokenUndecryptable, UrlNotAllowed
-from coderepos.models import AuditEntry, CodeRepository, Job, Project
+from coderepos.models import AuditEntry, CodeRepository, Job
+from coderepos.projects.models import Project
 
 pytestmark = pytest.mark.django_db
 
