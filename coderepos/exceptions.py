@@ -320,7 +320,9 @@ class SandboxUnavailable(GitError):
 
 
 class SandboxRootMissing(GitError):
-    """The folder for sandboxes is not the one that this machine used before; ask the operator to mount it again."""
+    """The disk of the sandbox root is not mounted, or the root was emptied or moved; the operator has to mount it
+    again, or to run manage.py coderepos_adopt_root where that was on purpose.
+    """
 
     code = "sandbox_root_missing"
     retryable = True

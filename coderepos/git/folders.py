@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from coderepos.exceptions import SandboxRefused
+from coderepos.exceptions import SandboxRefused, SandboxRootMissing
 from coderepos.git.disk_errors import disk_error, errno_name
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def translated(place: Path) -> Iterator[None]:
     except OSError as error:
         logger.error("The file system answers %s for %s: %s", errno_name(error), place, error.strerror)
         raise disk_error(error) from error
-    except SandboxRefused as error:
+    except (SandboxRefused, SandboxRootMissing) as error:
         logger.error("%s is refused: %s", place, error.message)
         raise
 

@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from coderepos.exceptions import SandboxRefused
+from coderepos.exceptions import SandboxRefused, SandboxRootMissing
 from coderepos.git.folders import (
     DRAFT,
     age_seconds,
@@ -38,6 +38,7 @@ from coderepos.git.folders import (
     sync_at_best,
     translated,
 )
+from coderepos.git.marker import read_marker
 from coderepos.git.removal import open_writable, remove_tree
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Sandbox:
     def incoming(self, token: str) -> Path:
         """Create the empty folder that a job builds in, and return its path.
 
+        :raises SandboxRootMissing: the root has lost its marker since it was prepared: its mount is gone.
         :raises SandboxRefused: something is in the way.
         :raises SandboxFull: there is no room.
         """
@@ -223,6 +225,8 @@ class Sandbox:
         mode = self.root.folder_mode
         with self.root.opened() as base:
             if create:
+                if read_marker(base) is None:
+                    raise SandboxRootMissing
                 make_folder(self.project_key, parent=base, mode=mode)
             with opened_folder(self.project_key, parent=base) as project:
                 if create:

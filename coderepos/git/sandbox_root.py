@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from coderepos.exceptions import SandboxRefused
+from coderepos.exceptions import SandboxRefused, SandboxRootMissing
+from coderepos.git.ancestors import require_safe_way
 from coderepos.git.folders import opened_folder, set_mode, translated
 from coderepos.git.marker import read_marker, write_marker
 from coderepos.git.sandbox import NAME, Sandbox
@@ -37,20 +38,25 @@ class SandboxRoot:
         """Mode of the top folder of a published version."""
         return 0o550 if self._group else 0o500
 
-    def prepare(self, root_id: str) -> None:
+    def prepare(self, root_id: str, *, may_be_new: bool = True) -> None:
         """Create the root where it is missing, and mark it as belonging to ``root_id``; safe in many processes at once.
 
+        :param may_be_new: ``False`` where it was marked before: without its marker it is not the one, but what lies
+            below a mount that is gone.
+        :raises SandboxRootMissing: it has to have a marker and has none.
         :raises SandboxRefused: it is a link or no folder, is foreign, is writable by others, the group does not exist,
-            or another installation marked it. Nothing was changed then.
+            another installation marked it, or others may change a folder above it. Nothing was changed then.
         :raises SandboxFull: there is no room even for the marker.
         """
         with translated(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                self.path.mkdir(mode=0o700)
+            require_safe_way(self.path)
+            if may_be_new:
+                self._make()
+            elif self.read_marker() is None:
+                raise SandboxRootMissing
             group_id = self._group_id()
             with self.opened() as base:
-                if read_marker(base) is None:
+                if may_be_new and read_marker(base) is None:
                     write_marker(base, root_id)
                 if read_marker(base) != root_id:
                     raise SandboxRefused(
@@ -59,6 +65,13 @@ class SandboxRoot:
                 if group_id is not None and os.fstat(base).st_gid != group_id:
                     os.fchown(base, -1, group_id)
                 set_mode(base, self.folder_mode)
+
+    def _make(self) -> None:
+        for folder in reversed(self.path.parents):
+            with suppress(FileExistsError):
+                folder.mkdir(mode=0o755)
+        with suppress(FileExistsError):
+            self.path.mkdir(mode=0o700)
 
     def read_marker(self) -> str | None:
         """Return the id of the installation that the root belongs to, ``None`` where there is no root or no marker.

@@ -31,6 +31,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("name", models.TextField(primary_key=True, serialize=False)),
                 ("root_id", models.UUIDField(default=uuid.uuid4, editable=False)),
+                ("marked_roots", models.JSONField(default=list, editable=False)),
                 ("isolation_level", models.PositiveSmallIntegerField(default=0)),
                 ("last_seen", models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), null=True)),
                 ("upkeep_at", models.DateTimeField(editable=False, null=True)),

@@ -29,6 +29,9 @@ class Node(models.Model):
     root_id = models.UUIDField(default=uuid.uuid4, editable=False)
     """The marker that this machine's sandbox root holds; two databases never share a root."""
 
+    marked_roots = models.JSONField(default=list, editable=False)
+    """Paths of the sandbox roots that this machine marked; one that has no marker any more is not mounted."""
+
     isolation_level = models.PositiveSmallIntegerField(default=0)
     last_seen = models.DateTimeField(null=True, db_default=Now())
     """When its workers last finished a round of upkeep; null while none ever did."""
@@ -49,6 +52,12 @@ class Node(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def note_root(self, path: str) -> None:
+        """Remember that this machine marked a sandbox root."""
+        if path not in self.marked_roots:
+            self.marked_roots = [*self.marked_roots, path]
+            Node.objects.filter(pk=self.pk).update(marked_roots=self.marked_roots)
 
     def seen(self, *, isolation_level: int | None = None) -> None:
         """Record that this machine did some work, by the database's clock."""

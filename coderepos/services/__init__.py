@@ -6,10 +6,11 @@ from coderepos.services.cloning import run_clone
 from coderepos.services.connecting import Connection, clone_again, connect_repository
 from coderepos.services.maintenance import start_worker, sweep_if_due
 from coderepos.services.tokens import replace_token
-from coderepos.services.upkeep import reap, register_node, sweep
+from coderepos.services.upkeep import adopt_root, reap, register_node, sweep
 
 __all__ = [
     "Connection",
+    "adopt_root",
     "clone_again",
     "connect_repository",
     "reap",

@@ -19,7 +19,7 @@ from typing import Final
 from django.db import connections
 
 from coderepos.conf import conf
-from coderepos.exceptions import SandboxRefused
+from coderepos.exceptions import GitError
 from coderepos.models import Node
 from coderepos.services import upkeep
 
@@ -68,8 +68,8 @@ def sweep_if_due(node: Node, *, every_seconds: float = SWEEP_SECONDS) -> str:
 def _sweep() -> str:
     try:
         return upkeep.sweep()
-    except SandboxRefused as error:
-        logger.critical("sandbox root %s refused: %s", conf.SANDBOX_BASE_PATH, error)
+    except GitError as error:
+        logger.critical("sandbox root %s can't be swept: %s", conf.SANDBOX_BASE_PATH, error)
         return "refused"
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from coderepos import queue, signals
 from coderepos.conf import conf
-from coderepos.exceptions import WorkerLost
+from coderepos.exceptions import SandboxRootMissing, WorkerLost
 from coderepos.git.isolation import available_level
 from coderepos.git.sandbox_root import SandboxRoot
 from coderepos.models import CodeRepository, Job, JobState, Node
@@ -37,13 +37,37 @@ def prepare_root(node: Node) -> SandboxRoot:
     A machine that changed its name keeps the root whose marker another row of this database knows.
 
     :raises SandboxRefused: it is not safe, or belongs to another installation; nothing was touched.
+    :raises SandboxRootMissing: this machine marked it before, and its marker is gone.
     """
+    return _marked_root(node, may_be_new=str(engine.sandbox_root().path) not in node.marked_roots)
+
+
+def adopt_root() -> SandboxRoot:
+    """Mark this machine's sandbox root anew, which the operator moved or emptied on purpose.
+
+    Clones that are not in it any more are reported by the next sweep.
+
+    :raises SandboxRefused: it is not safe, or belongs to another installation; nothing was touched.
+    """
+    return _marked_root(register_node(), may_be_new=True)
+
+
+def _marked_root(node: Node, *, may_be_new: bool) -> SandboxRoot:
     root = engine.sandbox_root()
     marker = _uuid(root.read_marker())
     if marker not in (None, node.root_id) and Node.objects.filter(root_id=marker).exists():
         Node.objects.filter(pk=node.pk).update(root_id=marker)
         node.refresh_from_db()
-    root.prepare(str(node.root_id))
+    try:
+        root.prepare(str(node.root_id), may_be_new=may_be_new)
+    except SandboxRootMissing:
+        logger.critical(
+            "sandbox root %s: this machine marked it before, and the marker is gone. Mount its disk again; or, where "
+            "it was moved or emptied on purpose, run manage.py coderepos_adopt_root as the user of the workers",
+            root.path,
+        )
+        raise
+    node.note_root(str(root.path))
     return root
 
 

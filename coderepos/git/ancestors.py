@@ -1,0 +1,90 @@
+"""Checks that nobody can swap a folder by changing one that it is in."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import logging
+import os
+import pwd
+import stat
+from pathlib import Path
+from typing import Final
+
+from coderepos.exceptions import SandboxRefused
+
+logger = logging.getLogger(__name__)
+
+_MOST_LINKS: Final = 40
+
+
+def require_safe_way(path: Path) -> None:
+    """Check every folder and link on the way to ``path``, as far as it exists; ``path`` itself is not looked at.
+
+    Each has to belong to root or to this user, and nobody else may write to it. Folders that are sticky, such as
+    ``/tmp``, may be written by all: nobody can rename what is somebody else's there.
+
+    :param path: absolute.
+    :raises SandboxRefused: somebody else could put another folder in the place of ``path``.
+    :raises OSError: too many links, or what should be a folder is none.
+    """
+    here = Path("/")
+    _require_safe(here, here.stat())
+    todo = list(reversed(path.parent.parts[1:]))
+    links = 0
+    while todo:
+        name = todo.pop()
+        if name == "..":
+            here = here.parent
+            continue
+        try:
+            status = (here / name).lstat()
+        except FileNotFoundError:
+            return
+        _require_safe(here / name, status)
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            target = Path(os.readlink(here / name))
+            if target.is_absolute():
+                here = Path("/")
+            todo += [part for part in reversed(target.parts) if part != "/"]
+        else:
+            here /= name
+
+
+def _require_safe(place: Path, status: os.stat_result) -> None:
+    if status.st_uid not in (0, os.geteuid()):
+        logger.error("%s is above the sandbox root and belongs to user %d", place, status.st_uid)
+        raise SandboxRefused(
+            "A folder above the sandbox root belongs to somebody who is neither root nor the worker's user; "
+            "the operator has to give it to one of them, or to choose another root."
+        )
+    if stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_ISVTX and _others_may_write(status):
+        logger.error("%s is above the sandbox root and may be written by others", place)
+        raise SandboxRefused(
+            "Others than root and the worker's user may write to a folder above the sandbox root; "
+            "the operator has to run chmod go-w on it, or to choose another root."
+        )
+
+
+def _others_may_write(status: os.stat_result) -> bool:
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    return bool(status.st_mode & stat.S_IWGRP) and _has_other_members(status.st_gid)
+
+
+def _has_other_members(group_id: int) -> bool:
+    """Is anybody but root and this user in a group, as far as the machine's own lists tell?"""
+    user_ids = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == group_id}
+    try:
+        names = grp.getgrgid(group_id).gr_mem
+    except KeyError:
+        names = []
+    for name in names:
+        try:
+            user_ids.add(pwd.getpwnam(name).pw_uid)
+        except KeyError:
+            logger.debug("Group %d has the unknown member %s", group_id, name)
+    return bool(user_ids - {0, os.geteuid()})
