@@ -199,28 +199,24 @@ class Job(models.Model):
         """May a transient failure be tried again?"""
         return self.attempt < self.max_attempts
 
-    @property
-    def is_published(self) -> bool:
-        """Is it finished under this lease? Tells after an error in the middle of COMMIT who won."""
+    def has_ended(self, state: JobState, *, error_code: str = "") -> bool:
+        """Return whether it is finished so, under this very lease: tells after a failed COMMIT who won."""
         mine = Job.objects.on_primary().filter(pk=self.pk, lease_token=self.lease_token)
-        return mine.filter(state=JobState.SUCCEEDED).exists()
+        return mine.filter(state=state, error_code=error_code).exists()
 
     def rung(self) -> None:
         """Record that the doorbell was rung."""
         Job.objects.filter(pk=self.pk).update(rung_at=Now())
 
-    def renew(self, *, progress: Mapping[str, Any], bytes_received: int) -> None:
-        """Extend the lease and write progress.
+    def renew(self, *, progress: Mapping[str, Any] | None = None, bytes_received: int | None = None) -> None:
+        """Extend the lease, and write progress where there is any.
 
         :raises LeaseLost: the lease is no longer ours.
         """
-        won = self._owned().update(
-            lease_until=_in(LEASE_SECONDS),
-            heartbeat_at=Now(),
-            progress=dict(progress),
-            bytes_received=bytes_received,
-        )
-        if not won:
+        values: dict[str, Any] = {} if progress is None else {"progress": dict(progress)}
+        if bytes_received is not None:
+            values["bytes_received"] = bytes_received
+        if not self._owned().update(lease_until=_in(LEASE_SECONDS), heartbeat_at=Now(), **values):
             raise LeaseLost
 
     def succeed(self, *, repository_values: Mapping[str, Any], **values: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
 from functools import partial
 from typing import Any
 
@@ -25,7 +24,8 @@ from coderepos.models.address import network_policy
 from coderepos.models.project import project_key
 from coderepos.models.token_status import database_time
 from coderepos.services import engine
-from coderepos.services.trail import failure
+from coderepos.services.publication import size_mb
+from coderepos.services.trail import record_failure
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def connect_repository(
             user=user,
         )
     except CodeReposError as error:
-        AuditEntry.objects.record(AuditEvent.REJECTED, project_id=project.pk, actor=user, details=failure(error))
+        record_failure(AuditEvent.REJECTED, error, project_id=project.pk, actor=user)
         raise
 
 
@@ -142,11 +142,6 @@ def clone_again(*, user: Any, repository: CodeRepository) -> Job:
             return _queue_clone(repository, JobKind.UPDATE)
     except IntegrityError:
         raise JobRunning from None
-
-
-def size_mb(size_bytes: int) -> Decimal:
-    """Return bytes as MB of 10^6 bytes, rounded up to a tenth."""
-    return (Decimal(size_bytes) / 10**6).quantize(Decimal("0.1"), rounding=ROUND_CEILING)
 
 
 def _queue_clone(repository: CodeRepository, kind: JobKind = JobKind.CLONE) -> Job:

@@ -19,7 +19,7 @@ from typing import Final
 from django.db import connections
 
 from coderepos.conf import conf
-from coderepos.exceptions import GitError
+from coderepos.exceptions import CodeReposError
 from coderepos.models import Node
 from coderepos.services import upkeep
 
@@ -68,9 +68,9 @@ def sweep_if_due(node: Node, *, every_seconds: float = SWEEP_SECONDS) -> str:
 def _sweep() -> str:
     try:
         return upkeep.sweep()
-    except GitError as error:
-        logger.critical("sandbox root %s can't be swept: %s", conf.SANDBOX_BASE_PATH, error)
-        return "refused"
+    except CodeReposError as error:
+        logger.critical("The sandbox root %s can't be swept: %s: %s", conf.SANDBOX_BASE_PATH, error.code, error.message)
+        return error.code
 
 
 def _run_upkeep() -> None:

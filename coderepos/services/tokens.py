@@ -19,7 +19,7 @@ from coderepos.git.probe import probe
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository
 from coderepos.models.token_status import database_time
 from coderepos.services import engine
-from coderepos.services.trail import failure
+from coderepos.services.trail import record_failure
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def replace_token(
     try:
         expires_at = _expiry(repository, access_token)
     except CodeReposError as error:
-        AuditEntry.objects.record(AuditEvent.REFUSED, repository=repository, actor=user, details=failure(error))
+        record_failure(AuditEvent.REFUSED, error, repository=repository, actor=user)
         raise
     _swap(repository, access_token, expires_at, user=user)
     logger.info("repository %s: token replaced", repository.pk)

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from django.db import router, transaction
 
 from coderepos.crypto.redaction import redact
 from coderepos.exceptions import CodeReposError
+from coderepos.models import AuditEntry, AuditEvent
+from coderepos.services.afterwards import failures_logged
+
+
+def record_failure(
+    event: AuditEvent, error: CodeReposError, *, details: Mapping[str, Any] | None = None, **about: Any
+) -> None:
+    """Add an entry about an error that is raised anyway; where that fails too, the log says so and the error stays.
+
+    :param details: what is kept beside code and figures of the error.
+    :param about: further arguments of :meth:`AuditEntryQuerySet.record`.
+    """
+    with (
+        failures_logged("The audit trail misses an entry: %s, %s", event, error.code),
+        transaction.atomic(using=router.db_for_write(AuditEntry)),
+    ):
+        AuditEntry.objects.record(event, details={**(details or {}), **failure(error)}, **about)
 
 
 def failure(error: CodeReposError) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import logging
 import uuid
 from typing import Final
 
+from django.db import router
+
 from coderepos import queue, signals
 from coderepos.conf import conf
 from coderepos.exceptions import SandboxRootMissing, WorkerLost
@@ -14,6 +16,8 @@ from coderepos.git.sandbox_root import SandboxRoot
 from coderepos.models import CodeRepository, Job, JobState, Node
 from coderepos.models.job import OVERDUE_SECONDS
 from coderepos.services import engine
+from coderepos.services.afterwards import failures_logged
+from coderepos.services.publication import align
 
 SWEEP_AFTER_SECONDS: Final = 15 * 60
 BATCH: Final = 100
@@ -90,6 +94,8 @@ def _abandon(job: Job) -> JobState | None:
     if state is not None:
         logger.warning("job %s: worker on %s went silent, now %s", job.pk, job.node, state)
     if state == JobState.FAILED:
+        # No attempt will come that looks after what this one left.
+        Node.objects.filter(name=job.node).update(swept_at=None)
         signals.repository_failed.send_robust(
             sender=CodeRepository, repository_id=job.repository_id, job_id=job.pk, error_code=error.code
         )
@@ -126,6 +132,8 @@ def _warn_of_standstill() -> None:
 def sweep() -> str:
     """Remove from this machine's sandbox root what the database does not know and is older than 15 minutes.
 
+    Links that do not lead to the version of the row are put back. One sandbox that fails costs a line in the log.
+
     :raises SandboxRefused: the root belongs to another installation; nothing was touched.
     """
     removed = 0
@@ -133,18 +141,19 @@ def sweep() -> str:
         repository_id = _uuid(sandbox.repository_id)
         if repository_id is None:
             continue
-        known = _known_versions(repository_id)
-        removed += sandbox.sweep(keep=known, older_than_seconds=SWEEP_AFTER_SECONDS)
+        with failures_logged("sandbox %s can't be swept", sandbox.path):
+            align(sandbox, repository_id)
+            known = _known_versions(repository_id)
+            removed += sandbox.sweep(keep=known, older_than_seconds=SWEEP_AFTER_SECONDS)
     return f"{removed} removed"
 
 
 def _known_versions(repository_id: uuid.UUID) -> set[str]:
     """Return the published version of a repository and the one that a running job builds."""
-    published = CodeRepository.objects.filter(pk=repository_id).exclude(version="").values_list("version", flat=True)
-    building = Job.objects.filter(repository_id=repository_id, state=JobState.RUNNING).values_list(
-        "lease_token", flat=True
-    )
-    return {*published, *(str(token) for token in building)}
+    repositories = CodeRepository.objects.using(router.db_for_write(CodeRepository)).filter(pk=repository_id)
+    published = repositories.exclude(version="").values_list("version", flat=True)
+    building = Job.objects.on_primary().filter(repository_id=repository_id, state=JobState.RUNNING)
+    return {*published, *(str(token) for token in building.values_list("lease_token", flat=True))}
 
 
 def _uuid(text: str | None) -> uuid.UUID | None:

@@ -141,7 +141,7 @@ def test_worker_whose_job_is_taken_works_on_the_oldest_due_one(job: Job, monkeyp
     later, older = queued_job("https://h/later"), queued_job("https://h/older")
     Job.objects.filter(pk=older.pk).update(created_at=Now() - timedelta(hours=1))
     attempted: list[uuid.UUID] = []
-    monkeypatch.setattr(cloning, "_attempt", lambda job, node: attempted.append(job.pk))
+    monkeypatch.setattr(cloning, "_attempt", lambda lease: attempted.append(lease.job.pk))
 
     for _ in range(3):
         services.run_clone(job_id=job.pk)

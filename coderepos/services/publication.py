@@ -1,0 +1,118 @@
+"""Making a version the one that readers see, once, and keeping link and row together.
+
+The row decides which version is published. The link is set just before the row is written, under a lease that was
+renewed for it: where the disk refuses, nothing is published, and whoever reads COMPLETED finds the tree. A process that
+dies or loses its lease in between leaves a link that is ahead of the row, or, where it had slept, one of a version that
+is gone. Therefore everyone who set a link aligns it with the row afterwards, and so do the next attempt and the sweep.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable
+from decimal import ROUND_CEILING, Decimal
+from typing import Final
+
+from django.db import router
+
+from coderepos import signals
+from coderepos.git.reports import CloneReport
+from coderepos.git.sandbox import Sandbox
+from coderepos.models import CodeRepository, JobState, LeaseLost
+from coderepos.models.locking import row_transaction
+from coderepos.services.afterwards import failures_logged
+from coderepos.services.leases import Lease
+
+ALIGN_TRIES: Final = 3
+"""A version may be replaced while its link is set; who replaces it aligns it too."""
+
+logger = logging.getLogger(__name__)
+
+
+def commit(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
+    """Make the version of a lease the visible one, and tell whoever listens.
+
+    :raises LeaseLost: the job is no longer ours, or nobody can say so; the row decides what becomes of the version.
+    :raises CodeReposError: the disk refuses; nothing is published.
+    """
+    job, version = lease.job, str(lease.job.lease_token)
+    lease.renew()
+    sandbox.flip(version)
+    lease.persist(lambda: _write(lease, report, sandbox))
+    with failures_logged("job %s: the link of the published version can't be checked", job.pk):
+        align(sandbox, job.repository_id)
+    signals.repository_cloned.send_robust(
+        sender=CodeRepository,
+        repository_id=job.repository_id,
+        job_id=job.pk,
+        sandbox_path=str(sandbox.repository_path),
+    )
+
+
+def _write(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
+    """Write the outcome in one transaction that touches nothing but the database."""
+    job, build = lease.job, report.build
+    try:
+        with row_transaction(router.db_for_write(CodeRepository)):
+            job.succeed(
+                repository_values={
+                    "repository_size_mb": size_mb(build.git_bytes + build.tree_bytes),
+                    "sandbox_path": str(sandbox.repository_path),
+                    "version": str(job.lease_token),
+                    "node": job.node,
+                    "commit_id": build.commit_id,
+                    "ref_name": report.ref_name,
+                },
+                bytes_received=report.received_bytes,
+                isolation_level=report.isolation_level,
+                progress={},
+                result={**build.to_json(), "isolation": report.isolation, "head_branch": report.head_branch},
+            )
+            job.repository.note_token(accepted=True, expires_at=report.token_expires_at)
+    except LeaseLost:
+        # Written by an earlier try, whose answer was lost with its connection?
+        if not job.has_ended(JobState.SUCCEEDED):
+            raise
+
+
+def align(sandbox: Sandbox, repository_id: uuid.UUID) -> None:
+    """Let readers see the version that the row names, where it is on this disk and they see another.
+
+    :raises CodeReposError: the disk refuses.
+    """
+    for _ in range(ALIGN_TRIES):
+        version = _published(repository_id)
+        if not version or sandbox.current() == version or version not in sandbox.versions():
+            return
+        logger.warning("sandbox %s: the link is put back to version %s, which the row names", sandbox.path, version)
+        sandbox.flip(version)
+
+
+def _published(repository_id: uuid.UUID) -> str:
+    rows = CodeRepository.objects.using(router.db_for_write(CodeRepository)).filter(pk=repository_id)
+    return rows.values_list("version", flat=True).first() or ""
+
+
+def withdraw(lease: Lease, sandbox: Sandbox) -> None:
+    """Remove what an attempt built that came to nothing, never what the row names; what fails is logged."""
+    job, version = lease.job, str(lease.job.lease_token)
+    with failures_logged("job %s: what it was building can't be removed now", job.pk):
+        sandbox.discard_incoming(version)
+    with failures_logged("job %s: the link can't be checked", job.pk):
+        align(sandbox, job.repository_id)
+    with failures_logged("job %s: the version that it built can't be removed now", job.pk):
+        if version != _published(job.repository_id):
+            sandbox.discard(version)
+
+
+def discard(sandbox: Sandbox, versions: Iterable[str]) -> None:
+    """Remove versions that are replaced; what can't be removed now is logged and left to the sweep."""
+    for version in versions:
+        with failures_logged("sandbox %s: version %s stays for now", sandbox.path, version):
+            sandbox.discard(version)
+
+
+def size_mb(size_bytes: int) -> Decimal:
+    """Return bytes as MB of 10^6 bytes, rounded up to a tenth."""
+    return (Decimal(size_bytes) / 10**6).quantize(Decimal("0.1"), rounding=ROUND_CEILING)
