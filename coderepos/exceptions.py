@@ -61,7 +61,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import ClassVar, Final
 
 LONGEST_WAIT_SECONDS: Final = 3_600
@@ -150,9 +150,28 @@ class RemoteNotFound(GitError):
 
 
 class RefNotFound(GitError):
-    """The repository has no such branch, tag or commit; check the ref."""
+    """The repository has no such branch, tag or commit; check the ref.
+
+    :param names: names that exist, which the message lists.
+    """
 
     code = "ref_not_found"
+    sentences = {
+        "default branch": "The repository's default branch does not exist; name a branch",
+        "only tags": "The repository has tags but no branch; name a tag",
+        "only other refs": "The repository has neither branches nor tags; name a ref in full",
+        "no ref name": "Git allows no branch or tag of this name; check the ref",
+        "short id": "A commit is found by its full id alone; give all 40 digits of it, or a branch or tag",
+        "hidden commit": "The Git host gives away only commits that a branch or tag names; name a branch or tag",
+    }
+
+    def __init__(self, message: str | None = None, *, names: Sequence[str] = (), **fields: object) -> None:
+        sentence = self.sentences.get(str(fields.get("reason")))
+        if names:
+            fields["names"] = list(names)
+        if sentence:
+            message = message or f"{sentence}{', such as ' if names else ''}{', '.join(names)}."
+        super().__init__(message, **fields)
 
 
 class RepositoryEmpty(GitError):
@@ -259,6 +278,8 @@ class RemoteProtocolError(GitError):
         " find the new URL of the repository, and connect that one.",
         "web page": "The Git host answered with a web page; check the URL, and give a token where the repository is"
         " private.",
+        "SHA-256 object ids are not supported": "The repository has SHA-256 object ids, which this app does not read.",
+        "no shallow clones": "The Git host cannot clone at a depth; connect the repository without one.",
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from coderepos.exceptions import RemoteProtocolError, TooManyRefs
+from coderepos.exceptions import RemoteProtocolError
 from coderepos.git.pkt_line import malformed
 from coderepos.git.refs import HEAD, SHA256
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from coderepos.git.pkt_line import PktLines
+    from coderepos.git.refs import RefListing
 
 _SERVICE: Final = b"# service=git-upload-pack"
 _NO_REFS: Final = b"capabilities^{}"
@@ -23,51 +24,25 @@ _REF: Final = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) ([^\0 ]+)\Z")
 _SHALLOW: Final = re.compile(rb"shallow ([0-9a-f]{40})\Z")
 
 
-class Refs:
-    """Refs while they arrive.
-
-    :param most: number of refs from which on the repository has too many.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.ids: Final[dict[bytes, bytes]] = {}
-        """Ids by full name; ids of annotated tags are those of the tag objects."""
-        self.head_target = b""
-        """Full name of the branch that HEAD points to; empty where it is detached or unknown."""
-        self._most: Final = most
-        self._number = 0
-
-    def add(self, name: bytes, object_id: bytes) -> None:
-        """Take the next ref.
-
-        :raises TooManyRefs: it is one too many.
-        """
-        self._number += 1
-        if self._number > self._most:
-            raise TooManyRefs(figure=self._number, limit=self._most)
-        self.ids[name] = object_id
-
-
 class Advertisement:
     """The first answer of a server.
 
     :param version: 2, or 0 for the protocol before it, which version 1 only puts a line in front of.
     :param capabilities: values by name; several of one name are joined by spaces, those without a value are empty.
-    :param refs: what a server of version 0 has; nothing in version 2.
     :param shallow: commits whose parents the repository itself does not have, as version 0 tells them.
     """
 
-    def __init__(self, version: int, capabilities: dict[bytes, bytes], refs: Refs, shallow: Iterable[bytes]) -> None:
+    def __init__(self, version: int, capabilities: dict[bytes, bytes], shallow: Iterable[bytes] = ()) -> None:
         self.version: Final = version
         self.capabilities: Final = capabilities
-        self.refs: Final = refs
         self.shallow: Final = frozenset(shallow)
 
 
-def read_advertisement(lines: PktLines, *, most_refs: int) -> Advertisement:
+def read_advertisement(lines: PktLines, refs: RefListing) -> Advertisement:
     """Read the first answer of a server.
 
-    :raises TooManyRefs: there are more than ``most_refs``, noticed while they arrive.
+    :param refs: takes the refs, which come along in version 0.
+    :raises TooManyRefs: there are more than the limit, noticed while they arrive.
     :raises RemoteProtocolError: it is malformed, or of a repository with SHA-256 ids.
     """
     line = lines.line()
@@ -76,14 +51,13 @@ def read_advertisement(lines: PktLines, *, most_refs: int) -> Advertisement:
         if lines.line() is not None or lines.is_delimited:
             raise malformed()
         line = lines.line()
-    refs = Refs(most_refs)
     if line == b"version 2":
-        return Advertisement(2, _capabilities(lines.section()), refs, ())
+        return Advertisement(2, _capabilities(lines.section()))
     if line == b"version 1":
         line = lines.line()
     if line is None:
         # What old servers say of an empty repository.
-        return Advertisement(0, {}, refs, ())
+        return Advertisement(0, {})
     first, nul, told = line.partition(b"\0")
     capabilities = _capabilities(told.split()) if nul else {}
     shallow = _read_refs(lines, first, refs)
@@ -91,16 +65,16 @@ def read_advertisement(lines: PktLines, *, most_refs: int) -> Advertisement:
         name, _, target = symref.partition(b":")
         if name == HEAD:
             refs.head_target = target
-    return Advertisement(0, capabilities, refs, shallow)
+    return Advertisement(0, capabilities, shallow)
 
 
-def read_ls_refs(lines: PktLines, *, most_refs: int) -> Refs:
+def read_ls_refs(lines: PktLines, refs: RefListing) -> None:
     """Read the answer to the command ``ls-refs`` of protocol version 2.
 
-    :raises TooManyRefs: there are more than ``most_refs``, noticed while they arrive.
+    :param refs: takes the refs.
+    :raises TooManyRefs: there are more than the limit, noticed while they arrive.
     :raises RemoteProtocolError: it is malformed.
     """
-    refs = Refs(most_refs)
     for line in lines.section():
         object_id, _, rest = line.partition(b" ")
         name, *attributes = rest.split(b" ")
@@ -116,7 +90,6 @@ def read_ls_refs(lines: PktLines, *, most_refs: int) -> Refs:
                     refs.head_target = value
     if lines.is_delimited:
         raise malformed()
-    return refs
 
 
 def _capabilities(told: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -124,12 +97,12 @@ def _capabilities(told: Iterable[bytes]) -> dict[bytes, bytes]:
     for one in told:
         name, _, value = one.partition(b"=")
         capabilities[name] = b" ".join(filter(None, (capabilities.get(name), value)))
-    if capabilities.get(b"object-format", b"sha1") == b"sha256":
+    if b"sha1" not in capabilities.get(b"object-format", b"sha1").split():
         raise RemoteProtocolError(reason=SHA256)
     return capabilities
 
 
-def _read_refs(lines: PktLines, line: bytes | None, refs: Refs) -> list[bytes]:
+def _read_refs(lines: PktLines, line: bytes | None, refs: RefListing) -> list[bytes]:
     """Read the refs of protocol version 0, and return the ids of the shallow commits that may follow them."""
     shallow: list[bytes] = []
     if line is not None and line.endswith(b" " + _NO_REFS):
@@ -138,7 +111,9 @@ def _read_refs(lines: PktLines, line: bytes | None, refs: Refs) -> list[bytes]:
         if found := _REF.match(line):
             if shallow:
                 raise malformed()
-            if not found[2].endswith(_PEELED):
+            if found[2].endswith(_PEELED):
+                refs.add_peeled(found[1])
+            else:
                 refs.add(found[2], found[1])
         elif found := _SHALLOW.match(line):
             shallow.append(found[1])

@@ -155,7 +155,7 @@ def make(
         tree_bytes=trees.total.disk_bytes,
         objects=len(pack),
         entries=trees.total.entries,
-        substitutions=checkout.substitutions.counts,
+        substitutions=checkout.substitutions.counts | ({"tag": outcome.skipped_tags} if outcome.skipped_tags else {}),
         substituted_paths=tuple(checkout.substitutions.paths),
         seconds=clock.seconds,
     )

@@ -16,11 +16,13 @@ from coderepos.exceptions import (
     GitError,
     InternalError,
     LimitExceeded,
+    RefNotFound,
     RemoteError,
     RemoteMoved,
     leaves,
 )
 from coderepos.git.messages import NetworkPolicy
+from coderepos.git.refs import SHOWN_NAMES
 from coderepos.git.remote_text import REMOTE_TEXT_CHARACTERS
 from coderepos.git.reports import Progress
 from coderepos.git.url import beside, parse_git_url
@@ -101,12 +103,20 @@ def _remote_texts(kind: type[CodeReposError], fields: Mapping[str, object]) -> d
 
     :raises ValueError: they are not what the child makes of such text.
     """
-    if kind is not RemoteError or "remote_text" not in fields:
-        return {}
-    text = fields["remote_text"]
+    if kind is RemoteError and "remote_text" in fields:
+        return {"remote_text": _printable(fields["remote_text"])}
+    if kind is RefNotFound and "names" in fields:
+        names = fields["names"]
+        if not isinstance(names, list) or len(names) > SHOWN_NAMES:
+            raise ValueError("remote text")
+        return {"names": [_printable(name) for name in names]}
+    return {}
+
+
+def _printable(text: object) -> str:
     if not isinstance(text, str) or not text.isprintable() or len(text) > REMOTE_TEXT_CHARACTERS:
         raise ValueError("remote text")
-    return {"remote_text": text}
+    return text
 
 
 def _moved_to(

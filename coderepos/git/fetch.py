@@ -15,19 +15,16 @@ from coderepos.exceptions import (
     CodeReposError,
     InternalError,
     PreambleTooLarge,
-    RefNotFound,
-    RemoteError,
-    RemoteProtocolError,
-    RepositoryEmpty,
 )
 from coderepos.git.child import emit_to, error_event
 from coderepos.git.connection import Meter
-from coderepos.git.messages import LINE_BYTES, FetchOutcome, fetch_request, load_line
+from coderepos.git.exchange import Exchange
+from coderepos.git.messages import LINE_BYTES, fetch_request, load_line
 from coderepos.git.opening import open_repository, repository_connection
-from coderepos.git.pack_writer import PackWriter, StoppedEarly
+from coderepos.git.pack_writer import PackWriter
 from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY
-from coderepos.git.refs import HEAD, HEADS, TAGS, advertised_tags, object_id, ref_prefixes, ref_text, wanted_ref
-from coderepos.git.remote_text import remote_error
+from coderepos.git.refs import RefListing
+from coderepos.git.remote_text import is_harmless, remote_error
 from coderepos.git.upload_pack import UploadPackClient
 from coderepos.git.url import parse_git_url
 
@@ -107,10 +104,12 @@ def fetch(
     try:
         opening = open_repository(url, connection, headers)
         secrets = (request.username or "", request.password or "")
+        refs = RefListing(request.ref, limits, with_tags=not request.count_only)
         client = UploadPackClient(
-            connection, opening, headers, limits, remote_error=lambda text: remote_error(text, secrets)
+            connection, opening, headers, limits, refs, remote_error=lambda text: remote_error(text, secrets)
         )
-        outcome = exchange(request, client, PackWriter(request, pack_fd, meter, emit))
+        writer = PackWriter(request, pack_fd, meter, emit)
+        outcome = Exchange(request, client, refs, writer, is_harmless=lambda name: is_harmless(name, secrets)).outcome()
         told = answer_to(size)
         expires_at = (
             (told and told.token_expires_at) or answer_to(expiry) or expiry_told_by(opening.advertisement.headers)
@@ -118,43 +117,6 @@ def fetch(
         return {**outcome, "platform_size_bytes": told and told.size_bytes, "token_expires_at": expires_at}
     finally:
         connection.close()
-
-
-def exchange(request: FetchRequest, client: UploadPackClient, writer: PackWriter) -> dict[str, Any]:
-    """Run the protocol to its end, or until a probe has counted enough; return the fields of the outcome."""
-    with_tags = not request.count_only
-    refs = client.refs(ref_prefixes(request.ref, with_tags=with_tags))
-    wanted = wanted_ref(refs.ids, request.ref)
-    if wanted is None:
-        raise RefNotFound if refs.ids or client.refs([HEADS, TAGS]).ids else RepositoryEmpty
-    shallow: frozenset[bytes] = frozenset()
-    stopped_early = False
-    try:
-        shallow = client.fetch(wanted.object_id.encode(), writer, depth=request.depth, with_tags=with_tags)
-    except StoppedEarly:
-        stopped_early = True
-    except (RemoteError, RemoteProtocolError) as error:
-        is_by_id = client.is_fetching and not wanted.name and not writer.pack_bytes
-        if is_by_id and _refuses_id(error, wanted.object_id):
-            raise RefNotFound from None
-        raise
-    writer.finish()
-    head_branch = ref_text(refs.head_target)
-    outcome = FetchOutcome(
-        wanted_id=wanted.object_id,
-        ref_name=head_branch if wanted.name == HEAD else ref_text(wanted.name),
-        head_branch=head_branch,
-        tags=advertised_tags(refs.ids) if with_tags else (),
-        shallow=tuple(sorted(object_id(one) for one in shallow)),
-        pack_bytes=writer.pack_bytes,
-    )
-    return {**outcome.to_json(), "stopped_early": stopped_early}
-
-
-def _refuses_id(error: RemoteError | RemoteProtocolError, object_id: str) -> bool:
-    """Does a server say, with a text or with nothing, that it does not have this object or does not give it away?"""
-    text = str(error.fields.get("remote_text", ""))
-    return isinstance(error, RemoteProtocolError) or object_id in text or "not our ref" in text
 
 
 def questions(

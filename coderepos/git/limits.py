@@ -20,7 +20,10 @@ class Limits(Record):
     """Most bytes accepted before the first pack byte: advertisement, capabilities, progress."""
 
     refs: int = 50_000
-    """Most refs that a server may advertise."""
+    """Most tags that come along; further ones are left out and counted."""
+
+    listed_refs: int = 100_000
+    """Most refs that are read of a server, whatever becomes of them."""
 
     objects: int = 500_000
     """Most objects in a pack."""

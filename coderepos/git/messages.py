@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from typing import Any, Final, Self
 
 LINE_BYTES: Final = 8 * 10**6
-"""Longest message: an outcome with 50,000 tags."""
+"""Longest message: an outcome with 50,000 tags and 80,000 commits that history ends at."""
+
+REF_NAME_BYTES: Final = 4_000
+"""Longest ref name: a path on Linux has at most 4,096 bytes."""
+
+_NO_REF_NAME: Final = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|[/.]\Z")
 
 OBJECT_ID: Final = re.compile(r"[0-9a-f]{40}\Z")
 
@@ -94,6 +99,9 @@ class FetchOutcome(Record):
     tags: tuple[tuple[str, str], ...] = ()
     """Name and object id of the advertised tags; build keeps those whose object is in the pack."""
 
+    skipped_tags: int = 0
+    """How many more tags there are at least."""
+
     shallow: tuple[str, ...] = ()
     """Commits whose parents were cut off."""
 
@@ -115,6 +123,9 @@ class FetchOutcome(Record):
             raise ValueError("tags or shallow")
         if type(pack_bytes) is not int or not 0 <= pack_bytes <= limits.wire_bytes:
             raise ValueError("pack_bytes")
+        skipped_tags = value.get("skipped_tags", 0)
+        if type(skipped_tags) is not int or not 0 <= skipped_tags <= limits.listed_refs:
+            raise ValueError("skipped_tags")
         pairs = []
         for tag in tags:
             if not isinstance(tag, list) or len(tag) != 2:
@@ -125,6 +136,7 @@ class FetchOutcome(Record):
             ref_name=_ref_name(value.get("ref_name"), may_be_empty=True),
             head_branch=_ref_name(value.get("head_branch"), may_be_empty=True),
             tags=tuple(pairs),
+            skipped_tags=skipped_tags,
             shallow=tuple(_object_id(one) for one in shallow),
             pack_bytes=pack_bytes,
         )
@@ -139,7 +151,10 @@ class BuildReport(Record):
     objects: int
     entries: int
     substitutions: dict[str, int]
-    """How often a tree entry was not written as it is, by ``symlink``, ``gitlink``, ``lfs_pointer`` or ``name``."""
+    """How often a tree entry was not written as it is, by ``symlink``, ``gitlink``, ``lfs_pointer`` or ``name``.
+
+    ``tag`` counts the tags that were left out.
+    """
 
     substituted_paths: tuple[str, ...]
     """The first hundred of them as ``reason: path``, printable."""
@@ -235,18 +250,11 @@ def _object_id(value: object) -> str:
 
 
 def _ref_name(value: object, *, may_be_empty: bool = False) -> str:
-    """Check a ref name by git-check-ref-format(1), as far as its rules keep it inside ``refs/`` and on one line."""
+    """Check a full ref name by git-check-ref-format(1), and that it may be the path of a file."""
     if may_be_empty and value == "":
         return ""
-    if (
-        not isinstance(value, str)
-        or not value.startswith("refs/")
-        or len(value.encode("utf-8", "surrogateescape")) > 1_024
-    ):
+    if not isinstance(value, str) or not value.startswith("refs/") or _NO_REF_NAME.search(value):
         raise ValueError("ref name")
-    parts = value.split("/")
-    if any(not part or part.startswith(".") or part.endswith((".lock", ".")) or ".." in part for part in parts):
-        raise ValueError("ref name")
-    if any(ord(char) <= 32 or ord(char) == 127 or char in "~^:?*[\\" for char in value) or "@{" in value:
+    if len(value.encode("utf-8", "surrogateescape")) > REF_NAME_BYTES:
         raise ValueError("ref name")
     return value

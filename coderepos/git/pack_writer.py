@@ -67,6 +67,11 @@ class PackWriter:
         if parts and time.monotonic() >= self._next_progress:
             self._tell_progress()
 
+    def allow_preamble_again(self) -> None:
+        """Let as much arrive before the pack as at the beginning: what did was too much, and is asked for otherwise."""
+        self._bytes_before = self._meter.received_bytes
+        self._set_allowance()
+
     def finish(self) -> None:
         """Tell the last figure.
 

@@ -1,15 +1,18 @@
-"""Which ref of an advertisement is wanted, and what to ask the server for to find it."""
+"""Which ref is wanted, what to ask the server for to find it, and what of a listing is worth keeping."""
 
 from __future__ import annotations
 
-from coderepos.exceptions import RemoteProtocolError
+import re
+
+from coderepos.exceptions import RemoteProtocolError, TooManyRefs
 from coderepos.git.messages import OBJECT_ID, is_ref_name
 from coderepos.git.record import Record
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Final
+
+    from coderepos.git.limits import Limits
 
 HEAD: Final = b"HEAD"
 HEADS: Final = b"refs/heads/"
@@ -17,6 +20,17 @@ TAGS: Final = b"refs/tags/"
 
 SHA256: Final = "SHA-256 object ids are not supported"
 """Reason of the error for a repository with longer ids."""
+
+SHOWN_NAMES: Final = 10
+"""Names of each kind that are kept to tell users what they could ask for."""
+
+TAG_BYTES: Final = 4 * 10**6
+"""Most bytes that the names and ids of all tags may take in a message."""
+
+_HISTORICAL_DEFAULT: Final = b"refs/heads/master"
+_FULL_ID: Final = re.compile(r"[0-9a-fA-F]{40}\Z")
+_SHORT_ID: Final = re.compile(r"[0-9a-fA-F]{4,39}\Z")
+_TAG_OVERHEAD_BYTES: Final = 50
 
 
 class WantedRef(Record):
@@ -28,34 +42,131 @@ class WantedRef(Record):
     object_id: str
 
 
+def commit_id(ref: str) -> str:
+    """Return the commit id that ``ref`` is, in lower case; empty where it is a name.
+
+    Forty hex digits are an id to every command of Git, whatever branches and tags there are.
+    """
+    return ref.lower() if _FULL_ID.match(ref) else ""
+
+
+def is_short_id(ref: str) -> bool:
+    """Does ``ref`` look like an abbreviated commit id, which no server looks up?"""
+    return bool(_SHORT_ID.match(ref))
+
+
 def ref_candidates(ref: str) -> list[bytes]:
     """Return the full names that ``ref`` may mean, the first one that exists wins: branches before tags.
 
-    This is the order of ``git clone --branch``. Names that Git refuses are left out: they are nobody's.
+    This is the order of ``git clone --branch``; names such as ``tags/v1``, ``heads/main`` and ``pull/1/head`` are
+    understood as ``git rev-parse`` does. Names that Git refuses are left out: they are nobody's.
     """
     if ref in ("", "HEAD"):
         return [HEAD]
-    names = [ref] if ref.startswith("refs/") else [f"refs/heads/{ref}", f"refs/tags/{ref}"]
+    if commit_id(ref):
+        return []
+    names = [f"refs/heads/{ref}", f"refs/tags/{ref}"]
+    if ref.startswith("refs/"):
+        names = [ref]
+    elif "/" in ref:
+        names.append(f"refs/{ref}")
     return [name.encode("utf-8", "surrogateescape") for name in names if is_ref_name(name)]
 
 
-def ref_prefixes(ref: str, *, with_tags: bool) -> list[bytes]:
-    """Return what protocol v2 is asked to advertise: HEAD, the candidates and, where wanted, all tags."""
-    names = [HEAD, *(name for name in ref_candidates(ref) if name != HEAD)]
-    if not with_tags:
-        return names
-    return [*(name for name in names if not name.startswith(TAGS)), TAGS]
+class RefListing:
+    """What is of use among the refs of a server, while they arrive: however many there are, little is kept.
 
-
-def wanted_ref(refs: Mapping[bytes, bytes], ref: str) -> WantedRef | None:
-    """Return the ref that is meant, or ``None`` where the server advertises none of its candidates.
-
-    :raises RemoteProtocolError: its id is not one of a SHA-1 repository.
+    :param ref: branch, tag, full ref name or full commit id, as the user gave it; empty for the default branch.
+    :param with_tags: keep the tags too.
     """
-    for name in ref_candidates(ref):
-        if name in refs:
-            return WantedRef(name=name, object_id=object_id(refs[name]))
-    return WantedRef(name=b"", object_id=ref) if OBJECT_ID.match(ref) else None
+
+    def __init__(self, ref: str, limits: Limits, *, with_tags: bool) -> None:
+        self.head_target = b""
+        """Full name of the branch that HEAD points to; empty where it is detached or unknown."""
+        self.tags: Final[dict[bytes, bytes]] = {}
+        """Ids by full name; ids of annotated tags are those of the tag objects."""
+        self.skipped_tags = 0
+        """Tags that were one too many to be kept."""
+        self.shown: Final[dict[bytes, list[bytes]]] = {HEADS: [], TAGS: [], b"refs/": []}
+        """The first names of branches, tags and other refs."""
+        self.guessed_branch = b""
+        """Branch that ``git clone`` takes for HEAD's where none is told: ``guess_remote_head`` of Git.
+
+        That is ``master``, or the first branch with the id of HEAD.
+        """
+        self.has_commit = False
+        """Is the commit that is wanted by its id the target of some ref?"""
+        self._commit_id: Final = commit_id(ref).encode()
+        self._candidates: Final = ref_candidates(ref)
+        self._ids: Final[dict[bytes, bytes]] = {}
+        self._with_tags = with_tags
+        self._limits: Final = limits
+        self._number = 0
+        self._tag_bytes = 0
+
+    @property
+    def prefixes(self) -> list[bytes]:
+        """What protocol v2 is asked to list: HEAD, the candidates and, where they are kept, all tags."""
+        names = [HEAD, *(name for name in self._candidates if name != HEAD)]
+        if not self._with_tags:
+            return names
+        return [*(name for name in names if not name.startswith(TAGS)), TAGS]
+
+    def add(self, name: bytes, object_id: bytes) -> None:
+        """Take the next ref.
+
+        :raises TooManyRefs: it is one too many.
+        """
+        self._number += 1
+        if self._number > self._limits.listed_refs:
+            raise TooManyRefs(figure=self._number, limit=self._limits.listed_refs)
+        self.has_commit |= object_id == self._commit_id
+        if name == HEAD or name in self._candidates:
+            self._ids[name] = object_id
+        if name == HEAD:
+            return
+        kind = HEADS if name.startswith(HEADS) else TAGS if name.startswith(TAGS) else b"refs/"
+        shown = self.shown[kind]
+        if len(shown) < SHOWN_NAMES and name not in shown:
+            shown.append(name)
+        if kind == HEADS:
+            self._guess(name, object_id)
+        elif kind == TAGS and self._with_tags:
+            self._keep_tag(name, object_id)
+
+    def add_peeled(self, object_id: bytes) -> None:
+        """Take note of what an annotated tag names."""
+        self.has_commit |= object_id == self._commit_id
+
+    def without_tags(self) -> None:
+        """Keep no more tags: those that would follow are too many to be listed."""
+        self._with_tags = False
+        self._number = 0
+        self.skipped_tags = max(1, self.skipped_tags)
+
+    def wanted(self) -> WantedRef | None:
+        """Return the ref or commit that is meant, or ``None`` where none of the candidates is listed.
+
+        :raises RemoteProtocolError: its id is not one of a SHA-1 repository.
+        """
+        if self._commit_id:
+            return WantedRef(name=b"", object_id=self._commit_id.decode())
+        for name in self._candidates:
+            if name in self._ids:
+                return WantedRef(name=name, object_id=object_id(self._ids[name]))
+        return None
+
+    def _guess(self, name: bytes, object_id: bytes) -> None:
+        if self._ids.get(HEAD) == object_id and (name == _HISTORICAL_DEFAULT or not self.guessed_branch):
+            self.guessed_branch = name
+
+    def _keep_tag(self, name: bytes, object_id: bytes) -> None:
+        size = _TAG_OVERHEAD_BYTES + (len(name) + name.count(b'"') if name.isascii() else 6 * len(name))
+        if len(self.tags) >= self._limits.refs or self._tag_bytes + size > TAG_BYTES:
+            self.skipped_tags += 1
+            return
+        self._tag_bytes += size
+        self.tags[name] = object_id
 
 
 def object_id(advertised: bytes) -> str:
@@ -69,10 +180,10 @@ def object_id(advertised: bytes) -> str:
     raise RemoteProtocolError(reason=SHA256 if len(text) == 64 else "object id")
 
 
-def advertised_tags(refs: Mapping[bytes, bytes]) -> tuple[tuple[str, str], ...]:
+def advertised_tags(tags: dict[bytes, bytes]) -> tuple[tuple[str, str], ...]:
     """Return names and ids of the tags whose names Git would accept; of an annotated tag the id of the tag object."""
-    tags = ((ref_text(name), target) for name, target in refs.items() if name.startswith(TAGS))
-    return tuple((name, object_id(target)) for name, target in tags if name)
+    named = ((ref_text(name), target) for name, target in tags.items())
+    return tuple((name, object_id(target)) for name, target in named if name)
 
 
 def ref_text(name: bytes) -> str:

@@ -32,6 +32,11 @@ def remote_error(text: bytes, secrets: Sequence[str]) -> RemoteError:
     return RemoteError(remote_text=harmless_text(text, secrets))
 
 
+def is_harmless(text: bytes, secrets: Sequence[str]) -> bool:
+    """May text of a remote be shown as it is?"""
+    return harmless_text(text, secrets) == text.decode("utf-8", "replace")
+
+
 def harmless_text(text: bytes, secrets: Sequence[str]) -> str:
     """Return text of a remote without secrets, printable and at most 200 characters; empty where that is not certain.
 

@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from typing import Final
 
     from coderepos.exceptions import GitError
-    from coderepos.git.advertisement import Advertisement, Refs
     from coderepos.git.limits import Limits
     from coderepos.git.network import Answer, GuardedConnection
     from coderepos.git.opening import Opening
     from coderepos.git.pack_writer import PackWriter
+    from coderepos.git.refs import RefListing
 
 NO_SHALLOW: Final = "no shallow clones"
 """Reason of the error for a depth that the server does not know about."""
 
+_ALLOWS_IDS: Final = (b"allow-tip-sha1-in-want", b"allow-reachable-sha1-in-want")
 _AGENT: Final = b"agent=" + USER_AGENT.encode()
 _SHALLOW: Final = re.compile(rb"(un)?shallow ([0-9a-f]{40})\Z")
 _ACK: Final = re.compile(rb"NAK\Z|ACK [0-9a-f]{40}( continue| common| ready)?\Z")
@@ -41,6 +42,7 @@ class UploadPackClient:
 
     :param opening: the first request and its answer.
     :param headers: headers of every further request, credentials among them.
+    :param refs: takes the refs, where they come along with the first answer.
     :param remote_error: makes the error of what the server reports, out of its text.
     :raises GitError: the one for an error that the server reports, like every method.
     """
@@ -51,6 +53,7 @@ class UploadPackClient:
         opening: Opening,
         headers: Mapping[str, str],
         limits: Limits,
+        refs: RefListing,
         *,
         remote_error: Callable[[bytes], GitError],
     ) -> None:
@@ -59,20 +62,29 @@ class UploadPackClient:
         self._connection: Final = connection
         self._url: Final = f"{opening.base}/git-upload-pack"
         self._headers: Final = headers
-        self._most_refs: Final = limits.refs
         self._remote_error: Final = remote_error
-        self._advertisement: Final = self._advertised(opening.advertisement)
+        self._most_refs: Final = limits.refs
+        self._advertisement: Final = read_advertisement(self._listing(opening.advertisement), refs)
 
-    def refs(self, prefixes: Sequence[bytes]) -> Refs:
-        """Return the refs with one of these prefixes, and in protocol version 0 all others too.
+    @property
+    def lists_on_request(self) -> bool:
+        """Are refs listed only when they are asked for, as in protocol version 2?"""
+        return self._advertisement.version == 2
+
+    @property
+    def gives_hidden_commits(self) -> bool:
+        """May a commit be asked for that no ref names? As fetch-pack of Git decides it."""
+        return self.lists_on_request or any(name in self._advertisement.capabilities for name in _ALLOWS_IDS)
+
+    def list_refs(self, refs: RefListing, prefixes: Sequence[bytes]) -> None:
+        """Ask for the refs with one of these prefixes; in protocol version 0 they have come already.
 
         :raises TooManyRefs: there are more than the limit.
         :raises RemoteProtocolError: the answer is malformed.
         """
-        if self._advertisement.version != 2:
-            return self._advertisement.refs
-        arguments = [b"symrefs", *(b"ref-prefix " + prefix for prefix in prefixes)]
-        return read_ls_refs(self._lines(self._post(self._command(b"ls-refs", arguments))), most_refs=self._most_refs)
+        if self.lists_on_request:
+            arguments = [b"symrefs", *(b"ref-prefix " + prefix for prefix in prefixes)]
+            read_ls_refs(self._listing(self._post(self._command(b"ls-refs", arguments))), refs)
 
     def fetch(self, wanted_id: bytes, writer: PackWriter, *, depth: int | None, with_tags: bool) -> frozenset[bytes]:
         """Fetch what a commit or tag reaches, and return the ids of the commits whose parents were cut off.
@@ -147,7 +159,7 @@ class UploadPackClient:
 
     def _answer(self, request: bytes) -> PktLines:
         self.is_fetching = True
-        return self._lines(self._post(request))
+        return self._lines(self._post(request), 2 * self._most_refs + 1_000)
 
     def _post(self, body: bytes) -> Answer:
         headers = {"Content-Type": "application/x-git-upload-pack-request", "Accept": RESULT, **self._headers}
@@ -155,12 +167,12 @@ class UploadPackClient:
             headers["Git-Protocol"] = "version=2"
         return self._connection.request("POST", self._url, headers, body)
 
-    def _advertised(self, answer: Answer) -> Advertisement:
-        return read_advertisement(self._lines(answer), most_refs=self._most_refs)
+    def _listing(self, answer: Answer) -> PktLines:
+        # In version 0 every annotated tag has two lines; how many refs are read is for the listing to say.
+        return self._lines(answer, 4 * self._most_refs + 1_000)
 
-    def _lines(self, answer: Answer) -> PktLines:
-        # Twice: version 0 has a second line for every annotated tag.
-        return PktLines(answer, most_lines=2 * self._most_refs + 1_000, remote_error=self._remote_error)
+    def _lines(self, answer: Answer, most_lines: int) -> PktLines:
+        return PktLines(answer, most_lines=most_lines, remote_error=self._remote_error)
 
 
 def _capabilities_to_ask_for(offered: Mapping[bytes, bytes], *, with_tags: bool) -> list[bytes]:

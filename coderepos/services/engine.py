@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from coderepos.conf import conf
 from coderepos.crypto.redaction import safe_remote_text
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import RemoteError
+from coderepos.exceptions import RefNotFound, RemoteError
 from coderepos.git.limits import Limits
 from coderepos.git.pipeline import CloneRequest
 from coderepos.git.platforms import basic_auth
@@ -53,14 +53,19 @@ def clone_request(repository: CodeRepository, token: Secret) -> CloneRequest:
 
 @contextmanager
 def remote_text_redacted() -> Iterator[None]:
-    """Redact what a remote reported before anybody sees it; the child that heard it has masked its own credentials.
+    """Redact text of a remote before anybody sees it; the child that heard it has masked its own credentials.
 
     :raises RemoteError: with no secret of this process in its text.
+    :raises RefNotFound: with no secret of this process among its names.
     """
     try:
         yield
     except RemoteError as error:
         raise RemoteError(remote_text=safe_remote_text(str(error.fields.get("remote_text", "")))) from None
+    except RefNotFound as error:
+        fields: dict[str, Any] = {**error.fields}
+        names = [name for name in fields.pop("names", ()) if safe_remote_text(name) == name]
+        raise RefNotFound(names=names, **fields) from None
 
 
 def sandbox_root() -> SandboxRoot:

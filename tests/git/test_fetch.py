@@ -134,11 +134,45 @@ def test_commit_by_id(root: Path) -> None:
     assert (fetched.outcome["wanted_id"], fetched.outcome["ref_name"]) == (wanted, "")
 
 
-@pytest.mark.parametrize("ref", ["nope", "a b", "\ud800", "refs/heads/nope", "mai", "v", "a" * 40, "abcdef"])
-def test_unknown_refs(server: GitServer, ref: str) -> None:
-    """A ref that is not there, only a part of a name, an unknown or a short id: one answer."""
-    with pytest.raises(RefNotFound):
+@pytest.mark.parametrize(
+    ("ref", "says"),
+    [
+        ("nope", "no such branch, tag or commit"),
+        ("refs/heads/nope", "no such branch, tag or commit"),
+        ("mai", "no such branch, tag or commit"),
+        ("v", "no such branch, tag or commit"),
+        ("a b", "Git allows no branch or tag of this name"),
+        ("\ud800", "Git allows no branch or tag of this name"),
+        ("refs/", "Git allows no branch or tag of this name"),
+        ("abcdef", "give all 40 digits"),
+        ("ABCDEF0", "give all 40 digits"),
+    ],
+)
+def test_unknown_refs(server: GitServer, ref: str, says: str) -> None:
+    """A ref that is not there, a part of a name, what can be no name, a short id: each says what to give."""
+    with pytest.raises(RefNotFound, match=says):
         run_fetch(fetch_request(server, server.url("repo"), ref=ref))
+
+
+def test_commit_that_no_ref_names(tmp_path: Path) -> None:
+    """v2 gives such a commit away; a server of v0 that does not say so is not asked, as ``git fetch`` does not."""
+    repo = make_repository(tmp_path / "repo", commits=3)
+    hidden, unknown = git("rev-parse", "main~1", cwd=repo), "a" * 40
+    git("init", "--quiet", tmp_path / "other")
+    with GitServer(tmp_path) as server:
+        assert run_fetch(fetch_request(server, server.url("repo"), ref=hidden.upper())).outcome["wanted_id"] == hidden
+        with pytest.raises(RefNotFound, match="no such branch, tag or commit"):
+            run_fetch(fetch_request(server, server.url("repo"), ref=unknown))
+    with GitServer(tmp_path, protocol_v2=False) as server:
+        named = git("rev-parse", "main", cwd=repo)
+        assert run_fetch(fetch_request(server, server.url("repo"), ref=named.upper())).outcome["wanted_id"] == named
+        for ref in (hidden, unknown):
+            with pytest.raises(RefNotFound, match="gives away only commits that a branch or tag names; name a branch"):
+                run_fetch(fetch_request(server, server.url("repo"), ref=ref))
+            with pytest.raises(subprocess.CalledProcessError):
+                git("-c", "protocol.version=0", "fetch", server.url("repo"), ref, cwd=tmp_path / "other")
+        git("config", "uploadpack.allowReachableSHA1InWant", "true", cwd=repo)
+        assert run_fetch(fetch_request(server, server.url("repo"), ref=hidden)).outcome["wanted_id"] == hidden
 
 
 @pytest.mark.parametrize("ref", ["", "main"])
@@ -151,24 +185,76 @@ def test_empty_repository(server: GitServer, ref: str) -> None:
 def test_unborn_head(tmp_path: Path) -> None:
     """Where HEAD names a branch that does not exist, the default branch is what cannot be found."""
     repo = make_repository(tmp_path / "repo", commits=1)
+    git("branch", "b/é", cwd=repo)
+    git("tag", "v1", cwd=repo)
     git("symbolic-ref", "HEAD", "refs/heads/gone", cwd=repo)
 
-    with GitServer(tmp_path) as server:
-        with pytest.raises(RefNotFound):
-            run_fetch(fetch_request(server, server.url("repo")))
-        assert run_fetch(fetch_request(server, server.url("repo"), ref="main")).pack
+    for protocol_v2 in (True, False):
+        with GitServer(tmp_path, protocol_v2=protocol_v2) as server:
+            for count_only in (True, False):
+                with pytest.raises(RefNotFound) as caught:
+                    run_fetch(fetch_request(server, server.url("repo"), count_only=count_only))
+                assert caught.value.message == (
+                    "The repository's default branch does not exist; name a branch, such as b/é, main."
+                )
+            for name in ("main", "b/é", "heads/main", "refs/heads/main", "tags/v1"):
+                assert run_fetch(fetch_request(server, server.url("repo"), ref=name)).pack
+
+
+@pytest.mark.parametrize("protocol_v2", [True, False], ids=["v2", "v0"])
+def test_no_branches(tmp_path: Path, protocol_v2: bool) -> None:
+    """Only tags, only other refs, and nothing at all are told apart, and what the sentence names can be cloned."""
+    repo = make_repository(tmp_path / "repo", commits=1)
+    git("update-ref", "refs/pull/1/head", "HEAD", cwd=repo)
+    git("tag", "v1", cwd=repo)
+    git("symbolic-ref", "HEAD", "refs/heads/gone", cwd=repo)
+    git("branch", "-D", "main", cwd=repo)
+
+    with GitServer(tmp_path, protocol_v2=protocol_v2) as server:
+        request = fetch_request(server, server.url("repo"))
+        with pytest.raises(RefNotFound, match=r"has tags but no branch; name a tag, such as v1\.$") as caught:
+            run_fetch(request)
+        assert caught.value.fields["names"] == ["v1"]
+        assert run_fetch(request.replace(ref="v1")).pack
+        git("tag", "-d", "v1", cwd=repo)
+        with pytest.raises(RefNotFound, match=r"name a ref in full, such as refs/pull/1/head\.$"):
+            run_fetch(request)
+        for name in ("refs/pull/1/head", "pull/1/head"):
+            assert run_fetch(request.replace(ref=name)).outcome["ref_name"] == "refs/pull/1/head"
+        git("update-ref", "-d", "refs/pull/1/head", cwd=repo)
+        for ref in ("", "main", "a" * 40):
+            with pytest.raises(RefNotFound if protocol_v2 and len(ref) == 40 else RepositoryEmpty):
+                run_fetch(request.replace(ref=ref))
 
 
 def test_detached_head(tmp_path: Path) -> None:
     """A detached HEAD is fetched and names no branch."""
     repo = make_repository(tmp_path / "repo", commits=2)
     git("checkout", "--quiet", "--detach", "HEAD~1", cwd=repo)
+    git("tag", "here", cwd=repo)
 
     with GitServer(tmp_path) as server:
         fetched = run_fetch(fetch_request(server, server.url("repo")))
 
     assert (fetched.outcome["ref_name"], fetched.outcome["head_branch"]) == ("", "")
     assert fetched.outcome["wanted_id"] == git("rev-parse", "HEAD", cwd=repo)
+
+
+@pytest.mark.parametrize("protocol_v2", [True, False], ids=["v2", "v0"])
+@pytest.mark.parametrize("branches", [["main"], ["main", "master"], ["a", "main"], ["master", "zz"]], ids=str)
+def test_detached_head_where_a_branch_is(tmp_path: Path, protocol_v2: bool, branches: list[str]) -> None:
+    """A detached HEAD is taken for that of a branch with its id, as ``git clone`` takes it."""
+    repo = make_repository(tmp_path / "repo", commits=2, branch="first")
+    for name in branches:
+        git("branch", name, cwd=repo)
+    git("checkout", "--quiet", "--detach", "HEAD", cwd=repo)
+    git("branch", "-D", "first", cwd=repo)
+
+    with GitServer(tmp_path, protocol_v2=protocol_v2) as server:
+        fetched = run_fetch(fetch_request(server, server.url("repo")))
+        git("clone", "--quiet", server.url("repo"), tmp_path / "clone")
+
+    assert fetched.outcome["ref_name"] == git("symbolic-ref", "HEAD", cwd=tmp_path / "clone")
 
 
 def test_sha256_repository(tmp_path: Path) -> None:
@@ -304,12 +390,41 @@ def test_large_pack_arrives_whole(large: Path, tmp_path: Path) -> None:
         (tmp_path / "x.idx").unlink()
 
 
-def test_too_many_refs(server: GitServer) -> None:
-    """More advertised refs than the limit are refused, with both figures."""
-    with pytest.raises(TooManyRefs) as caught:
-        run_fetch(fetch_request(server, server.url("repo"), limits=Limits(refs=2)))
+def test_tags_beyond_the_limit(server: GitServer) -> None:
+    """Tags that are too many are left out and counted; what was asked for comes all the same."""
+    fetched = run_fetch(fetch_request(server, server.url("repo"), ref="v1", limits=Limits(refs=1)))
 
-    assert caught.value.fields["limit"] == 2
+    assert len(fetched.outcome["tags"]) == 1
+    assert fetched.outcome["skipped_tags"] == 2
+    assert fetched.outcome["ref_name"] == "refs/tags/v1"
+
+
+@pytest.mark.parametrize("count_only", [True, False], ids=["probe", "clone"])
+def test_too_many_refs(root: Path, count_only: bool) -> None:
+    """A server that lists too many refs unasked is refused alike by probe and clone; v2 is asked for fewer."""
+    limits = Limits(listed_refs=4)
+    with GitServer(root, protocol_v2=False) as server, pytest.raises(TooManyRefs) as caught:
+        run_fetch(fetch_request(server, server.url("repo"), limits=limits, count_only=count_only))
+    with GitServer(root) as server:
+        fetched = run_fetch(fetch_request(server, server.url("repo"), limits=limits, count_only=count_only))
+
+    assert caught.value.fields == {"figure": 5, "limit": 4}
+    assert fetched.outcome["ref_name"] == "refs/heads/main"
+    assert fetched.outcome["skipped_tags"] == 0
+
+
+@pytest.mark.parametrize("limits", [Limits(listed_refs=100), Limits(preamble_bytes=10_000)], ids=["refs", "bytes"])
+def test_tags_that_make_the_list_too_long(tmp_path: Path, limits: Limits) -> None:
+    """Where the list with all tags is too long, the clone asks for what the probe asked for."""
+    repo = make_repository(tmp_path / "repo", commits=1)
+    lines = [f"create refs/tags/v{number} HEAD\n" for number in range(1_000)]
+    subprocess.run(["git", "update-ref", "--stdin"], input="".join(lines), text=True, check=True, cwd=repo)
+    with GitServer(tmp_path) as server:
+        fetched = run_fetch(fetch_request(server, server.url("repo"), ref="v990", limits=limits))
+
+    assert fetched.outcome["ref_name"] == "refs/tags/v990"
+    assert 0 < len(fetched.outcome["tags"]) < 1_000
+    assert fetched.outcome["skipped_tags"] >= 1
 
 
 def test_reader_that_is_gone(root: Path) -> None:

@@ -111,7 +111,7 @@ def test_old_server_without_sidebands() -> None:
 
     fetched = fetch_from(answer)
 
-    assert (fetched.pack, fetched.outcome["head_branch"]) == (pack, "")
+    assert (fetched.pack, fetched.outcome["head_branch"]) == (pack, "refs/heads/main")
 
 
 STATUS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +20,7 @@ from coderepos.exceptions import (
     TooManyRefs,
 )
 from coderepos.git.limits import Limits
+from coderepos.git.messages import LINE_BYTES
 from coderepos.git.network import USER_AGENT
 from tests.git.fetching import Fetched
 from tests.git.hostile_server import (
@@ -348,11 +350,25 @@ def test_number_of_refs(bodies: dict[str, bytes]) -> None:
     many = {
         "advertisement": advertisement([*REFS, ("refs/tags/x^{}", ID)]) if bodies is V0 else bodies["advertisement"]
     }
-    assert fetched({**bodies, **many}, limits=Limits(refs=3)).pack == PACK
+    assert fetched({**bodies, **many}, limits=Limits(listed_refs=3)).pack == PACK
     with pytest.raises(TooManyRefs) as caught:
-        fetched({**bodies, **many}, limits=Limits(refs=2))
+        fetched({**bodies, **many}, limits=Limits(listed_refs=2))
 
     assert caught.value.fields == {"figure": 3, "limit": 2}
+
+
+@pytest.mark.parametrize("bodies", [V2, V0])
+def test_number_and_size_of_tags(bodies: dict[str, bytes]) -> None:
+    """Tags beyond a number, or beyond what a message holds, are counted and left out."""
+    stage, listed = ("refs", ls_refs) if bodies is V2 else ("advertisement", advertisement)
+    short = [(f"refs/tags/{number}", OTHER) for number in range(20)]
+    long = [(f"refs/tags/{number}" + "ü" * 1_000, OTHER) for number in range(1_000)]
+    for tags, limits, kept in ((short, Limits(refs=15), 15), (long, Limits(), 4_000_000 // 12_062)):
+        outcome = fetched({**bodies, stage: listed([*REFS[:2], *tags])}, limits=limits).outcome
+
+        assert kept - 2 <= len(outcome["tags"]) <= kept
+        assert outcome["skipped_tags"] == len(tags) - len(outcome["tags"])
+        assert len(json.dumps(outcome)) < LINE_BYTES
 
 
 def test_refs_are_counted_while_they_arrive() -> None:
@@ -362,7 +378,7 @@ def test_refs_are_counted_while_they_arrive() -> None:
         {stage: by_length(body, stage) for stage, body in {**V2, "refs": endless}.items()}, [10_000] * 1_000
     )
     with pytest.raises(TooManyRefs):
-        fetch_recorded(connection, limits=Limits(refs=100))
+        fetch_recorded(connection, limits=Limits(listed_refs=100), count_only=True)
 
     assert connection.meter.received_bytes < 30_000
 

@@ -1,0 +1,158 @@
+"""One conversation with a server: find the wanted ref, fetch its pack, and say what is missing where something is."""
+
+from __future__ import annotations
+
+from coderepos.exceptions import (
+    PreambleTooLarge,
+    RefNotFound,
+    RemoteError,
+    RemoteProtocolError,
+    RepositoryEmpty,
+    TooManyRefs,
+)
+from coderepos.git.messages import FetchOutcome
+from coderepos.git.pack_writer import StoppedEarly
+from coderepos.git.refs import (
+    HEAD,
+    HEADS,
+    TAGS,
+    RefListing,
+    advertised_tags,
+    is_short_id,
+    object_id,
+    ref_candidates,
+    ref_text,
+)
+
+TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from coderepos.git.messages import FetchRequest
+    from coderepos.git.pack_writer import PackWriter
+    from coderepos.git.refs import WantedRef
+    from coderepos.git.upload_pack import UploadPackClient
+
+
+class Exchange:
+    """The conversation of one request.
+
+    :param refs: has what came along with the first answer of the server.
+    :param is_harmless: is a name of the server without any part of the credentials, so that users may see it?
+    """
+
+    def __init__(
+        self,
+        request: FetchRequest,
+        client: UploadPackClient,
+        refs: RefListing,
+        writer: PackWriter,
+        *,
+        is_harmless: Callable[[bytes], bool],
+    ) -> None:
+        self._request = request
+        self._client = client
+        self._refs = refs
+        self._writer = writer
+        self._is_harmless = is_harmless
+
+    def outcome(self) -> dict[str, Any]:
+        """Run the protocol to its end, or until a probe has counted enough; return the fields of the outcome.
+
+        :raises GitError: the leaf that says what went wrong.
+        """
+        self._list()
+        wanted = self._refs.wanted()
+        if wanted is None:
+            raise self._nothing_found()
+        if not (wanted.name or self._refs.has_commit or self._client.gives_hidden_commits):
+            raise RefNotFound(reason="hidden commit") if any(self._refs.shown.values()) else RepositoryEmpty
+        head_branch = ref_text(self._head_branch(wanted))
+        shallow, stopped_early = self._fetch(wanted)
+        self._writer.finish()
+        outcome = FetchOutcome(
+            wanted_id=wanted.object_id,
+            ref_name=head_branch if wanted.name == HEAD else ref_text(wanted.name),
+            head_branch=head_branch,
+            tags=advertised_tags(self._refs.tags),
+            skipped_tags=self._refs.skipped_tags,
+            shallow=tuple(sorted(object_id(one) for one in shallow)),
+            pack_bytes=self._writer.pack_bytes,
+        )
+        return {**outcome.to_json(), "stopped_early": stopped_early}
+
+    def _list(self) -> None:
+        """Ask for the refs; where the tags make the list too long, for what a probe asks for."""
+        try:
+            self._client.list_refs(self._refs, self._refs.prefixes)
+        except (TooManyRefs, PreambleTooLarge) as error:
+            if self._request.count_only:
+                raise
+            self._refs.without_tags()
+            self._writer.allow_preamble_again()
+            try:
+                self._client.list_refs(self._refs, self._refs.prefixes)
+            except (TooManyRefs, PreambleTooLarge):
+                raise error from None
+
+    def _head_branch(self, wanted: WantedRef) -> bytes:
+        """Return the branch of HEAD; where none is told, the one that ``git clone`` would guess."""
+        if self._refs.head_target or (wanted.name != HEAD and self._client.lists_on_request):
+            return self._refs.head_target
+        try:
+            self._client.list_refs(self._refs, [HEADS])
+        except (TooManyRefs, PreambleTooLarge):
+            self._writer.allow_preamble_again()
+        return self._refs.guessed_branch
+
+    def _fetch(self, wanted: WantedRef) -> tuple[frozenset[bytes], bool]:
+        """Fetch the pack; return the ids of the commits that history ends at, and whether a probe stopped it."""
+        request, client, writer = self._request, self._client, self._writer
+        with_tags = not request.count_only
+        try:
+            return client.fetch(wanted.object_id.encode(), writer, depth=request.depth, with_tags=with_tags), False
+        except StoppedEarly:
+            return frozenset(), True
+        except (RemoteError, RemoteProtocolError) as error:
+            is_by_id = client.is_fetching and not wanted.name and not writer.pack_bytes
+            if is_by_id and _refuses_id(error, wanted.object_id):
+                raise RefNotFound from None
+            raise
+
+    def _nothing_found(self) -> RefNotFound | RepositoryEmpty:
+        """Return the error for a ref that is not there, with what the user could give instead."""
+        branches, tags, others = shown = self._refs.shown.values()
+        try:
+            if not branches:
+                self._client.list_refs(self._refs, [HEADS, TAGS])
+            if not any(shown):
+                self._client.list_refs(self._refs, [b"refs/"])
+        except (TooManyRefs, PreambleTooLarge):
+            pass  # The first names are all that is needed.
+        if not (branches or tags or others):
+            return RepositoryEmpty()
+        if self._request.ref not in ("", "HEAD"):
+            return _unknown(self._request.ref)
+        if branches:
+            return self._told("default branch", branches)
+        return self._told("only tags", tags) if tags else self._told("only other refs", others)
+
+    def _told(self, reason: str, names: list[bytes]) -> RefNotFound:
+        shown = [ref_text(name) for name in names if self._is_harmless(name)]
+        kinds = (HEADS.decode(), TAGS.decode())
+        short = [name[len(kind) :] for name in shown for kind in kinds if name.startswith(kind)]
+        return RefNotFound(reason=reason, names=[name for name in short or shown if name.isprintable() and name])
+
+
+def _unknown(ref: str) -> RefNotFound:
+    """Return the error for a ref that the user gave and the repository does not have."""
+    if not ref_candidates(ref):
+        return RefNotFound(reason="no ref name")
+    return RefNotFound(reason="short id") if is_short_id(ref) else RefNotFound()
+
+
+def _refuses_id(error: RemoteError | RemoteProtocolError, object_id: str) -> bool:
+    """Does a server say, with a text or with nothing, that it does not have this object or does not give it away?"""
+    text = str(error.fields.get("remote_text", ""))
+    return isinstance(error, RemoteProtocolError) or object_id in text or "not our ref" in text
