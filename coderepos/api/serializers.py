@@ -85,7 +85,8 @@ class ConnectedSerializer(serializers.Serializer[Any]):
     task_id = serializers.UUIDField(source="job.id")
     estimated_size_mb = MegabytesField(source="repository.estimated_size_mb", allow_null=True)
     size_source = serializers.CharField(
-        source="repository.size_source", help_text="Who told the size: probe, or platform where its figure is larger."
+        source="repository.size_source",
+        help_text="Who told the size: probe, platform where its figure is larger, or full_fetch where all was counted.",
     )
     clone_status = serializers.ChoiceField(CloneStatus.choices, source="repository.clone_status")
     created_at = UtcTimeField(source="repository.created_at")

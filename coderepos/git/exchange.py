@@ -56,6 +56,7 @@ class Exchange:
         self._refs = refs
         self._writer = writer
         self._is_harmless = is_harmless
+        self._depth = None if request.whole_without_depth and not client.knows_depth else request.depth
 
     def outcome(self) -> dict[str, Any]:
         """Run the protocol to its end, or until a probe has counted enough; return the fields of the outcome.
@@ -71,6 +72,7 @@ class Exchange:
         head_branch = ref_text(self._head_branch(wanted))
         shallow, stopped_early = self._fetch(wanted)
         self._writer.finish()
+        pack_bytes = self._writer.pack_bytes
         outcome = FetchOutcome(
             wanted_id=wanted.object_id,
             ref_name=head_branch if wanted.name == HEAD else ref_text(wanted.name),
@@ -78,9 +80,9 @@ class Exchange:
             tags=advertised_tags(self._refs.tags),
             skipped_tags=self._refs.skipped_tags,
             shallow=tuple(sorted(object_id(one) for one in shallow)),
-            pack_bytes=self._writer.pack_bytes,
+            pack_bytes=min(pack_bytes, self._request.limits.wire_bytes) if stopped_early else pack_bytes,
         )
-        return {**outcome.to_json(), "stopped_early": stopped_early}
+        return {**outcome.to_json(), "stopped_early": stopped_early, "is_whole": self._depth is None}
 
     def _list(self) -> None:
         """Ask for the refs; where the tags make the list too long, for what a probe asks for."""
@@ -108,10 +110,12 @@ class Exchange:
 
     def _fetch(self, wanted: WantedRef) -> tuple[frozenset[bytes], bool]:
         """Fetch the pack; return the ids of the commits that history ends at, and whether a probe stopped it."""
-        request, client, writer = self._request, self._client, self._writer
-        with_tags = not request.count_only
+        client, writer = self._client, self._writer
+        if self._depth is None:
+            writer.size_factor = 1
+        with_tags = not self._request.count_only
         try:
-            return client.fetch(wanted.object_id.encode(), writer, depth=request.depth, with_tags=with_tags), False
+            return client.fetch(wanted.object_id.encode(), writer, depth=self._depth, with_tags=with_tags), False
         except StoppedEarly:
             return frozenset(), True
         except (RemoteError, RemoteProtocolError) as error:

@@ -71,6 +71,9 @@ class FetchRequest(Record, hidden=("username", "password")):
     ask_size: bool = False
     """Ask the platform's API for the size too, where ``platforms.py`` knows one."""
 
+    whole_without_depth: bool = False
+    """Count the whole history where the server cannot cut it off at :attr:`depth`."""
+
 
 class BuildRequest(Record):
     """What the build child is to make of the pack."""

@@ -33,6 +33,8 @@ class PackWriter:
 
     def __init__(self, request: FetchRequest, pack_fd: int, meter: Meter, emit: Emit) -> None:
         self.pack_bytes = 0
+        self.size_factor = SIZE_FACTOR
+        """Bytes of the repository per pack byte that a probe counts; 1 where it counts all of them."""
         self._limits: Final = request.limits
         self._count_only: Final = request.count_only
         self._pack_fd: Final = pack_fd
@@ -58,7 +60,7 @@ class PackWriter:
         self._lines += lines
         self._set_allowance()
         if self._count_only:
-            if self.pack_bytes * SIZE_FACTOR > limit_bytes:
+            if self.pack_bytes * self.size_factor > limit_bytes:
                 raise StoppedEarly
         elif self.pack_bytes > limit_bytes:
             raise RepositoryTooLarge(figure=self.pack_bytes, limit=limit_bytes)

@@ -102,10 +102,12 @@ def clone(
         return _Conversation(fetch, build, request, on_progress).report()
 
 
-def fetch_request(
-    request: CloneRequest, *, depth: int | None, count_only: bool = False, ask_size: bool = False
-) -> FetchRequest:
-    """Return the message for the fetch child; the token is in it as plain text."""
+def fetch_request(request: CloneRequest, *, depth: int | None, count_only: bool = False) -> FetchRequest:
+    """Return the message for the fetch child; the token is in it as plain text.
+
+    :param count_only: it is a probe. Of what is wanted whole it asks the platform for the size, and counts all where
+        the server knows no depth.
+    """
     credentials = request.credentials
     return FetchRequest(
         url=request.url,
@@ -117,7 +119,8 @@ def fetch_request(
         limits=request.limits,
         min_level=request.min_level,
         count_only=count_only,
-        ask_size=ask_size,
+        ask_size=count_only and request.depth is None,
+        whole_without_depth=count_only and request.depth is None,
     )
 
 

@@ -1,6 +1,7 @@
 """Estimate the size of a repository before anything of it is accepted.
 
-The fetch child counts the pack bytes of the newest commit alone and writes nothing. This is a courtesy to the user, not
+The fetch child counts the pack bytes of the newest commit alone, or of the whole history where the server cannot cut
+it off, and writes nothing. This is a courtesy to the user, not
 a defence: a server may answer the clone differently, and the clone enforces every limit again.
 """
 
@@ -37,7 +38,7 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
     :raises InternalError: the child died or misbehaved; the log says how.
     """
     limits = request.limits.replace(clone_seconds=seconds)
-    message = fetch_request(replace(request, limits=limits), depth=1, count_only=True, ask_size=request.depth is None)
+    message = fetch_request(replace(request, limits=limits), depth=1, count_only=True)
     with ExitStack() as running:
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         running.callback(os.close, nowhere)
@@ -79,13 +80,15 @@ def _report(event: Mapping[str, Any], request: CloneRequest) -> ProbeReport:
     """
     outcome = FetchOutcome.from_json(event, limits=request.limits)
     token_expires_at = token_expiry(event)
-    stopped_early, platform_bytes = event.get("stopped_early"), event.get("platform_size_bytes")
-    if type(stopped_early) is not bool:
+    stopped_early, is_whole = event.get("stopped_early"), event.get("is_whole", False)
+    if type(stopped_early) is not bool or type(is_whole) is not bool:
         raise ValueError("stopped_early")
+    platform_bytes = event.get("platform_size_bytes")
     if platform_bytes is not None and (type(platform_bytes) is not int or not 0 <= platform_bytes <= _LARGEST_BYTES):
         raise ValueError("platform_size_bytes")
-    counted_bytes = math.ceil(outcome.pack_bytes * SIZE_FACTOR)
-    told_bytes = platform_bytes if request.depth is None and platform_bytes else 0
+    counted_bytes = outcome.pack_bytes if is_whole else math.ceil(outcome.pack_bytes * SIZE_FACTOR)
+    # Whoever has counted everything needs no figure of the platform, which is one of all branches.
+    told_bytes = platform_bytes if request.depth is None and platform_bytes and not is_whole else 0
     estimated_bytes = max(counted_bytes, told_bytes)
     limit_bytes = request.limits.wire_bytes
     if stopped_early or estimated_bytes > limit_bytes:
@@ -94,7 +97,7 @@ def _report(event: Mapping[str, Any], request: CloneRequest) -> ProbeReport:
     return ProbeReport(
         pack_bytes=outcome.pack_bytes,
         estimated_bytes=estimated_bytes,
-        size_source="platform" if told_bytes > counted_bytes else "probe",
+        size_source="full_fetch" if is_whole else "platform" if told_bytes > counted_bytes else "probe",
         stopped_early=stopped_early,
         ref_name=outcome.ref_name,
         head_branch=outcome.head_branch,

@@ -63,10 +63,13 @@ class ProbeReport(Record):
 
     pack_bytes: int
     estimated_bytes: int
-    """The count times :data:`~coderepos.git.probe.SIZE_FACTOR`, or the platform's figure where that is larger."""
+    """The count times :data:`~coderepos.git.limits.SIZE_FACTOR`, or the platform's figure where that is larger.
+
+    Where the whole history was counted, the count alone.
+    """
 
     size_source: str
-    """``probe`` or ``platform``."""
+    """``probe``, ``platform``, or ``full_fetch`` where the whole history was counted."""
 
     stopped_early: bool
     """Did the count pass the limit, so that the true size is at least the estimate?"""

@@ -72,6 +72,13 @@ class UploadPackClient:
         return self._advertisement.version == 2
 
     @property
+    def knows_depth(self) -> bool:
+        """Can the server cut history off?"""
+        capabilities = self._advertisement.capabilities
+        told = capabilities.get(b"fetch", b"").split() if self.lists_on_request else capabilities
+        return b"shallow" in told
+
+    @property
     def gives_hidden_commits(self) -> bool:
         """May a commit be asked for that no ref names? As fetch-pack of Git decides it."""
         return self.lists_on_request or any(name in self._advertisement.capabilities for name in _ALLOWS_IDS)
@@ -93,15 +100,15 @@ class UploadPackClient:
         :param with_tags: ask for the tag objects that point into the fetched history.
         :raises RemoteProtocolError: the answer is malformed, or the server knows no depth.
         """
-        if self._advertisement.version == 2:
+        if depth and not self.knows_depth:
+            raise RemoteProtocolError(reason=NO_SHALLOW)
+        if self.lists_on_request:
             return self._fetch_v2(wanted_id, writer, depth=depth, with_tags=with_tags)
         return self._fetch_v0(wanted_id, writer, depth=depth, with_tags=with_tags)
 
     def _fetch_v2(
         self, wanted_id: bytes, writer: PackWriter, *, depth: int | None, with_tags: bool
     ) -> frozenset[bytes]:
-        if depth and b"shallow" not in self._advertisement.capabilities.get(b"fetch", b"").split():
-            raise RemoteProtocolError(reason=NO_SHALLOW)
         arguments = [b"ofs-delta", *([b"include-tag"] if with_tags else []), *([b"deepen %d" % depth] if depth else [])]
         lines = self._answer(self._command(b"fetch", [*arguments, b"want " + wanted_id, b"done"]))
         shallow: set[bytes] = set()
@@ -126,8 +133,6 @@ class UploadPackClient:
         self, wanted_id: bytes, writer: PackWriter, *, depth: int | None, with_tags: bool
     ) -> frozenset[bytes]:
         offered = self._advertisement.capabilities
-        if depth and b"shallow" not in offered:
-            raise RemoteProtocolError(reason=NO_SHALLOW)
         asked = _capabilities_to_ask_for(offered, with_tags=with_tags)
         wants = pkt_line(b" ".join([b"want " + wanted_id, *asked])) + (pkt_line(b"deepen %d" % depth) if depth else b"")
         lines = self._answer(wants + FLUSH_PKT + pkt_line(b"done"))
@@ -176,11 +181,15 @@ class UploadPackClient:
 
 
 def _capabilities_to_ask_for(offered: Mapping[bytes, bytes], *, with_tags: bool) -> list[bytes]:
-    """Return what a request of protocol version 0 names; Azure DevOps refuses those that name no ``multi_ack``."""
+    """Return what a request of protocol version 0 names.
+
+    Azure DevOps refuses requests that name no ``multi_ack``, and dulwich's server those that name no ``thin-pack``: a
+    pack for whom has nothing is never thin.
+    """
     asked = [
         *[name for name in (b"multi_ack_detailed", b"multi_ack") if name in offered][:1],
         *[name for name in (b"side-band-64k", b"side-band") if name in offered][:1],
-        *[name for name in (b"ofs-delta", b"shallow", b"no-done") if name in offered],
+        *[name for name in (b"thin-pack", b"ofs-delta", b"shallow", b"no-done") if name in offered],
     ]
     if with_tags and b"include-tag" in offered:
         asked.append(b"include-tag")

@@ -423,7 +423,7 @@ def test_tags_that_make_the_list_too_long(tmp_path: Path, limits: Limits) -> Non
         fetched = run_fetch(fetch_request(server, server.url("repo"), ref="v990", limits=limits))
 
     assert fetched.outcome["ref_name"] == "refs/tags/v990"
-    assert 0 < len(fetched.outcome["tags"]) < 1_000
+    assert len(fetched.outcome["tags"]) < 1_000
     assert fetched.outcome["skipped_tags"] >= 1
 
 

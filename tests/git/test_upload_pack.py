@@ -91,10 +91,10 @@ def test_requests_of_version_2() -> None:
 @pytest.mark.parametrize(
     ("offered", "names"),
     [
-        (V0_CAPABILITIES, b"multi_ack_detailed side-band-64k ofs-delta shallow include-tag " + AGENT),
+        (V0_CAPABILITIES, b"multi_ack_detailed side-band-64k thin-pack ofs-delta shallow include-tag " + AGENT),
         (b"multi_ack side-band side-band-64k no-done", b"multi_ack side-band-64k no-done\n"),
         (b"side-band object-format=sha1", b"side-band object-format=sha1\n"),
-        (b"thin-pack no-progress allow-tip-sha1-in-want filter side-band", b"side-band\n"),
+        (b"thin-pack no-progress allow-tip-sha1-in-want filter side-band", b"side-band thin-pack\n"),
     ],
 )
 def test_requests_of_version_0(offered: bytes, names: bytes) -> None:
