@@ -10,20 +10,19 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self, cast
+from typing import Any, Final, Self
 
 import coderepos
 from coderepos.exceptions import InternalError
 from coderepos.git.messages import LINE_BYTES, load_line
+from coderepos.git.process import PACK_FD, Process, signals_blocked
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +42,22 @@ _READ_BYTES: Final = 1 << 16
 _REAP_SECONDS: Final = 10
 _PAUSE_SECONDS: Final = 0.005
 
-# Bound to its parent before anything else, so that a child outlives nobody. The collector would make imports slower. A
-# host that ignores SIGCHLD hands that on, and the child could not tell how a process ended that it forked.
+# Descriptors that a library of the host left inheritable are none of a child's.
+_CLOSE_OTHERS: Final = f"""\
+import os
+for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else range(4096):
+    if int(name) > {PACK_FD}:
+        try:
+            os.close(int(name))
+        except OSError:
+            pass
+"""
+
+# Bound to its parent before anything else, so that a child outlives nobody. The collector would make imports slower.
 _CODE: Final = """\
-import gc, signal, sys
+import gc, os, sys
 gc.disable()
-signal.pthread_sigmask(signal.SIG_SETMASK, ())
-signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+os.chdir("/")
 module, pack_fd, parent_pid, root, *libraries = sys.argv[1:]
 sys.path.insert(0, root)
 sys.path.extend(folder for folder in libraries if folder not in sys.path)
@@ -61,7 +69,7 @@ sys.exit(sys.modules[module].main(int(pack_fd)))
 
 
 class Child:
-    """One child process; a context manager that leaves nothing of it behind.
+    """One child process; a context manager that leaves nothing of it behind. Make it inside of :func:`starting`.
 
     :param name: ``fetch`` or ``build``, for logs.
     :param module: dotted name of the module whose ``main(pack_fd)`` is run.
@@ -78,12 +86,14 @@ class Child:
         self._heard_lines = 0
         self._unsent = bytearray()
         self._closing = False
-        self._process: Final = _started(
-            [_interpreter(), "-I", "-S", "-c", _CODE, module, str(pack_fd), str(os.getpid()), root, *_libraries()],
+        self._process: Final = Process(
+            [
+                *(_interpreter(), "-I", "-S", "-c", _CLOSE_OTHERS + _CODE),
+                *(module, str(PACK_FD), str(os.getpid()), root, *_libraries()),
+            ],
             pack_fd,
         )
-        self._input: Final = cast("IO[bytes]", self._process.stdin)
-        self._events: Final = cast("IO[bytes]", self._process.stdout)
+        self._open_fds: Final = {self.input_fd, self.events_fd}
         os.set_blocking(self.input_fd, False)
         os.set_blocking(self.events_fd, False)
 
@@ -103,12 +113,12 @@ class Child:
     @property
     def input_fd(self) -> int:
         """Descriptor of its standard input."""
-        return self._input.fileno()
+        return self._process.input_fd
 
     @property
     def events_fd(self) -> int:
         """Descriptor of its events."""
-        return self._events.fileno()
+        return self._process.output_fd
 
     @property
     def wants_to_send(self) -> bool:
@@ -135,7 +145,7 @@ class Child:
             # It closed its input or ended; why, its events or its exit say.
             self._unsent.clear()
         if self._closing:
-            self._input.close()
+            self._close(self.input_fd)
 
     def hear(self) -> list[dict[str, Any]]:
         """Return the events that arrived since the last call, without waiting.
@@ -170,35 +180,26 @@ class Child:
         :param within_seconds: wait so long for its end; its pipes close a moment before it.
         """
         deadline = time.monotonic() + within_seconds
-        try:
-            while not (ended := os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
-                if time.monotonic() >= deadline:
-                    return None
-                time.sleep(_PAUSE_SECONDS)
-        except ChildProcessError:
-            return None
-        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        while (status := self._process.exit_status()) is None and not self._process.is_reaped:
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(_PAUSE_SECONDS)
+        return status
 
     def end(self) -> None:
         """Kill its process group, reap it and close its pipes."""
-        with signals_held():
-            if self._process.returncode is None:
-                self._kill()
-        self._input.close()
-        self._events.close()
+        try:
+            if not self._process.end(within_seconds=_REAP_SECONDS):
+                logger.error("The %s child %d does not end: the kernel holds it", self.name, self.pid)
+        finally:
+            with signals_blocked():
+                self._close(self.input_fd)
+                self._close(self.events_fd)
 
-    def _kill(self) -> None:
-        try:
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            # The host reaped it (it ignores SIGCHLD or waits for any child), so its id may be a stranger's by now.
-            self._process.poll()
-            return
-        os.killpg(self.pid, signal.SIGKILL)
-        try:
-            self._process.wait(_REAP_SECONDS)
-        except subprocess.TimeoutExpired:
-            logger.error("The %s child %d does not end: the kernel holds it", self.name, self.pid)
+    def _close(self, descriptor: int) -> None:
+        if descriptor in self._open_fds:
+            self._open_fds.remove(descriptor)
+            os.close(descriptor)
 
     def misbehaved(self, what: str) -> InternalError:
         """Log what this child did and return the error for it."""
@@ -206,45 +207,25 @@ class Child:
         return InternalError()
 
 
-def _started(command: list[str], pack_fd: int) -> subprocess.Popen[bytes]:
+@contextmanager
+def starting() -> Iterator[None]:
+    """Let signals for this thread wait while children are started and handed to who ends them.
+
+    :raises InternalError: one cannot be started; the log says why.
+    """
     try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            cwd="/",
-            env={},
-            close_fds=True,
-            pass_fds=(pack_fd,),
-            start_new_session=True,
-        )
+        with signals_blocked():
+            yield
     except OSError as error:
         logger.error("A child process can't be started: %s", error.strerror)
         raise InternalError from None
 
 
-@contextmanager
-def signals_held() -> Iterator[None]:
-    """Let signals for this thread wait to the end of a ``with`` block.
-
-    A handler that raises, such as a queue's time-out, would otherwise separate a process from who has to end it.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def pack_pipe() -> tuple[int, int]:
     """Return the read end and the write end of a pipe as large as the kernel grants."""
     read_end, write_end = os.pipe()
-    try:
+    with suppress(OSError):
         fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    except OSError as error:
-        logger.debug("The pack pipe keeps its size: %s", error.strerror)
     return read_end, write_end
 
 

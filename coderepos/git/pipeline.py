@@ -133,7 +133,7 @@ def lost(child: Child) -> CodeReposError:
 
 
 def _start(programs: Programs, running: ExitStack) -> tuple[Child, Child]:
-    with launcher.signals_held():
+    with launcher.starting():
         read_end, write_end = launcher.pack_pipe()
         try:
             fetch = running.enter_context(Child("fetch", programs.fetch, write_end, root=programs.root))

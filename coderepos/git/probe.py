@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from coderepos.exceptions import RemoteTimeout, RepositoryTooLarge
 from coderepos.git import events
-from coderepos.git.launcher import Child, signals_held
+from coderepos.git.launcher import Child, starting
 from coderepos.git.limits import SIZE_FACTOR
 from coderepos.git.messages import FetchOutcome, request_line
 from coderepos.git.pipeline import PROGRAMS, CloneRequest, Programs, fetch_request, lost
@@ -42,7 +42,7 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
     with ExitStack() as running:
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         running.callback(os.close, nowhere)
-        with signals_held():
+        with starting():
             child = running.enter_context(Child("fetch", programs.fetch, nowhere, root=programs.root))
         child.send(request_line(message), last=True)
         try:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import resource
-import subprocess
 import threading
 import time
 import traceback
@@ -24,6 +23,7 @@ from coderepos.exceptions import CodeReposError
 from coderepos.git import launcher
 from coderepos.git.launcher import Child
 from coderepos.git.limits import MB
+from coderepos.git.process import Process
 
 _SAMPLE_SECONDS: Final = 0.005
 
@@ -82,9 +82,9 @@ def _children_seconds() -> float:
 def _recorded(events: list[dict[str, Any]]) -> Iterator[dict[int, str]]:
     """Collect the children that are started, and all events of theirs, without a change to either."""
     children: dict[int, str] = {}
-    start, hear = launcher._started, Child.hear
+    start, hear = Process, Child.hear
 
-    def recorded_start(command: list[str], pack_fd: int) -> subprocess.Popen[bytes]:
+    def recorded_start(command: list[str], pack_fd: int) -> Process:
         process = start(command, pack_fd)
         children[process.pid] = command[command.index("-c") + 2].rpartition(".")[2]
         return process
@@ -95,7 +95,7 @@ def _recorded(events: list[dict[str, Any]]) -> Iterator[dict[int, str]]:
         return heard
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher, "_started", recorded_start)
+        patch.setattr(launcher, "Process", recorded_start)
         patch.setattr(Child, "hear", recorded_hear)
         yield children
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,21 @@ def stubborn_process(pack_fd: int) -> None:
         time.sleep(60)
 
 
+def descriptors(pack_fd: int) -> None:
+    """Tell which descriptors are open and where they lead, and the working directory."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the one that listed them
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+    say(pack_fd, {"descriptors": found, "directory": os.getcwd()})
+
+
+def signals(pack_fd: int) -> None:
+    """Tell which signals are blocked and ignored, as masks in hexadecimal digits."""
+    lines = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+    say(pack_fd, {"blocked": lines["SigBlk"], "ignored": lines["SigIgn"]})
+
+
 STEPS: dict[str, Callable[..., None]] = {
     "say": say,
     "raw": raw,
@@ -126,6 +142,8 @@ STEPS: dict[str, Callable[..., None]] = {
     "await_outcome": await_outcome,
     "second_process": second_process,
     "stubborn_process": stubborn_process,
+    "descriptors": descriptors,
+    "signals": signals,
     "sleep": lambda pack_fd, seconds: time.sleep(seconds),
     "close_pack": lambda pack_fd: os.close(pack_fd),
     "close_input": lambda pack_fd: os.close(0),

@@ -1,0 +1,157 @@
+"""Processes by system calls alone: what they inherit, and that none is left, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from coderepos.git import launcher
+from coderepos.git.launcher import Child, starting
+from coderepos.git.messages import dump_line
+from tests.git.processes import left_over
+from tests.git.users import forked
+
+pytestmark = pytest.mark.usefixtures("no_children_left")
+
+
+class QueueTimeout(SystemExit):
+    """What a queue raises from its alarm signal."""
+
+
+def scripted(*steps: list[Any]) -> bytes:
+    return dump_line({"ref": json.dumps(steps)})
+
+
+def started(nowhere_fd: int) -> Child:
+    with starting():
+        return Child("fetch", "tests.git.scripted", nowhere_fd)
+
+
+def said(*steps: list[Any]) -> list[dict[str, Any]]:
+    """Return all that a child says."""
+    with open(os.devnull, "wb") as nowhere, started(nowhere.fileno()) as child:
+        child.send(scripted(*steps), last=True)
+        heard: list[dict[str, Any]] = []
+        while not child.finished:
+            heard += child.hear()
+        return heard
+
+
+def test_a_child_inherits_its_three_descriptors() -> None:
+    """What a library of the host left inheritable stays here; standard error leads nowhere."""
+    open_ends = os.pipe()
+    for end in open_ends:
+        os.set_inheritable(end, True)  # noqa: FBT003  positional only
+
+    (event,) = said(["descriptors"])
+
+    for end in open_ends:
+        os.close(end)
+    assert sorted(event["descriptors"]) == ["0", "1", "2", "3"]
+    assert event["descriptors"]["2"] == "/dev/null"
+    assert event["directory"] == "/"
+
+
+@pytest.mark.parametrize("closed", [(0,), (0, 1), (0, 1, 2), (1, 2)])
+def test_a_host_without_standard_streams(closed: tuple[int, ...]) -> None:
+    """A daemon that closed its own streams gets pipes with their numbers, which are not mixed up."""
+
+    def lonely() -> list[str]:
+        for number in closed:
+            os.close(number)
+        (event,) = said(["descriptors"])
+        return sorted(event["descriptors"])
+
+    assert forked(lonely) == ["0", "1", "2", "3"]
+
+
+def test_a_child_starts_with_no_blocked_and_no_ignored_signal() -> None:
+    """The mask during its start is not the child's, nor is what the host ignores."""
+
+    def ignoring() -> dict[str, Any]:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        (event,) = said(["signals"])
+        return event
+
+    event = forked(ignoring)
+
+    assert int(event["blocked"], 16) == 0
+    assert not int(event["ignored"], 16) & 1 << (signal.SIGCHLD - 1)
+
+
+def test_what_a_handler_raises_while_a_child_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue's time-out in the last wait goes through after the child was reaped and its pipes were closed."""
+    killpg = os.killpg
+    monkeypatch.setattr(os, "killpg", lambda *given: threading.Timer(0.2, killpg, given).start())
+
+    def ring(number: int, frame: object) -> None:
+        raise QueueTimeout
+
+    before = set(os.listdir("/proc/self/fd"))
+    signal.signal(signal.SIGALRM, ring)
+    with open(os.devnull, "wb") as nowhere:
+        child = started(nowhere.fileno())
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(QueueTimeout):
+            child.end()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    assert not left_over(set())
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+GREEN = """\
+import sys
+sys.path.insert(0, {root!r})
+from gevent import monkey; monkey.patch_all()
+import os, signal, time, gevent
+from coderepos.git.launcher import Child, starting
+
+nowhere = os.open(os.devnull, os.O_WRONLY)
+masks = set()
+
+def child():
+    for _ in range(5):
+        with starting():
+            one = Child("fetch", "tests.git.scripted", nowhere)
+        time.sleep(0.01)
+        one.end()
+
+def watch():
+    while working:
+        masks.add(frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+        time.sleep(0)
+
+working = True
+watching = gevent.spawn(watch)
+started = time.monotonic()
+gevent.joinall([gevent.spawn(child) for _ in range(3)], raise_error=True)
+seconds = time.monotonic() - started
+working = False
+watching.join()
+assert masks == {{frozenset()}}, masks
+try:
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+except ChildProcessError:
+    print("none left")
+"""
+
+
+def test_green_threads_never_see_a_blocked_signal() -> None:
+    """Under gevent's replacements no other green thread runs while signals are blocked, and no zombie stays.
+
+    https://github.com/benoitc/gunicorn/issues/418
+    """
+    code = GREEN.format(root=launcher.ROOT)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert (done.stdout, done.stderr) == ("none left\n", "")
