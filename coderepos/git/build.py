@@ -17,15 +17,17 @@ from coderepos.git.checkout import Checkout
 from coderepos.git.child import Emit, emit_to, error_event
 from coderepos.git.disk_errors import disk_error
 from coderepos.git.families import Families
-from coderepos.git.git_folder import HEADS, GitFolder
+from coderepos.git.git_folder import GitFolder
 from coderepos.git.indexer import Indexer
 from coderepos.git.limits import Limits
 from coderepos.git.messages import LINE_BYTES, BuildReport, BuildRequest, FetchOutcome, build_request, load_line
 from coderepos.git.pack import COMMIT, Pack
 from coderepos.git.pack_index import index_size, positions_by_id
 from coderepos.git.pack_scan import PackScanner
-from coderepos.git.peeling import commit_and_tree, peel
+from coderepos.git.peeling import Peeler, commit_and_tree
+from coderepos.git.published_refs import published_refs
 from coderepos.git.resolving import Resolver
+from coderepos.git.substitutions import Substitutions
 from coderepos.git.trees import read_trees
 
 TYPE_CHECKING = False
@@ -135,13 +137,16 @@ def make(
             if outcome.pack_bytes != pack.size_bytes:
                 raise RemoteProtocolError(reason="size of the pack")
             emit({"event": "progress", "phase": "writing"})
-            commit_id, tree_id = commit_and_tree(bytes.fromhex(outcome.wanted_id), pack, by_id, families)
-            git_bytes = pack.size_bytes + index_size(pack)
-            git_bytes += _add_refs(git, outcome, commit_id.hex(), pack, by_id, families)
+            peeler, substitutions = Peeler(pack, by_id, families), Substitutions()
+            wanted_id = bytes.fromhex(outcome.wanted_id)
+            commit_id, tree_id = commit_and_tree(wanted_id, pack, by_id, families, peeler)
+            refs = published_refs(outcome, commit_id.hex(), pack, by_id, peeler, substitutions)
+            shallow = [one for one in outcome.shallow if _is_commit(bytes.fromhex(one), pack, by_id)]
+            git_bytes = pack.size_bytes + index_size(pack) + git.add_refs(refs, shallow)
             trees = read_trees(tree_id, pack, by_id, families, limits, other_bytes=git_bytes)
             if trees.lacks_empty_tree:
                 git_bytes += git.add_empty_tree()
-            checkout = Checkout(incoming, TREE_NAME, trees, pack, group_readable=request.group_readable)
+            checkout = Checkout(incoming, TREE_NAME, trees, pack, substitutions, group_readable=request.group_readable)
             checkout.write(families)
             clock.done("checkout")
             indexer.finish()
@@ -155,8 +160,8 @@ def make(
         tree_bytes=trees.total.disk_bytes,
         objects=len(pack),
         entries=trees.total.entries,
-        substitutions=checkout.substitutions.counts | ({"tag": outcome.skipped_tags} if outcome.skipped_tags else {}),
-        substituted_paths=tuple(checkout.substitutions.paths),
+        substitutions=substitutions.counts,
+        substituted_paths=tuple(substitutions.paths),
         seconds=clock.seconds,
     )
 
@@ -173,27 +178,6 @@ def _scan(pack_fd: int, pack: Pack, limits: Limits, resolver: Resolver, emit: Em
 
     PackScanner(pack_fd, pack, limits, on_pause).scan()
     emit({"event": "progress", "phase": "resolving", "objects": len(pack), "total_objects": len(pack)})
-
-
-def _add_refs(
-    git: GitFolder, outcome: FetchOutcome, commit_id: str, pack: Pack, by_id: Mapping[bytes, int], families: Families
-) -> int:
-    """Write the fetched ref, tags whose objects came along, and where history was cut off; return how many bytes."""
-    refs: dict[str, str] = {}
-    positions: dict[str, int] = {}
-    for name, object_id in (*outcome.tags, (outcome.ref_name, outcome.wanted_id)):
-        position = by_id.get(bytes.fromhex(object_id))
-        if name and position is not None:
-            refs[name] = commit_id if name.startswith(HEADS) else object_id
-            positions[object_id] = position
-    peeled = peel(positions.values(), pack, by_id, families)
-    named = {
-        object_id: pack.object_id(final).hex()
-        for object_id, position in positions.items()
-        if (final := peeled.get(position)) is not None
-    }
-    shallow = [one for one in outcome.shallow if _is_commit(bytes.fromhex(one), pack, by_id)]
-    return git.add_refs(outcome.ref_name, commit_id, refs, named, shallow)
 
 
 def _is_commit(object_id: bytes, pack: Pack, by_id: Mapping[bytes, int]) -> bool:

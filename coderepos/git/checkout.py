@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from itertools import zip_longest
 from resource import RLIMIT_NOFILE, getrlimit
 
 from coderepos.exceptions import InternalError
@@ -17,7 +16,6 @@ from coderepos.git.delta import LARGE_BYTES
 from coderepos.git.forked import Forked, cores
 from coderepos.git.links import Links
 from coderepos.git.pack import write_all
-from coderepos.git.text import display_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,10 +23,9 @@ if TYPE_CHECKING:
 
     from coderepos.git.families import Families
     from coderepos.git.pack import Pack
+    from coderepos.git.substitutions import Substitutions
     from coderepos.git.tree_entries import Entry
     from coderepos.git.trees import Trees
-
-REPORTED_PATHS: Final = 100
 
 _OPEN_FOLDERS: Final = 900
 _OTHER_DESCRIPTORS: Final = 50
@@ -48,27 +45,6 @@ _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_C
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Substitutions:
-    """What was not written as it is in the repository."""
-
-    def __init__(self) -> None:
-        self.counts: Final[dict[str, int]] = {}
-        self._paths: Final[dict[str, list[str]]] = {}
-
-    def add(self, reason: str, path: bytes, count: int = 1) -> None:
-        """Count ``count`` of them, and keep the path while there are few for this reason."""
-        self.counts[reason] = self.counts.get(reason, 0) + count
-        paths = self._paths.setdefault(reason, [])
-        if len(paths) < REPORTED_PATHS:
-            paths.append(f"{reason}: {display_text(path)}")
-
-    @property
-    def paths(self) -> list[str]:
-        """The first of each reason, then the second of each: many of one kind do not hide the others."""
-        rounds = zip_longest(*self._paths.values())
-        return [path for paths in rounds for path in paths if path is not None][:REPORTED_PATHS]
-
-
 class _Place:
     """Where a blob goes."""
 
@@ -84,10 +60,20 @@ class Checkout:
 
     :param parent: descriptor of the folder in which ``name`` is made.
     :param pack: where the trees' blobs are.
+    :param substitutions: counts what is not written as it is.
     :param group_readable: may the group read what is written?
     """
 
-    def __init__(self, parent: int, name: bytes, trees: Trees, pack: Pack, *, group_readable: bool) -> None:
+    def __init__(
+        self,
+        parent: int,
+        name: bytes,
+        trees: Trees,
+        pack: Pack,
+        substitutions: Substitutions,
+        *,
+        group_readable: bool,
+    ) -> None:
         self._trees: Final = trees
         self._pack: Final = pack
         self._folders: Final = _Folders(parent, name, final_mode=0o550 if group_readable else 0o500)
@@ -97,7 +83,7 @@ class Checkout:
         self._links: Final = Links()
         self._link_bytes = 0
         self._found_links: Final[list[tuple[_Place, bytes]]] = []
-        self.substitutions: Final = Substitutions()
+        self._substitutions: Final = substitutions
 
     def write(self, families: Families) -> None:
         """Write everything.
@@ -170,13 +156,13 @@ class Checkout:
         while todo:
             folder, tree = todo.pop()
             for reason, name, count in self._trees.differences.get(tree, ()):
-                self.substitutions.add(reason, self._folders.path(folder, name), count)
+                self._substitutions.add(reason, self._folders.path(folder, name), count)
             for entry in self._trees.entries[tree]:
                 if entry.is_directory:
                     todo.append((self._folders.make(folder, entry.name), entry.position))
                 elif entry.is_gitlink:
                     self._folders.make(folder, entry.name)
-                    self.substitutions.add("gitlink", self._folders.path(folder, entry.name))
+                    self._substitutions.add("gitlink", self._folders.path(folder, entry.name))
                 else:
                     self._places.setdefault(entry.position, []).append(_Place(folder, entry))
 
@@ -185,7 +171,7 @@ class Checkout:
             self._found_link(place, data)
             return
         if len(data) <= _LFS_POINTER_BYTES and data.startswith(_LFS_POINTER):
-            self.substitutions.add("lfs_pointer", self._folders.path(place.folder, place.entry.name))
+            self._substitutions.add("lfs_pointer", self._folders.path(place.folder, place.entry.name))
         self._write_file(place, data, self._program_mode if place.entry.is_executable else self._file_mode)
 
     def _write_file(self, place: _Place, data: bytes, mode: int) -> None:
@@ -212,7 +198,7 @@ class Checkout:
 
     def _write_link_text(self, place: _Place, target: bytes) -> None:
         """Write a small file that holds the link's text, as ``core.symlinks=false`` does."""
-        self.substitutions.add("symlink", self._folders.path(place.folder, place.entry.name))
+        self._substitutions.add("symlink", self._folders.path(place.folder, place.entry.name))
         self._write_file(place, target, self._file_mode)
 
 

@@ -25,6 +25,7 @@ from coderepos.git.messages import NetworkPolicy
 from coderepos.git.refs import SHOWN_NAMES
 from coderepos.git.remote_text import REMOTE_TEXT_CHARACTERS
 from coderepos.git.reports import Progress
+from coderepos.git.text import is_display_text
 from coderepos.git.url import beside, parse_git_url
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def _remote_texts(kind: type[CodeReposError], fields: Mapping[str, object]) -> d
 
 
 def _printable(text: object) -> str:
-    if not isinstance(text, str) or not text.isprintable() or len(text) > REMOTE_TEXT_CHARACTERS:
+    if not isinstance(text, str) or not is_display_text(text) or len(text) > REMOTE_TEXT_CHARACTERS:
         raise ValueError("remote text")
     return text
 

@@ -23,6 +23,7 @@ from coderepos.git.refs import (
     ref_candidates,
     ref_text,
 )
+from coderepos.git.text import is_display_text
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
@@ -69,16 +70,19 @@ class Exchange:
             raise self._nothing_found()
         if not (wanted.name or self._refs.has_commit or self._client.gives_hidden_commits):
             raise RefNotFound(reason="hidden commit") if any(self._refs.shown.values()) else RepositoryEmpty
-        head_branch = ref_text(self._head_branch(wanted))
+        head = self._head_branch(wanted)
+        # HEAD may point anywhere, to refs/replace/ too: what is no branch leaves it detached, as with git clone.
+        head_branch = ref_text(head) if head.startswith(HEADS) else ""
         shallow, stopped_early = self._fetch(wanted)
         self._writer.finish()
         pack_bytes = self._writer.pack_bytes
+        tags = advertised_tags(self._refs.tags)
         outcome = FetchOutcome(
             wanted_id=wanted.object_id,
             ref_name=head_branch if wanted.name == HEAD else ref_text(wanted.name),
             head_branch=head_branch,
-            tags=advertised_tags(self._refs.tags),
-            skipped_tags=self._refs.skipped_tags,
+            tags=tags,
+            skipped_tags=self._refs.skipped_tags + len(self._refs.tags) - len(tags),
             shallow=tuple(sorted(object_id(one) for one in shallow)),
             pack_bytes=min(pack_bytes, self._request.limits.wire_bytes) if stopped_early else pack_bytes,
         )
@@ -146,7 +150,7 @@ class Exchange:
         shown = [ref_text(name) for name in names if self._is_harmless(name)]
         kinds = (HEADS.decode(), TAGS.decode())
         short = [name[len(kind) :] for name in shown for kind in kinds if name.startswith(kind)]
-        return RefNotFound(reason=reason, names=[name for name in short or shown if name.isprintable() and name])
+        return RefNotFound(reason=reason, names=[name for name in short or shown if name and is_display_text(name)])
 
 
 def _unknown(ref: str) -> RefNotFound:

@@ -14,8 +14,10 @@ from coderepos.git.trees import EMPTY_TREE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Final
+
+    from coderepos.git.published_refs import PublishedRefs
 
 NAME: Final = "git"
 
@@ -23,7 +25,6 @@ PACK_FOLDER: Final = f"{NAME}/objects/pack"
 
 INCOMING_PACK: Final = f"{PACK_FOLDER}/incoming.pack"
 
-HEADS: Final = "refs/heads/"
 _FOLDERS: Final = (NAME, f"{NAME}/objects", PACK_FOLDER, f"{NAME}/refs")
 _CONFIG: Final = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -63,31 +64,19 @@ class GitFolder:
         name = f"{_pack_name(trailer)}.pack"
         os.rename(INCOMING_PACK, name, src_dir_fd=self._incoming, dst_dir_fd=self._incoming)
 
-    def add_refs(
-        self,
-        head: str,
-        commit_id: str,
-        refs: Mapping[str, str],
-        peeled: Mapping[str, str],
-        shallow: Sequence[str],
-    ) -> int:
+    def add_refs(self, refs: PublishedRefs, shallow: Sequence[str]) -> int:
         """Write HEAD, refs and the ends of a shallow history; return how many bytes that were.
 
-        :param head: full name of the fetched ref, empty where there is none.
-        :param commit_id: what HEAD holds unless ``head`` is a branch.
-        :param refs: object ids by full name.
-        :param peeled: what the tag objects among these ids finally name.
         :param shallow: commits whose parents are missing.
         """
-        content = b"ref: " + _encoded(head) if head.startswith(HEADS) else commit_id.encode()
-        written = self._write(f"{NAME}/HEAD", content + b"\n")
+        head = b"ref: " + refs.branch if refs.branch else refs.commit_id.encode()
+        written = self._write(f"{NAME}/HEAD", head + b"\n")
         written += self._write(f"{NAME}/config", _CONFIG)
         lines = [b"# pack-refs with: peeled fully-peeled sorted \n"]
-        for name in sorted(refs, key=_encoded):
-            object_id = refs[name]
-            lines.append(b"%s %s\n" % (object_id.encode(), _encoded(name)))
-            if object_id in peeled:
-                lines.append(b"^%s\n" % peeled[object_id].encode())
+        for name in sorted(refs.ids):
+            lines.append(b"%s %s\n" % (refs.ids[name].encode(), name))
+            if name in refs.peeled:
+                lines.append(b"^%s\n" % refs.peeled[name].encode())
         written += self._write(f"{NAME}/packed-refs", b"".join(lines))
         if shallow:
             written += self._write(f"{NAME}/shallow", "".join(f"{one}\n" for one in sorted(shallow)).encode())
@@ -116,7 +105,3 @@ class GitFolder:
 
 def _pack_name(trailer: bytes) -> str:
     return f"{PACK_FOLDER}/pack-{trailer.hex()}"
-
-
-def _encoded(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")

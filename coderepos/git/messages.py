@@ -12,11 +12,12 @@ import re
 
 from coderepos.git.limits import Limits
 from coderepos.git.record import Record
+from coderepos.git.text import is_display_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, Final, Self
+    from typing import Any, Final, Self, TypeGuard
 
 LINE_BYTES: Final = 8 * 10**6
 """Longest message: an outcome with 50,000 tags and 80,000 commits that history ends at."""
@@ -27,6 +28,9 @@ REF_NAME_BYTES: Final = 4_000
 _NO_REF_NAME: Final = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|[/.]\Z")
 
 OBJECT_ID: Final = re.compile(r"[0-9a-f]{40}\Z")
+
+_NAME: Final = re.compile(r"[a-z][a-z_]{0,39}\Z")
+_LARGEST: Final = 2**53
 
 
 class NetworkPolicy(Record):
@@ -103,7 +107,7 @@ class FetchOutcome(Record):
     """Name and object id of the advertised tags; build keeps those whose object is in the pack."""
 
     skipped_tags: int = 0
-    """How many more tags there are at least."""
+    """How many more tags there are at least: too many, or with names that Git refuses."""
 
     shallow: tuple[str, ...] = ()
     """Commits whose parents were cut off."""
@@ -133,11 +137,11 @@ class FetchOutcome(Record):
         for tag in tags:
             if not isinstance(tag, list) or len(tag) != 2:
                 raise ValueError("tags")
-            pairs.append((_ref_name(tag[0]), _object_id(tag[1])))
+            pairs.append((_ref_name(tag[0], below="refs/tags/"), _object_id(tag[1])))
         return cls(
             wanted_id=_object_id(value.get("wanted_id")),
             ref_name=_ref_name(value.get("ref_name"), may_be_empty=True),
-            head_branch=_ref_name(value.get("head_branch"), may_be_empty=True),
+            head_branch=_ref_name(value.get("head_branch"), below="refs/heads/", may_be_empty=True),
             tags=tuple(pairs),
             skipped_tags=skipped_tags,
             shallow=tuple(_object_id(one) for one in shallow),
@@ -154,13 +158,10 @@ class BuildReport(Record):
     objects: int
     entries: int
     substitutions: dict[str, int]
-    """How often a tree entry was not written as it is, by ``symlink``, ``gitlink``, ``lfs_pointer`` or ``name``.
-
-    ``tag`` counts the tags that were left out.
-    """
+    """How often something was not written as it is in the repository, by its reason (docs/how-it-works.md)."""
 
     substituted_paths: tuple[str, ...]
-    """The first hundred of them as ``reason: path``, printable."""
+    """A hundred of them as ``reason: path``, printable."""
 
     seconds: dict[str, float]
     """Wall clock per phase: ``scan``, ``resolve``, ``index``, ``checkout``, ``sync``."""
@@ -172,25 +173,19 @@ class BuildReport(Record):
         :raises ValueError: a field is missing, of another type, or out of its range.
         """
         numbers = {name: value.get(name) for name in ("git_bytes", "tree_bytes", "objects", "entries")}
-        if any(type(number) is not int or number < 0 for number in numbers.values()):
+        if not all(map(_is_count, numbers.values())):
             raise ValueError("numbers")
         substitutions, paths, seconds = value.get("substitutions"), value.get("substituted_paths"), value.get("seconds")
-        if (
-            not isinstance(substitutions, dict)
-            or len(substitutions) > 20
-            or any(type(n) is not int for n in substitutions.values())
-        ):
+        if not _is_table(substitutions) or not all(map(_is_count, substitutions.values())):
             raise ValueError("substitutions")
         if (
             not isinstance(paths, list)
             or len(paths) > 100
-            or not all(isinstance(p, str) and p.isprintable() and len(p) <= 4_000 for p in paths)
+            or not all(isinstance(path, str) and is_display_text(path) and len(path) <= 4_000 for path in paths)
         ):
             raise ValueError("substituted_paths")
-        if (
-            not isinstance(seconds, dict)
-            or len(seconds) > 20
-            or any(type(n) not in (int, float) for n in seconds.values())
+        if not _is_table(seconds) or not all(
+            type(number) in (int, float) and 0 <= number <= _LARGEST for number in seconds.values()
         ):
             raise ValueError("seconds")
         return cls(
@@ -246,17 +241,26 @@ def is_ref_name(value: object) -> bool:
         return False
 
 
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _LARGEST
+
+
+def _is_table(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether this is an object of a few values under short plain names."""
+    return isinstance(value, dict) and len(value) <= 20 and all(map(_NAME.match, value))
+
+
 def _object_id(value: object) -> str:
     if not isinstance(value, str) or not OBJECT_ID.match(value):
         raise ValueError("object id")
     return value
 
 
-def _ref_name(value: object, *, may_be_empty: bool = False) -> str:
+def _ref_name(value: object, *, below: str = "refs/", may_be_empty: bool = False) -> str:
     """Check a full ref name by git-check-ref-format(1), and that it may be the path of a file."""
     if may_be_empty and value == "":
         return ""
-    if not isinstance(value, str) or not value.startswith("refs/") or _NO_REF_NAME.search(value):
+    if not isinstance(value, str) or not value.startswith(below) or _NO_REF_NAME.search(value):
         raise ValueError("ref name")
     if len(value.encode("utf-8", "surrogateescape")) > REF_NAME_BYTES:
         raise ValueError("ref name")

@@ -31,6 +31,7 @@ from coderepos.git.messages import (
     request_line,
 )
 from coderepos.git.reports import CloneReport, Credentials, Progress, token_expiry
+from coderepos.git.text import display_ref
 from coderepos.git.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -177,8 +178,8 @@ class _Conversation:
                     raise cause
         return CloneReport(
             build=self._built,
-            ref_name=self._outcome.ref_name,
-            head_branch=self._outcome.head_branch,
+            ref_name=display_ref(self._outcome.ref_name),
+            head_branch=display_ref(self._outcome.head_branch),
             received_bytes=self._outcome.pack_bytes,
             isolation_level=min(self._isolation[child.name]["level"] for child in (self._fetch, self._build)),
             isolation=self._isolation,

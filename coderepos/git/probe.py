@@ -21,6 +21,7 @@ from coderepos.git.limits import SIZE_FACTOR
 from coderepos.git.messages import FetchOutcome, request_line
 from coderepos.git.pipeline import PROGRAMS, CloneRequest, Programs, fetch_request, lost
 from coderepos.git.reports import ProbeReport, Progress, token_expiry
+from coderepos.git.text import display_ref
 from coderepos.git.watchdog import Watchdog
 
 _LARGEST_BYTES: Final = 2**53
@@ -99,8 +100,8 @@ def _report(event: Mapping[str, Any], request: CloneRequest) -> ProbeReport:
         estimated_bytes=estimated_bytes,
         size_source="full_fetch" if is_whole else "platform" if told_bytes > counted_bytes else "probe",
         stopped_early=stopped_early,
-        ref_name=outcome.ref_name,
-        head_branch=outcome.head_branch,
+        ref_name=display_ref(outcome.ref_name),
+        head_branch=display_ref(outcome.head_branch),
         wanted_id=outcome.wanted_id,
         token_expires_at=token_expires_at,
     )

@@ -6,6 +6,7 @@ A server can repeat the credentials that it was given, in whatever form. What is
 from __future__ import annotations
 
 from coderepos.exceptions import RemoteError
+from coderepos.git.text import is_display_text
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def harmless_text(text: bytes, secrets: Sequence[str]) -> str:
     :param secrets: user name and password that it was asked with; they may be empty.
     """
     shown = text.decode("utf-8", "replace")
-    shown = " ".join("".join(char if char.isprintable() else " " for char in shown).split())
+    shown = " ".join("".join(char if is_display_text(char) else " " for char in shown).split())
     if secrets and secrets[-1] and secrets[-1] in shown and len(secrets[-1]) < _MASKED_CHARACTERS:
         return ""
     hidden = [secret for secret in (":".join(secrets), *secrets) if len(secret) >= _MASKED_CHARACTERS]

@@ -56,3 +56,17 @@ def _escaped(char: str) -> str:
     if code < 0x80:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def display_ref(text: str) -> str:
+    """Return the whole of a ref name, given as it travels between the children, as text that may be shown."""
+    raw = ref_bytes(text)
+    return display_text(raw, most_characters=len(raw) * 4)
+
+
+def ref_bytes(text: str) -> bytes:
+    """Return the ref name that travelled between the children as text (``surrogateescape``): no byte is lost.
+
+    :raises ValueError: it has surrogates that stand for no byte.
+    """
+    return text.encode("utf-8", "surrogateescape")

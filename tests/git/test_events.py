@@ -16,6 +16,7 @@ from coderepos.exceptions import (
     leaves,
 )
 from coderepos.git import events
+from coderepos.git.messages import BuildReport
 from coderepos.git.reports import Progress
 
 START = Progress(phase="receiving", received_bytes=10, objects=5, total_objects=7)
@@ -163,3 +164,59 @@ def test_only_places_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert "build child ends with internal_error at build.py:7 main < pack.py:120 <genexpr>" in caplog.text
     assert "at an unknown place" in caplog.text
     assert "ghp_secret" not in caplog.text
+
+
+REPORT: dict[str, Any] = {
+    "commit_id": "1" * 40,
+    "git_bytes": 1,
+    "tree_bytes": 2,
+    "objects": 3,
+    "entries": 4,
+    "substitutions": {"symlink": 1},
+    "substituted_paths": ["symlink: \\xe9 é"],
+    "seconds": {"scan": 0.1, "sync": 1},
+}
+
+
+def test_a_report_is_taken_as_it_is() -> None:
+    """What the build child says in good order comes out again."""
+    assert BuildReport.from_json(REPORT).to_json() == REPORT
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"git_bytes": -1},
+        {"tree_bytes": 10**30},
+        {"objects": True},
+        {"entries": 1.5},
+        {"entries": None},
+        {"substitutions": {"symlink": -1}},
+        {"substitutions": {"symlink": 10**400}},
+        {"substitutions": {"sym\x00link": 1}},
+        {"substitutions": {"\ud800": 1}},
+        {"substitutions": {"\u202e": 1}},
+        {"substitutions": {"x" * 41: 1}},
+        {"substitutions": {f"{'a' * number}": 1 for number in range(1, 22)}},
+        {"substitutions": [["symlink", 1]]},
+        {"substituted_paths": ["nul\x00"]},
+        {"substituted_paths": ["\udce9"]},
+        {"substituted_paths": ["\u202e"]},
+        {"substituted_paths": ["c1 \x85"]},
+        {"substituted_paths": ["\u3164"]},
+        {"substituted_paths": ["x" * 4_001]},
+        {"substituted_paths": ["x"] * 101},
+        {"substituted_paths": [1]},
+        {"seconds": {"scan": float("nan")}},
+        {"seconds": {"scan": float("inf")}},
+        {"seconds": {"scan": -1}},
+        {"seconds": {"scan": 10**400}},
+        {"seconds": {"s\ncan": 1}},
+        {"commit_id": "1" * 41},
+    ],
+    ids=lambda changed: ascii(changed)[:40],
+)
+def test_a_report_that_could_not_be_stored_or_shown_is_refused(changed: dict[str, Any]) -> None:
+    """No name, number or path of it fails a database, a JSON document or a terminal."""
+    with pytest.raises(ValueError, match=r"numbers|substitut|seconds|object id"):
+        BuildReport.from_json(REPORT | changed)
