@@ -87,6 +87,10 @@ class AppSettings:
     NODE_ID: str = ""
     """Stable name of this machine; the host name when empty."""
 
+    def __repr__(self) -> str:
+        """Return the name alone: the values are those of the settings, keys among them."""
+        return "AppSettings(...)"
+
     if not TYPE_CHECKING:
 
         def __getattribute__(self, name: str) -> Any:

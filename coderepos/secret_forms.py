@@ -6,10 +6,10 @@ but what hides its variables.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import html
-import json
 import re
+from json.encoder import encode_basestring_ascii
 from urllib.parse import quote, quote_plus
 
 from coderepos.hidden import HiddenBytes, HiddenText
@@ -24,21 +24,16 @@ def secret_forms(secret: str) -> list[str]:
     In base64 only the characters that the secret alone decides are searched for, at each of the three alignments.
     """
     secret, raw = HiddenText(secret), HiddenBytes(secret.encode(errors="surrogatepass"))
-    percent = [HiddenText(form) for form in (quote(raw, safe=""), quote(raw), quote_plus(raw))]
-    forms: list[str] = [
-        secret,
-        *percent,
-        *map(_lower_percent, percent),
-        html.escape(secret),
-        raw.hex(),
-        raw.hex().upper(),
-    ]
-    forms += [json.dumps(secret)[1:-1], str.__repr__(secret)[1:-1], bytes.__repr__(raw)[2:-1]]
+    percent = list(map(HiddenText, (quote(raw, safe=""), quote(raw), quote_plus(raw))))
+    forms = [secret, *percent]
+    forms += map(HiddenText, map(_lower_percent, percent))
+    forms += map(HiddenText, (html.escape(secret), raw.hex(), raw.hex().upper(), encode_basestring_ascii(secret)[1:-1]))
+    forms += map(HiddenText, (str.__repr__(secret)[1:-1], bytes.__repr__(raw)[2:-1]))
     for shift in range(3):
-        encoded = HiddenText(base64.b64encode(bytes(shift) + raw), encoding="ascii")
+        encoded = HiddenText(binascii.b2a_base64(bytes(shift) + raw, newline=False), encoding="ascii")
         fixed = HiddenText(encoded[(shift * 8 + 5) // 6 : (shift + len(raw)) * 8 // 6])
-        forms += [fixed, fixed.translate(str.maketrans("+/", "-_"))]
-    return sorted({HiddenText(form) for form in forms if len(form) >= SHORTEST_FORM}, key=len, reverse=True)
+        forms += [fixed, HiddenText(fixed.translate(str.maketrans("+/", "-_")))]
+    return sorted({form for form in forms if len(form) >= SHORTEST_FORM}, key=len, reverse=True)
 
 
 def _lower_percent(text: str) -> str:

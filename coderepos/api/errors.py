@@ -69,6 +69,9 @@ STATUS: Final[Mapping[str, int]] = {
 }
 """HTTP status of every code of :mod:`coderepos.exceptions`; 401 stays for the caller, a remote's refusal is a 422."""
 
+NON_FIELD_ERRORS: Final = "non_field_errors"
+"""Name under which ``fields`` has what concerns no field alone, whatever the host calls it."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -167,8 +170,11 @@ def _throttled(wait_seconds: float | None) -> Answer:
 
 def _sentences_by_field(detail: Any) -> dict[str, list[str]]:
     if not isinstance(detail, Mapping):
-        detail = {api_settings.NON_FIELD_ERRORS_KEY: detail}
-    return {str(name): _sentences(value) for name, value in detail.items()}
+        detail = {NON_FIELD_ERRORS: detail}
+    return {
+        NON_FIELD_ERRORS if name == api_settings.NON_FIELD_ERRORS_KEY else str(name): _sentences(value)
+        for name, value in detail.items()
+    }
 
 
 def _sentences(detail: Any) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import connection
+from django.db.models import TextChoices
 from django.utils import timezone
 from rest_framework import serializers
 from rest_framework.fields import empty
@@ -129,3 +130,11 @@ class TextOrNullField(serializers.CharField):
     def to_representation(self, value: str) -> str | None:  # type: ignore[override]  # null is meant
         """Return the text, or ``None`` where it is empty."""
         return value or None
+
+
+class NamedChoiceField(serializers.ChoiceField):
+    """A choice of a model's, under the name of its class in descriptions."""
+
+    def __init__(self, kind: type[TextChoices], **kwargs: Any) -> None:
+        super().__init__(kind.choices, **kwargs)
+        self.choice_name: Final = kind.__name__

@@ -10,7 +10,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from drf_spectacular.extensions import OpenApiViewExtension
+from drf_spectacular.drainage import set_override
+from drf_spectacular.extensions import OpenApiSerializerFieldExtension, OpenApiViewExtension
+from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.utils import (
     OpenApiExample,
     OpenApiParameter,
@@ -18,6 +20,7 @@ from drf_spectacular.utils import (
     extend_schema,
 )
 from rest_framework import serializers
+from rest_framework.settings import api_settings
 
 from coderepos.api.errors import STATUS
 from coderepos.api.listing import AllRepositoriesQuery, RepositoryQuery
@@ -26,6 +29,7 @@ from coderepos.api.serializers import (
     ConnectedSerializer,
     ConnectSerializer,
     JobSerializer,
+    ProgressSerializer,
     ReplaceTokenSerializer,
     RepositorySerializer,
     StartedSerializer,
@@ -41,6 +45,9 @@ from coderepos.exceptions import (
     leaves,
 )
 from coderepos.git.limits import MB
+
+PREFIX: Final = "CodeRepos"
+"""What the name of every component starts with; operation ids start with ``coderepos_``."""
 
 TAGS: Final = ["Code repositories"]
 REPO_ID: Final = OpenApiParameter("repo_id", str, OpenApiParameter.PATH, description="UUID of the repository.")
@@ -98,6 +105,48 @@ class ErrorSerializer(serializers.Serializer[Any]):
     detail = ErrorDetailSerializer()
 
 
+for _serializer in (
+    AuditEntrySerializer,
+    ConnectedSerializer,
+    ConnectSerializer,
+    ErrorDetailSerializer,
+    ErrorSerializer,
+    JobSerializer,
+    ProgressSerializer,
+    ReplaceTokenSerializer,
+    RepositorySerializer,
+    StartedSerializer,
+    StatusSerializer,
+    TokenSerializer,
+):
+    set_override(_serializer, "component_name", PREFIX + _serializer.__name__.removesuffix("Serializer"))
+
+
+class PrefixedSchema(api_settings.DEFAULT_SCHEMA_CLASS):  # type: ignore[name-defined,misc]  # the host's own class
+    """Names every component so that it meets none of the host's."""
+
+    def get_paginated_name(self, serializer_name: str) -> str:
+        """Return the name of a page of something."""
+        return f"{serializer_name}Page"
+
+
+class NamedChoiceExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # its __init_subclass__
+    """Describes a choice as a component of its own, since the generator would name it after the field alone."""
+
+    target_class = "coderepos.api.fields.NamedChoiceField"
+
+    def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        """Return a reference to the component."""
+        component = ResolvedComponent(  # type: ignore[no-untyped-call]
+            name=PREFIX + self.target.choice_name,
+            type=ResolvedComponent.SCHEMA,
+            object=self.target.choice_name,
+            schema={"type": "string", "enum": list(self.target.choices)},
+        )
+        auto_schema.registry.register_on_missing(component)
+        return component.ref
+
+
 def _status(code: str) -> int:
     return FRAMEWORK[code][0] if code in FRAMEWORK else STATUS[code]
 
@@ -148,6 +197,7 @@ def _described(view: type[Any], **descriptions: Callable[[Any], Any]) -> type[An
         def call(self: Any, request: Any, **kwargs: Any) -> Any:
             return method(self, request, **kwargs)
 
+        call.schema = PrefixedSchema  # type: ignore[attr-defined]  # where extend_schema looks for it
         return call
 
     methods = {name: describe(override(getattr(view, name))) for name, describe in descriptions.items()}
@@ -164,7 +214,8 @@ class ConnectExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]  
         return _described(
             self.target,
             connect=extend_schema(
-                operation_id="connect_repository",
+                operation_id="coderepos_connect_repository",
+                summary="Connect a repository",
                 tags=TAGS,
                 request=ConnectSerializer,
                 responses={201: ConnectedSerializer, **_errors(CONNECT)},
@@ -182,43 +233,50 @@ class RepositoryExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call
         return _described(
             self.target,
             list=extend_schema(
-                operation_id="list_repositories",
+                operation_id="coderepos_list_repositories",
+                summary="List the repositories of all projects",
                 tags=TAGS,
                 parameters=[AllRepositoriesQuery],
                 responses={200: RepositorySerializer(many=True), **_errors((*READ, "invalid_request"))},
             ),
             list_of_project=extend_schema(
-                operation_id="list_project_repositories",
+                operation_id="coderepos_list_project_repositories",
+                summary="List the repositories of a project",
                 tags=TAGS,
                 parameters=[PROJECT_ID, RepositoryQuery],
                 responses={200: RepositorySerializer(many=True), **_errors((*READ, "invalid_request"))},
             ),
             retrieve=extend_schema(
-                operation_id="get_repository",
+                operation_id="coderepos_get_repository",
+                summary="Get the details of a repository",
                 tags=TAGS,
                 parameters=[REPO_ID],
                 responses={200: RepositorySerializer, **_errors(READ)},
             ),
             status=extend_schema(
-                operation_id="get_repository_status",
+                operation_id="coderepos_get_repository_status",
+                summary="Get the status of a repository",
                 tags=TAGS,
                 parameters=[REPO_ID],
                 responses={200: StatusSerializer, **_errors(READ)},
             ),
             jobs=extend_schema(
-                operation_id="list_repository_jobs",
+                operation_id="coderepos_list_repository_jobs",
+                summary="List the jobs of a repository",
                 tags=TAGS,
                 parameters=[REPO_ID],
                 responses={200: JobSerializer(many=True), **_errors(READ)},
             ),
             audit=extend_schema(
-                operation_id="list_repository_audit",
+                operation_id="coderepos_list_repository_audit",
+                summary="List the audit trail of a repository",
                 tags=TAGS,
                 parameters=[REPO_ID],
                 responses={200: AuditEntrySerializer(many=True), **_errors(WRITE)},
             ),
             clone=extend_schema(
-                operation_id="clone_repository",
+                operation_id="coderepos_clone_repository",
+                summary="Clone a repository again",
                 tags=TAGS,
                 parameters=[REPO_ID],
                 request=None,
@@ -237,7 +295,8 @@ class TokenExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]  # 
         return _described(
             self.target,
             replace=extend_schema(
-                operation_id="replace_repository_token",
+                operation_id="coderepos_replace_repository_token",
+                summary="Replace the token of a repository",
                 tags=TAGS,
                 parameters=[REPO_ID],
                 request=ReplaceTokenSerializer,

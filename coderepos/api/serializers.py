@@ -9,6 +9,7 @@ from rest_framework import serializers
 from coderepos.api.fields import (
     GitUrlField,
     MegabytesField,
+    NamedChoiceField,
     TextOrNullField,
     TokenField,
     UserNameField,
@@ -72,7 +73,7 @@ class TokenSerializer(serializers.Serializer[Any]):
     """What is known about the token of a repository."""
 
     repo_id = serializers.UUIDField(source="id")
-    token_status = serializers.ChoiceField(TokenStatus.choices)
+    token_status = NamedChoiceField(TokenStatus)
     token_expires_at = UtcTimeField(allow_null=True)
 
 
@@ -88,7 +89,7 @@ class ConnectedSerializer(serializers.Serializer[Any]):
         source="repository.size_source",
         help_text="Who told the size: probe, platform where its figure is larger, or full_fetch where all was counted.",
     )
-    clone_status = serializers.ChoiceField(CloneStatus.choices, source="repository.clone_status")
+    clone_status = NamedChoiceField(CloneStatus, source="repository.clone_status")
     created_at = UtcTimeField(source="repository.created_at")
 
 
@@ -99,10 +100,10 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
     project_id = serializers.CharField()
     ref_name = TextOrNullField(help_text="Full name of the ref that was cloned, such as refs/heads/main.")
     commit_id = TextOrNullField(help_text="Commit that the working tree shows.")
-    clone_status = serializers.ChoiceField(CloneStatus.choices)
+    clone_status = NamedChoiceField(CloneStatus)
     estimated_size_mb = MegabytesField(allow_null=True)
     repository_size_mb = MegabytesField(allow_null=True)
-    token_status = serializers.ChoiceField(TokenStatus.choices)
+    token_status = NamedChoiceField(TokenStatus)
     token_expires_at = UtcTimeField(allow_null=True)
     error_code = TextOrNullField()
     error_message = TextOrNullField()
@@ -164,14 +165,14 @@ class StatusSerializer(serializers.Serializer[Any]):
     """What happens now, and why; made of a ``status.Status``."""
 
     repo_id = serializers.UUIDField()
-    clone_status = serializers.ChoiceField(CloneStatus.choices)
+    clone_status = NamedChoiceField(CloneStatus)
     repository_size_mb = MegabytesField(allow_null=True)
     sandbox_path = serializers.CharField(allow_null=True)
     progress_message = serializers.CharField()
     error_message = TextOrNullField()
     error_code = TextOrNullField()
     retryable = serializers.BooleanField()
-    token_status = serializers.ChoiceField(TokenStatus.choices)
+    token_status = NamedChoiceField(TokenStatus)
     token_expires_at = UtcTimeField(allow_null=True)
     task_id = serializers.UUIDField(source="job.id", default=None, allow_null=True)
     attempt = serializers.IntegerField(source="job.attempt", default=0)
@@ -188,15 +189,15 @@ class StartedSerializer(serializers.Serializer[Any]):
 
     repo_id = serializers.UUIDField(source="repository_id")
     task_id = serializers.UUIDField(source="id")
-    clone_status = serializers.ChoiceField(CloneStatus.choices, source="repository.clone_status")
+    clone_status = NamedChoiceField(CloneStatus, source="repository.clone_status")
 
 
 class JobSerializer(serializers.Serializer[Any]):
     """One entry of the history."""
 
     task_id = serializers.UUIDField(source="id")
-    kind = serializers.ChoiceField(JobKind.choices)
-    state = serializers.ChoiceField(JobState.choices)
+    kind = NamedChoiceField(JobKind)
+    state = NamedChoiceField(JobState)
     attempt = serializers.IntegerField()
     max_attempts = serializers.IntegerField()
     next_attempt_at = UtcTimeField(allow_null=True)
@@ -217,7 +218,7 @@ class JobSerializer(serializers.Serializer[Any]):
 class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
     """One entry of the audit trail of a repository."""
 
-    event = serializers.ChoiceField(AuditEvent.choices)
+    event = NamedChoiceField(AuditEvent)
     actor = TextOrNullField(source="actor_name", help_text="Who asked for it; null for workers and commands.")
     actor_id = TextOrNullField()
     task_id = serializers.UUIDField(source="job_id", allow_null=True)

@@ -1,19 +1,24 @@
 """The endpoints: each finds what the caller may see, calls one service, and answers.
 
 Every view answers errors in the shape of :mod:`coderepos.api.errors`, and demands an authenticated caller whatever the
-host's defaults are. How callers authenticate, which renderers, parsers and further throttles there are, is the host's.
+host's defaults are. How callers authenticate and which further throttles there are is the host's; a body is JSON.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
+from django.http import HttpRequest
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
-from rest_framework.exceptions import ParseError, ValidationError
+from rest_framework.exceptions import ValidationError
+from rest_framework.metadata import SimpleMetadata
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.parsers import BaseParser
 from rest_framework.permissions import IsAuthenticated
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
@@ -22,6 +27,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from coderepos import access, services
 from coderepos.access import Action
+from coderepos.api import formats
 from coderepos.api.errors import handle_exception
 from coderepos.api.listing import Pages, narrowed
 from coderepos.api.serializers import (
@@ -41,9 +47,6 @@ from coderepos.exceptions import NotFound
 from coderepos.models import AuditEntry, CodeRepository, Job
 from coderepos.models.repository import CodeRepositoryQuerySet
 
-BODY_BYTES: Final = 64 * 1024
-"""Largest body of a request: a token has 4,096 at most and a URL 2,048."""
-
 
 class CodeReposViewSet(GenericViewSet[Any]):
     """What all endpoints have in common."""
@@ -52,13 +55,30 @@ class CodeReposViewSet(GenericViewSet[Any]):
     filter_backends = ()
     pagination_class = Pages
     versioning_class = None
+    metadata_class = SimpleMetadata
+    content_negotiation_class = DefaultContentNegotiation
+
+    @property
+    def renderer_classes(self) -> list[type[BaseRenderer]]:  # type: ignore[override]  # the host's are live settings
+        """What renders answers."""
+        return formats.renderer_classes()
+
+    @property
+    def parser_classes(self) -> list[type[BaseParser]]:  # type: ignore[override]  # as above
+        """What reads bodies."""
+        return formats.parser_classes()
+
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        """Read bodies and query strings as UTF-8, whatever codec of Python the content type names."""
+        request.encoding = "utf-8"
+        return super().initialize_request(request, *args, **kwargs)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Refuse a body that is too large before it is parsed: REST framework reads JSON of any size."""
+        """Refuse a body that is too large before it is parsed."""
         super().initial(request, *args, **kwargs)
         size_bytes = str(request.META.get("CONTENT_LENGTH") or "")
-        if size_bytes.isdecimal() and int(size_bytes) > BODY_BYTES:
-            raise ValidationError(f"The body of a request must not be larger than {BODY_BYTES:,} bytes.")
+        if size_bytes.isdecimal() and int(size_bytes) > formats.BODY_BYTES:
+            raise formats.too_large()
 
     def get_exception_handler(self) -> Callable[[Exception, dict[str, Any]], Response]:
         """Answer errors in our shape, whatever the host's handler is."""
@@ -67,10 +87,7 @@ class CodeReposViewSet(GenericViewSet[Any]):
     @sensitive_variables()
     def _read(self, request: Request) -> dict[str, Any]:
         """Return the checked body; its token is a ``Secret`` and nothing else in here outlives the call."""
-        try:
-            serializer = self.get_serializer(data=request.data)
-        except RecursionError:
-            raise ParseError from None
+        serializer = self.get_serializer(data=request.data)
         if not serializer.is_valid():
             raise ValidationError(dict(serializer.errors))
         checked: dict[str, Any] = serializer.validated_data
@@ -150,6 +167,10 @@ class RepositoryViewSet(CodeReposViewSet):
         job = services.clone_again(user=request.user, repository=self._repository())
         job.repository.refresh_from_db(fields=["clone_status"])
         return Response(dict(StartedSerializer(job).data), status=202)
+
+    def get_object(self) -> CodeRepository:
+        """Return the repository in the path, for what describes the endpoint (``OPTIONS``)."""
+        return self._repository()
 
     def _repository(self) -> CodeRepository:
         """Return the repository in the path.

@@ -58,12 +58,11 @@ def register() -> None:
 
 def check_settings(**_: Any) -> list[checks.CheckMessage]:
     """Check the keys and values of ``settings.CODEREPOS``."""
-    given = getattr(settings, "CODEREPOS", {})
-    if not isinstance(given, dict):
+    if not isinstance(getattr(settings, "CODEREPOS", {}), dict):
         return [error(2, "CODEREPOS is no dict.", "Write CODEREPOS = {...} in the settings.")]
     messages: list[checks.CheckMessage] = [
         error(1, f"CODEREPOS has the unknown key {key!r}.", f"Known keys: {', '.join(sorted(KEYS))}.")
-        for key in sorted(set(map(str, given)) - KEYS)
+        for key in sorted(set(map(str, getattr(settings, "CODEREPOS", {}))) - KEYS)
     ]
     messages += _wrong_types()
     return messages or [*_wrong_rates(), *_wrong_hosts(), *_wrong_paths(), *_wrong_policy()]
@@ -75,8 +74,9 @@ def _wrong_types() -> Iterator[checks.CheckMessage]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             yield error(2, f"CODEREPOS[{name!r}] must be a number from {least} to {most}.", f"It is {value!r}.")
     for name in LISTS:
-        value = getattr(conf, name)
-        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
+        # No variable: some of these are keys, and reporters print variables.
+        is_list = isinstance(getattr(conf, name), Sequence) and not isinstance(getattr(conf, name), str)
+        if not is_list or not all(issubclass(kind, str) for kind in map(type, getattr(conf, name))):
             yield error(2, f"CODEREPOS[{name!r}] must be a list of texts.", "Write ['one', 'two'], also for one item.")
     for name in TEXTS:
         if not isinstance(getattr(conf, name), str):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from coderepos.conf import conf
 from coderepos.crypto import envelope
@@ -114,8 +114,8 @@ class Keyring:
 def keyring() -> Keyring:
     """Return the keyring that the settings describe right now; wrappers are cached by the settings' values."""
     return _keyring(
-        _hidden(conf.MASTER_ENCRYPTION_KEY),
-        tuple(_hidden(key) for key in conf.DECRYPT_ONLY_MASTER_KEYS),
+        HiddenText(conf.MASTER_ENCRYPTION_KEY) if conf.MASTER_ENCRYPTION_KEY else None,
+        tuple(map(HiddenText, conf.DECRYPT_ONLY_MASTER_KEYS)),
         conf.KMS_KEY_ID,
         tuple(conf.DECRYPT_ONLY_KMS_KEY_IDS),
         conf.PRIMARY_KEY,
@@ -165,21 +165,18 @@ def decode_key(text: str) -> bytes:
 
     :raises ValueError: the text is not strict base64 of exactly 32 bytes; the message holds none of it.
     """
-    text = _hidden(text)
+    text = HiddenText(text)
     try:
-        key = HiddenBytes(base64.b64decode(text, validate=True))
-    except (TypeError, ValueError):
+        key = HiddenBytes(binascii.a2b_base64(text, strict_mode=True))
+    except ValueError:
         raise ValueError("A master key must be base64.") from None
-    if base64.b64encode(key).decode() != text:  # the last digit of base64 leaves bits over, which must be zero
+    if (
+        binascii.b2a_base64(key, newline=False).decode() != text
+    ):  # the last digit of base64 leaves bits over, which must be zero
         raise ValueError("A master key must be base64.")
     if len(key) != envelope.KEY_BYTES:
         raise ValueError(f"A master key must have {envelope.KEY_BYTES} bytes.")
     return key
-
-
-def _hidden(key: Any) -> Any:
-    """Return a key of the settings as frames may hold it; what is not a text is for the checks to find."""
-    return HiddenText(key) if isinstance(key, str) else key
 
 
 def problems() -> Iterator[tuple[int, str, str]]:
@@ -188,7 +185,7 @@ def problems() -> Iterator[tuple[int, str, str]]:
         yield 0, "There is no key: no access token can be stored.", f"Set MASTER_ENCRYPTION_KEY or KMS_KEY_ID. {MAKE}"
     yield from _problems_of_master_keys()
     yield from _problems_of_kms_keys()
-    given = {"local": conf.MASTER_ENCRYPTION_KEY, "kms": conf.KMS_KEY_ID}
+    given = {"local": bool(conf.MASTER_ENCRYPTION_KEY), "kms": bool(conf.KMS_KEY_ID)}
     if conf.PRIMARY_KEY and not given.get(conf.PRIMARY_KEY):
         yield 8, "PRIMARY_KEY names a key that is not given.", "Set it to 'local' or 'kms', and give that key."
     elif all(given.values()) and not conf.PRIMARY_KEY:
@@ -230,6 +227,6 @@ def _problems_of_kms_keys() -> Iterator[tuple[int, str, str]]:
 def _given(single: str, several: str) -> Iterator[tuple[str, str]]:
     """Yield the settings' name and value of a key and of the decrypt-only keys beside it."""
     if getattr(conf, single):
-        yield single, _hidden(getattr(conf, single))
-    for value in map(_hidden, getattr(conf, several)):
+        yield single, HiddenText(getattr(conf, single))
+    for value in map(HiddenText, getattr(conf, several)):
         yield several, value

@@ -13,6 +13,7 @@ import re
 from coderepos.git.limits import Limits
 from coderepos.git.record import Record
 from coderepos.git.text import is_display_text
+from coderepos.hidden import HiddenBytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ OBJECT_ID: Final = re.compile(r"[0-9a-f]{40}\Z")
 
 _NAME: Final = re.compile(r"[a-z][a-z_]{0,39}\Z")
 _LARGEST: Final = 2**53
+
+
+_JSON: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
 
 
 class NetworkPolicy(Record):
@@ -52,7 +56,7 @@ class NetworkPolicy(Record):
 class FetchRequest(Record, hidden=("username", "password")):
     """What the fetch child is to ask for; travels on its standard input only, since it holds the token.
 
-    ``username`` and ``password`` are plain text here: the pipeline makes the message last and keeps no copy.
+    ``username`` and ``password`` can be read here: the pipeline makes the message last and keeps no copy.
     """
 
     url: str
@@ -198,8 +202,9 @@ class BuildReport(Record):
 
 
 def dump_line(value: Mapping[str, Any]) -> bytes:
-    """Return one message as a line of bytes."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+    """Return one message as a line of bytes, which hides itself: it may hold a token."""
+    # Not json.dumps(), whose own frames name the pieces of the text.
+    return HiddenBytes("".join(_JSON.iterencode(value, _one_shot=True)).encode() + b"\n")
 
 
 def request_line(request: FetchRequest | BuildRequest) -> bytes:

@@ -33,6 +33,7 @@ from coderepos.git.messages import (
 from coderepos.git.reports import CloneReport, Credentials, Progress, token_expiry
 from coderepos.git.text import display_ref
 from coderepos.git.watchdog import Watchdog
+from coderepos.hidden import HiddenText
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def clone(
 
 
 def fetch_request(request: CloneRequest, *, depth: int | None, count_only: bool = False) -> FetchRequest:
-    """Return the message for the fetch child; the token is in it as plain text.
+    """Return the message for the fetch child; the token is in it, as text that hides itself.
 
     :param count_only: it is a probe. Of what is wanted whole it asks the platform for the size, and counts all where
         the server knows no depth.
@@ -112,8 +113,8 @@ def fetch_request(request: CloneRequest, *, depth: int | None, count_only: bool 
     credentials = request.credentials
     return FetchRequest(
         url=request.url,
-        username=credentials.username.reveal() if credentials else None,
-        password=credentials.password.reveal() if credentials else None,
+        username=HiddenText(credentials.username.reveal()) if credentials else None,
+        password=HiddenText(credentials.password.reveal()) if credentials else None,
         ref=request.ref,
         depth=depth,
         policy=request.policy,

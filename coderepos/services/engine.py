@@ -18,6 +18,7 @@ from coderepos.git.platforms import basic_auth
 from coderepos.git.reports import Credentials, Revealable
 from coderepos.git.sandbox import Sandbox
 from coderepos.git.sandbox_root import SandboxRoot
+from coderepos.hidden import HiddenText
 from coderepos.models import CodeRepository
 from coderepos.models.address import network_policy
 from coderepos.models.project import project_key
@@ -91,7 +92,7 @@ class _PublicText:
 def _credentials(repository: CodeRepository, token: Secret) -> Credentials | None:
     if not token:
         return None
-    username, password = basic_auth(repository.platform, token.reveal(), repository.username)
+    username, password = basic_auth(repository.platform, HiddenText(token.reveal()), repository.username)
     return Credentials(username=_half(username, token), password=_half(password, token))
 
 

@@ -5,23 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.urls import include, path
 from drf_spectacular.drainage import GENERATOR_STATS, reset_generator_stats
 from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.utils import extend_schema
 from drf_spectacular.validation import validate_schema
+from rest_framework import serializers
+from rest_framework.generics import GenericAPIView
 
 from coderepos.api.errors import STATUS
 from tests.api.conftest import ADDRESS
 
 OPERATIONS = {
-    ("post", "/connect"): "connect_repository",
-    ("get", "/repos"): "list_repositories",
-    ("get", "/repos/{repo_id}"): "get_repository",
-    ("get", "/repos/{repo_id}/status"): "get_repository_status",
-    ("get", "/repos/{repo_id}/jobs"): "list_repository_jobs",
-    ("get", "/repos/{repo_id}/audit"): "list_repository_audit",
-    ("put", "/repos/{repo_id}/token"): "replace_repository_token",
-    ("post", "/repos/{repo_id}/clone"): "clone_repository",
-    ("get", "/projects/{project_id}/repos"): "list_project_repositories",
+    ("post", "/connect"): "coderepos_connect_repository",
+    ("get", "/repos"): "coderepos_list_repositories",
+    ("get", "/repos/{repo_id}"): "coderepos_get_repository",
+    ("get", "/repos/{repo_id}/status"): "coderepos_get_repository_status",
+    ("get", "/repos/{repo_id}/jobs"): "coderepos_list_repository_jobs",
+    ("get", "/repos/{repo_id}/audit"): "coderepos_list_repository_audit",
+    ("put", "/repos/{repo_id}/token"): "coderepos_replace_repository_token",
+    ("post", "/repos/{repo_id}/clone"): "coderepos_clone_repository",
+    ("get", "/projects/{project_id}/repos"): "coderepos_list_project_repositories",
 }
 
 
@@ -57,23 +61,26 @@ def test_every_address_is_described(operations: dict[tuple[str, str], dict[str, 
     """Each operation has a stable id, a summary of its own words, and a description of every answer."""
     assert {key: operation["operationId"] for key, operation in operations.items()} == OPERATIONS
     for operation in operations.values():
+        assert operation["summary"]
         assert operation["description"]
         assert all(answer.get("content") for answer in operation["responses"].values())
 
 
 def test_body_of_a_connect_call(schema: dict[str, Any]) -> None:
     """URL and project are required, the token goes in only, and the answer has none."""
-    body = schema["components"]["schemas"]["Connect"]
+    body = schema["components"]["schemas"]["CodeReposConnect"]
 
     assert set(body["required"]) == {"git_url", "project_id"}
     assert body["properties"]["access_token"]["writeOnly"] is True
     for name, component in schema["components"]["schemas"].items():
-        assert name in ("Connect", "ReplaceToken") or "access_token" not in component.get("properties", {})
+        assert name in ("CodeReposConnect", "CodeReposReplaceToken") or "access_token" not in component.get(
+            "properties", {}
+        )
 
 
 def test_sizes_are_numbers_and_times_are_times(schema: dict[str, Any]) -> None:
     """The types of the answers are the ones that are sent."""
-    properties = schema["components"]["schemas"]["Repository"]["properties"]
+    properties = schema["components"]["schemas"]["CodeReposRepository"]["properties"]
 
     assert (properties["repository_size_mb"]["type"], properties["repository_size_mb"]["nullable"]) == ("number", True)
     assert properties["created_at"]["format"] == "date-time"
@@ -112,3 +119,58 @@ def test_filters_are_described(operations: dict[tuple[str, str], dict[str, Any]]
     assert names["get", "/repos"] == common | {"project"}
     assert names["get", "/projects/{project_id}/repos"] == common | {"project_id"}
     assert names["get", "/repos/{repo_id}/jobs"] == {"repo_id", "page", "page_size"}
+
+
+def test_every_component_has_our_prefix(schema: dict[str, Any], operations: dict[Any, dict[str, Any]]) -> None:
+    """Nothing that our endpoints bring along can be meant by a name of the host's."""
+    names = set(schema["components"]["schemas"])
+
+    assert names == {name for name in names if name.startswith("CodeRepos")}
+    assert {"CodeReposCloneStatus", "CodeReposRepositoryPage", "CodeReposError"} <= names
+    assert all(operation["operationId"].startswith("coderepos_") for operation in operations.values())
+
+
+def test_a_host_with_the_same_names_keeps_its_own(client: Any) -> None:
+    """Serializers, enumerations and operations of a host that are called as ours stay what they are."""
+
+    class JobSerializer(serializers.Serializer[Any]):
+        """The host's job."""
+
+        kind = serializers.ChoiceField(["print", "scan"])
+        state = serializers.ChoiceField(["open", "done"])
+        clone_status = serializers.ChoiceField(["cloned", "sheep"])
+
+    class TokenSerializer(serializers.Serializer[Any]):
+        """The host's token."""
+
+        token_status = serializers.ChoiceField(["gold", "silver"])
+
+    class JobView(GenericAPIView[Any]):
+        """Answers with the host's job."""
+
+        serializer_class = JobSerializer
+
+        @extend_schema(operation_id="clone_repository", responses=JobSerializer)
+        def get(self, request: Any) -> None:
+            """Return it."""
+
+    class TokenView(GenericAPIView[Any]):
+        """Answers with the host's token."""
+
+        serializer_class = TokenSerializer
+
+        @extend_schema(operation_id="connect_repository", responses=TokenSerializer)
+        def get(self, request: Any) -> None:
+            """Return it."""
+
+    reset_generator_stats()
+    generator: Any = SchemaGenerator
+    host = [path("host/job", JobView.as_view()), path("host/token", TokenView.as_view())]
+    both = generator(patterns=[*host, path("code/", include("coderepos.api.urls"))]).get_schema(public=True)
+    alone = generator(patterns=host).get_schema(public=True)
+
+    assert not GENERATOR_STATS
+    for name, component in alone["components"]["schemas"].items():
+        assert both["components"]["schemas"][name] == component
+    for address, operation in alone["paths"].items():
+        assert both["paths"][address] == operation
