@@ -80,7 +80,7 @@ def test_every_address_answers_every_method_without_a_body(
 ) -> None:
     """OPTIONS and HEAD never fail on our side, whoever asks, for a page of a browser too."""
     user = None if role == "anonymous" else request.getfixturevalue(role)
-    caller = client_of(user)
+    caller: Any = client_of(user)
     caller.raise_request_exception = False
     for accept in ("application/json", "text/html"):
         answer = getattr(caller, method)(address_of(pattern, project, repository), headers={"accept": accept})
@@ -101,7 +101,7 @@ def test_no_method_fails_on_ids_that_are_unknown(
     client_of: ClientOf, maintainer: User, pattern: Any, method: str, repo_id: str
 ) -> None:
     """Whatever is called on whatever address is answered, and never with a 500."""
-    caller = client_of(maintainer)
+    caller: Any = client_of(maintainer)
     caller.raise_request_exception = False
     path = str(pattern.pattern).replace("<str:repo_id>", repo_id).replace("<str:project_id>", repo_id)
 
@@ -121,7 +121,7 @@ def test_a_codec_of_the_content_type_is_never_used(
     client_of: ClientOf, developer: User, charset: str, kind: str
 ) -> None:
     """Some codecs of Python inflate: the body is read as UTF-8, or not at all, in no time and no memory."""
-    caller = client_of(developer)
+    caller: Any = client_of(developer)
     caller.raise_request_exception = False
     body = {"bz2": BOMB, "zlib": zlib.compress(b" " * 50_000_000)}.get(charset, b"%41=%42&a=b")
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
@@ -136,7 +136,7 @@ def test_a_codec_of_the_content_type_is_never_used(
 @pytest.mark.parametrize("charset", ["utf-16", "utf-7", "nonsense"])
 def test_query_strings_are_utf_8(client_of: ClientOf, viewer: User, charset: str) -> None:
     """The charset of a body that is not there does not decide how an address is read."""
-    caller = client_of(viewer)
+    caller: Any = client_of(viewer)
     caller.raise_request_exception = False
 
     answer = caller.generic(
@@ -149,8 +149,9 @@ def test_query_strings_are_utf_8(client_of: ClientOf, viewer: User, charset: str
 def test_utf_8_is_read_whatever_is_said(client_of: ClientOf, developer: User, project: Project) -> None:
     """A client that names a charset of its own sends UTF-8 all the same, as RFC 8259 demands."""
     body = json.dumps({"git_url": "https://example.org/ä", "project_id": str(project.pk)}, ensure_ascii=False).encode()
+    anybody: Any = client_of(developer)
     for charset in ("utf-8", "UTF8", "latin-1"):
-        answer = client_of(developer).generic(
+        answer = anybody.generic(
             "POST", f"{ADDRESS}/connect", body, content_type=f"application/json; charset={charset}"
         )
         assert answer.json()["detail"]["error"] == "invalid_git_url"
@@ -175,7 +176,7 @@ def test_utf_8_is_read_whatever_is_said(client_of: ClientOf, developer: User, pr
 )
 def test_what_is_not_json_is_refused(client_of: ClientOf, developer: User, body: bytes) -> None:
     """Each is a 400 of the caller's."""
-    caller = client_of(developer)
+    caller: Any = client_of(developer)
     caller.raise_request_exception = False
 
     answer = caller.generic("POST", f"{ADDRESS}/connect", body, content_type="application/json")
@@ -205,7 +206,7 @@ def test_the_host_changes_no_body(
     client_of: ClientOf, developer: User, project: Project, repository: CodeRepository
 ) -> None:
     """What goes in and comes out is the JSON that is documented."""
-    caller = client_of(developer)
+    caller: Any = client_of(developer)
 
     details = caller.get(f"{ADDRESS}/repos/{repository.pk}")
     empty = caller.generic("POST", f"{ADDRESS}/connect", b"{}", content_type="application/json")
