@@ -18,6 +18,9 @@ from coderepos.crypto.secret import Secret
 
 REF_BYTES: Final = 255
 
+MAX_USERNAME_CHARACTERS: Final = 2_048
+"""Some hosts take a session token in the user name, AWS CodeCommit one of more than a thousand characters."""
+
 
 def utc_text(value: datetime) -> str:
     """Return a time of the database as UTC in whole seconds, such as ``2024-01-15T10:30:00Z``."""
@@ -92,7 +95,7 @@ class UserNameField(serializers.CharField):
         super().__init__(
             allow_blank=True,
             trim_whitespace=False,
-            max_length=255,
+            max_length=MAX_USERNAME_CHARACTERS,
             # RFC 7617, section 2: a user-id with a colon would move where the password starts.
             validators=[no_control_characters, RegexValidator(":", "A colon is not allowed.", inverse_match=True)],
             **kwargs,

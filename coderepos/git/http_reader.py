@@ -151,6 +151,11 @@ class HttpReader:
         self._left_bytes -= self._at - start
         return self._view[start : self._at]
 
+    def reuse(self) -> None:
+        """Let go of the bytes that were returned so far."""
+        if self.before_receive is not None:
+            self.before_receive()
+
     def _one_head(self) -> Head:
         left_bytes = HEAD_BYTES
         line = self._line(left_bytes)
@@ -211,8 +216,7 @@ class HttpReader:
 
     def _receive(self) -> int:
         """Take more bytes behind those that are left, and return how many."""
-        if self.before_receive is not None:
-            self.before_receive()
+        self.reuse()
         if self._at == self._end:
             self._at = self._end = 0
         elif self._end == READ_BYTES:

@@ -31,6 +31,9 @@ USER_AGENT: Final = "git/coderepos"
 NOT_SERVED: Final = "request outside of the repository"
 """Reason of the error for a request that was not named in advance."""
 
+CODINGS: Final = ("identity", "gzip", "x-gzip", "deflate")
+"""Content codings of bodies that are read; the first one is asked for."""
+
 LEFTOVER_BYTES: Final = 65_536
 """Unread bytes of an answer that are worth reading to keep its connection."""
 
@@ -42,11 +45,12 @@ class Answer:
 
     :param headers: by their lower-case names.
     :param reader: stands at the beginning of the body.
+    :param count: is told what a compressed body inflates to.
     """
 
-    def __init__(self, headers: Mapping[str, str], reader: HttpReader) -> None:
+    def __init__(self, headers: Mapping[str, str], reader: HttpReader, count: Callable[[int], None]) -> None:
         self.headers: Final = headers
-        self.body: Final = reader.body
+        self.body: Final = reader.body if _coding(headers) == CODINGS[0] else self._inflated(reader, count)
         self._reader: Final = reader
 
     def before_receive(self, call: Callable[[], None]) -> None:
@@ -59,6 +63,11 @@ class Answer:
         while part := self.body():
             data += part
         return bytes(data)
+
+    def _inflated(self, reader: HttpReader, count: Callable[[int], None]) -> Callable[[], memoryview]:
+        from coderepos.git.inflating import InflatedBody  # nearly nobody sends that
+
+        return InflatedBody(_coding(self.headers), reader.body, reader.reuse, count)
 
 
 class GuardedConnection:
@@ -101,7 +110,7 @@ class GuardedConnection:
         except GitError:
             self.close()
             raise
-        return Answer(head.headers, self._reader)
+        return Answer(head.headers, self._reader, self._connection.meter.received)
 
     def close(self) -> None:
         """Close the connection; unread bytes are dropped."""
@@ -112,7 +121,7 @@ class GuardedConnection:
 
         :raises RemoteProtocolError: a header does not fit on its line.
         """
-        fields = {"Host": self._authority, "Accept-Encoding": "identity", "User-Agent": USER_AGENT, **headers}
+        fields = {"Host": self._authority, "Accept-Encoding": CODINGS[0], "User-Agent": USER_AGENT, **headers}
         if body is not None:
             fields["Content-Length"] = str(len(body))
         lines = [f"{name}: {value}" for name, value in fields.items()]
@@ -152,8 +161,8 @@ class GuardedConnection:
 
 def _is_wanted(head: Head, media_type: str) -> bool:
     """Return whether this is a success of the right media type; a proxy that changes answers makes 203 of 200."""
-    return (
-        head.status in (200, 203)
-        and head.media_type == media_type
-        and head.headers.get("content-encoding", "identity").lower() == "identity"
-    )
+    return head.status in (200, 203) and head.media_type == media_type and _coding(head.headers) in CODINGS
+
+
+def _coding(headers: Mapping[str, str]) -> str:
+    return headers.get("content-encoding", CODINGS[0]).lower()

@@ -112,6 +112,8 @@ def read_git_url(text: str) -> GitUrl:
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_URL_BYTES:
         raise InvalidGitUrl(f"The Git URL is longer than {MAX_URL_BYTES:,} bytes.")
+    if any(map(str.isspace, text)):
+        raise InvalidGitUrl("The Git URL holds white space; write %20 where a blank belongs into its path.")
     if not _PRINTABLE.match(text):
         raise InvalidGitUrl(
             "The Git URL holds a character other than printable ASCII; give an international host name in its"

@@ -188,7 +188,8 @@ class CodeRepository(SealedTokenModel):
         """Save; a URL that is changed to another scheme, host or port loses the token, unless a new one is given.
 
         The row's own URL decides, not what this instance was loaded with: two saves at once must not bring the token
-        of one host to the other. ``url_key`` and ``platform`` follow the URL, in a new row as well.
+        of one host to the other. ``url_key`` and ``platform`` follow the URL, in a new row as well. White space around
+        it is left out.
 
         :raises InvalidGitUrl: the URL of a new row, or the new one of another, is not usable.
         :raises UrlNotAllowed: the settings do not allow the new URL of a row; a new row needs a scheme alone.
@@ -196,6 +197,8 @@ class CodeRepository(SealedTokenModel):
         using = using or router.db_for_write(type(self), instance=self)
         names = None if update_fields is None else set(update_fields)
         inserts = force_insert or (self._state.adding and not force_update and names is None)
+        if "git_url" in vars(self):
+            self.git_url = self.git_url.strip()
         with transaction.atomic(using=using):
             if inserts:
                 self.name_url()

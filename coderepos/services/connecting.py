@@ -53,6 +53,7 @@ def connect_repository(
     The network is asked outside of any transaction; nothing but the audit trail is written before every test has
     passed.
 
+    :param git_url: white space around it, which comes along when a URL is copied, is left out.
     :param depth: commits of history to keep; all when ``None``.
     :raises CodeReposError: the leaf that says why not; the repository was not stored.
     """
@@ -63,7 +64,7 @@ def connect_repository(
         return _connect(
             CodeRepository(
                 project_id=project.pk,
-                git_url=git_url,
+                git_url=git_url.strip(),
                 ref=ref,
                 depth=depth,
                 username=username,

@@ -16,6 +16,7 @@ import ssl
 import subprocess
 import tempfile
 import threading
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -52,6 +53,7 @@ class GitServer:
     :param tls: serve https with a certificate of its own for 127.0.0.1 and localhost (:attr:`ca_bundle`).
     :param bytes_per_second: slow answers down to this rate.
     :param headers: further headers of every answer.
+    :param gzipped: compress all answers, whatever was asked for.
     :param protocol_v2: answer in protocol v2 where the client offers it.
     """
 
@@ -63,6 +65,7 @@ class GitServer:
         tls: bool = False,
         bytes_per_second: int | None = None,
         headers: dict[str, str] | None = None,
+        gzipped: bool = False,
         protocol_v2: bool = True,
     ) -> None:
         self.root = root
@@ -70,6 +73,7 @@ class GitServer:
         self.tls = tls
         self.bytes_per_second = bytes_per_second
         self.headers = headers or {}
+        self.gzipped = gzipped
         self.protocol_v2 = protocol_v2
         self.requests: list[RecordedRequest] = []
         """Every request so far, in the order of arrival."""
@@ -230,12 +234,21 @@ class _Handler(BaseHTTPRequestHandler):
                 status = int(value.split()[0])
             else:
                 headers[name] = value
+        deflate: Any = None
+        if owner.gzipped:
+            headers["Content-Encoding"] = "gzip"
+            deflate = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
         self._start(status, headers)
         size = min(CHUNK_BYTES, max(1, (owner.bytes_per_second or CHUNK_BYTES) // 10))
         while not owner._stopping.is_set() and (data := source.read1(size)):
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-            owner._sent(len(data))
+            self._send_chunk(data if deflate is None else deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH))
+        if deflate is not None:
+            self._send_chunk(deflate.flush())
         self.wfile.write(b"0\r\n\r\n")
+
+    def _send_chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.server.owner._sent(len(data))
 
     def _start(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -205,9 +205,9 @@ def test_other_content_types_are_refused(stage: str, content_type: str) -> None:
     assert set(asked) <= {"/info/refs?service=git-upload-pack", "/git-upload-pack"}
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "identity, gzip"])
-def test_compressed_answers_are_refused(encoding: str) -> None:
-    """A compressed answer, which nobody asked for, is refused before any of it is inflated."""
+@pytest.mark.parametrize("encoding", ["br", "zstd", "identity, gzip", "gzip, gzip", "compress", ""])
+def test_other_content_codings_are_refused(encoding: str) -> None:
+    """A coding that nobody asked for, apart from that which curl takes as well, is refused before any of it is read."""
     bomb = gzip.compress(bytes(10**6))
     error = refusal(lambda exchange: exchange.answer(bomb, ADVERTISEMENT, Content_Encoding=encoding))
 

@@ -24,7 +24,9 @@ def lines_of(data: bytes, sizes: list[int] | None = None, *, most_lines: int = 1
     wire = Wire(head + data, [len(head), *(sizes or [])])
     reader = HttpReader(wire.receive_into, wire.count)
     reader.expect_body(reader.head())
-    return PktLines(Answer({}, reader), most_lines=most_lines, remote_error=lambda text: remote_error(text, ()))
+    return PktLines(
+        Answer({}, reader, wire.count), most_lines=most_lines, remote_error=lambda text: remote_error(text, ())
+    )
 
 
 def bands_of(data: bytes, sizes: list[int] | None = None) -> tuple[bytes, int]:

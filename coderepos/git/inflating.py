@@ -1,0 +1,113 @@
+"""The body of an answer with a content coding (RFC 9110, section 8.4.1), inflated piece by piece.
+
+We ask for ``identity``, but some servers and proxies compress whatever leaves them, and curl, and with it git, takes
+that. Imported where there is such an answer.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from coderepos.exceptions import RemoteProtocolError, RemoteUnreachable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+CODINGS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""``wbits`` of :mod:`zlib` by content coding."""
+
+PIECE_BYTES: Final = 65_536
+"""Most inflated bytes at once."""
+
+MEMBER_BYTES: Final = 512
+"""What a member of a gzip stream counts besides its bytes: small ones cost time."""
+
+
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+
+
+class InflatedBody:
+    """Reads a compressed body; what it inflates to beyond its own size is counted too, so that a bomb soon ends.
+
+    :param coding: one of :data:`CODINGS`.
+    :param body: returns the next compressed bytes, none at the end of the body.
+    :param before_reuse: is called before the bytes returned last may be dropped.
+    :param count: is told the inflated bytes, less the compressed ones that were counted already.
+    """
+
+    def __init__(
+        self,
+        coding: str,
+        body: Callable[[], memoryview],
+        before_reuse: Callable[[], None],
+        count: Callable[[int], None],
+    ) -> None:
+        self._wbits: Final = CODINGS[coding]
+        self._is_gzip: Final = coding != "deflate"
+        self._body: Final = body
+        self._before_reuse: Final = before_reuse
+        self._count: Final = count
+        self._stream = zlib.decompressobj(self._wbits)
+        self._compressed: bytes | memoryview = b""
+        self._is_between_members = False
+        self._may_hold_more = False
+        self._taken_bytes = self._given_bytes = self._surplus_bytes = 0
+
+    def __call__(self) -> memoryview:
+        """Return the next inflated bytes, none at the end of the body.
+
+        :raises RemoteProtocolError: it is not in this coding, or something follows its end.
+        :raises RemoteUnreachable: the body ends before the stream does.
+        :raises GitError: it inflates to more than the meter allows.
+        """
+        self._before_reuse()
+        while self._compressed or self._may_hold_more or self._take():
+            if self._is_between_members:
+                self._begin_member()
+            try:
+                piece = self._stream.decompress(self._compressed, PIECE_BYTES)
+            except zlib.error:
+                raise RemoteProtocolError(reason="content encoding") from None
+            self._may_hold_more = len(piece) == PIECE_BYTES and not self._stream.eof
+            self._is_between_members = self._stream.eof
+            self._compressed = self._rest_of_member() if self._stream.eof else self._stream.unconsumed_tail
+            if piece:
+                self._give(len(piece))
+                return memoryview(piece)
+        return memoryview(b"")
+
+    def _take(self) -> bool:
+        """Take more of the body, and return whether there was more.
+
+        :raises RemoteUnreachable: it ends too early.
+        """
+        self._compressed = self._body()
+        self._taken_bytes += len(self._compressed)
+        if not self._compressed and not self._is_between_members:
+            raise RemoteUnreachable
+        return bool(self._compressed)
+
+    def _rest_of_member(self) -> bytes:
+        """Return what follows a member of a gzip stream, which can be another one (RFC 1952, section 2.2).
+
+        :raises RemoteProtocolError: it is something else.
+        """
+        rest = self._stream.unused_data
+        if rest and not (self._is_gzip and _GZIP_MAGIC.startswith(rest[: len(_GZIP_MAGIC)])):
+            raise RemoteProtocolError(reason="content encoding")
+        return rest
+
+    def _begin_member(self) -> None:
+        if not self._is_gzip:
+            raise RemoteProtocolError(reason="content encoding")
+        self._count(MEMBER_BYTES)
+        self._stream = zlib.decompressobj(self._wbits)
+
+    def _give(self, size: int) -> None:
+        self._given_bytes += size
+        surplus_bytes = self._given_bytes - self._taken_bytes
+        if surplus_bytes > self._surplus_bytes:
+            self._count(surplus_bytes - self._surplus_bytes)
+            self._surplus_bytes = surplus_bytes
