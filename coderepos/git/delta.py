@@ -20,9 +20,12 @@ STEP_BYTES: Final = 8_000
 """What applying a delta costs besides the bytes that it makes: as much as hashing so many."""
 
 VARINT_BYTES: Final = 10
+_LEAST_BYTES: Final = 4  # DELTA_SIZE_MIN of delta.h: Git refuses whatever is shorter, even where nothing is to be made
 _COPY_BYTES: Final = 0x10000  # what a copy of size 0 means
 _LONGEST_INSTRUCTION: Final = 128
 _LARGE_INSTRUCTIONS: Final = 2_000_000
+_GUARD_BYTES: Final = 127
+_GUARD: Final = b"\x7f" + bytes(_GUARD_BYTES)
 
 
 @cache
@@ -48,8 +51,10 @@ def prepare() -> None:
 def delta_sizes(delta: bytes) -> tuple[int, int, int]:
     """Return the size of the base, the size of the result, and where the instructions start.
 
-    :raises RemoteProtocolError: a size is cut off or longer than ten bytes.
+    :raises RemoteProtocolError: the delta is too short, or a size is cut off or longer than ten bytes.
     """
+    if len(delta) < _LEAST_BYTES:
+        raise RemoteProtocolError(reason="header of a delta")
     try:
         base_bytes, at = _varint(delta, 0)
         result_bytes, at = _varint(delta, at)
@@ -89,23 +94,24 @@ def apply_delta(base: bytes, delta: bytes, *, result_bytes: int) -> bytes:
     except refusal:
         raise RemoteProtocolError(reason="instructions of a delta") from None
     result = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    if len(result) != result_bytes + 1:
+    if len(result) != result_bytes + _GUARD_BYTES:
         raise RemoteProtocolError(reason="instructions of a delta")
-    return result[:-1]
+    return result[:-_GUARD_BYTES]
 
 
 def _guarded(base: bytes, delta: bytes, result_bytes: int) -> bytes:
-    """Return a delta that makes one more byte at the end of its result.
+    """Return a delta that makes 127 more bytes at the end of its result.
 
-    The compiled code passes over a last copy that does not fit, so there has to be an instruction behind it.
+    The compiled code passes over a last copy that does not fit, so there has to be an instruction behind it. A last
+    instruction that is cut off takes at most 127 bytes of it: what is left then is a reserved instruction.
     """
     at = 1 if delta[0] < 0x80 else 2 if delta[1] < 0x80 else 3
-    if delta[at - 1] < 0x80 and (byte := delta[at]) & 0x7F != 0x7F:
-        return b"%b%c%b\1\0" % (delta[:at], byte + 1, delta[at + 1 :])
+    if delta[at - 1] < 0x80 and (low := delta[at]) > 0x80 and (high := delta[at + 1]) & 0x7F != 0x7F:
+        return b"%b%c%c%b%b" % (delta[:at], low - 1, high + 1, delta[at + 2 :], _GUARD)
     base_bytes, _, start = delta_sizes(delta)
     if base_bytes != len(base):
         raise RemoteProtocolError(reason="instructions of a delta")
-    return b"".join((_five_bytes(base_bytes), _five_bytes(result_bytes + 1), delta[start:], b"\1\0"))
+    return b"".join((_five_bytes(base_bytes), _five_bytes(result_bytes + _GUARD_BYTES), delta[start:], _GUARD))
 
 
 def _five_bytes(size: int) -> bytes:

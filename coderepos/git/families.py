@@ -73,7 +73,7 @@ class Families:
     def resolve_by_id(self) -> None:
         """Fill in the ids, types and bases of all deltas, where some name their bases by id.
 
-        :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack.
+        :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack, or is there twice.
         :raises InflatedTooLarge: too much had to be made again.
         """
         pack, by_id = self._pack, _DeltasById(self._pack)
@@ -95,7 +95,7 @@ class Families:
                 pack.kinds[position] = kind
                 resolved += 1
                 self._adopt(position, by_id)
-        if resolved != len(pack):
+        if resolved != len(pack) or _holds_twice(pack, by_id.base_ids):
             raise RemoteProtocolError(reason="base of a delta")
 
     def objects(self, positions: set[int]) -> Iterator[tuple[int, bytes]]:
@@ -211,6 +211,22 @@ class Families:
         return apply_delta(base, delta, result_bytes=result_bytes)
 
 
+def _holds_twice(pack: Pack, base_ids: set[bytes]) -> bool:
+    """Is one of these objects in the pack twice?
+
+    Whoever reads a delta finds its base by the id, and may find the copy that is itself built on the delta: ``git
+    index-pack`` up to 2.49 refuses such a pack, later ones accept it, and what reads it then never ends.
+    """
+    found: set[bytes] = set()
+    for at in range(0, len(pack) * ID_BYTES, ID_BYTES):
+        object_id = pack.ids[at : at + ID_BYTES]
+        if object_id in base_ids:
+            if object_id in found:
+                return True
+            found.add(object_id)
+    return False
+
+
 class _DeltasById:
     """The deltas whose bases are given by id; packed, since a pack may have nothing else."""
 
@@ -218,6 +234,7 @@ class _DeltasById:
         ids = bytes(pack.base_ids)
         keys = [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
         order = sorted(range(len(keys)), key=keys.__getitem__)
+        self.base_ids: Final = set(keys)
         self._ids: Final = b"".join([keys[number] for number in order])
         self._positions: Final = array("I", [pack.based_by_id[number] for number in order])
         self._taken: Final = bytearray(len(order))

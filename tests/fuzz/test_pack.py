@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import random
 import shutil
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from coderepos.exceptions import CodeReposError
 from tests.fuzz import pack as fuzzing
 from tests.fuzz.model import entries_of, pack_of, relinked, wanted_of
 from tests.fuzz.mutate import MUTATIONS, mutated
 from tests.fuzz.pack import fuzz, judged, main, read
 from tests.fuzz.seeds import CORPUS, seeds
 from tests.git import packs
-from tests.git.building import git, index_of
+from tests.git.building import git
 from tests.git.packs import FILE, Line, blob
 
 SEED = 20_240_229
@@ -50,31 +48,6 @@ def test_a_seed_is_a_pack_that_git_reads(name: str, content: bytes, tmp_path: Pa
 
     kept = (CORPUS / f"{name}.pack").read_bytes()
     assert [one.content for one in entries_of(kept)] == [one.content for one in entries_of(content)]
-
-
-def test_git_agrees_on_mutations(tmp_path: Path) -> None:
-    """What is read has the index that Git writes; a base that is there twice, which Git refuses, is taken once."""
-    chance, inputs, path = random.Random(SEED), [content for _, content in seeds()], tmp_path / "x.pack"
-    git("init", "-q", "--bare", tmp_path / "empty.git")
-    agreed = 0
-    for _ in range(150):
-        content = mutated(chance.choice(inputs), chance)
-        try:
-            index = index_of(content)
-        except CodeReposError:
-            continue
-        path.write_bytes(content)
-        judge = ["git", f"--git-dir={tmp_path / 'empty.git'}", "index-pack", str(path)]
-        done = subprocess.run(judge, capture_output=True, check=False)
-        if done.returncode:
-            assert b"already resolved (duplicate base" in done.stderr
-        else:
-            agreed += 1
-            assert path.with_suffix(".idx").read_bytes() == index
-            path.with_suffix(".idx").unlink()
-            path.with_suffix(".rev").unlink(missing_ok=True)
-
-    assert agreed > 20
 
 
 def test_every_mutation_changes_something() -> None:

@@ -423,6 +423,17 @@ PACKS: Final = (
     pack_case("offset 0", lambda: one_entry(ofs_delta(0, delta(1, 1, copy(0, 1)))), MALFORMED),
     pack_case("offset before the pack", lambda: one_entry(ofs_delta(5_000, delta(1, 1, copy(0, 1)))), MALFORMED),
     pack_case(
+        "deltas in a circle beside a whole object",
+        lambda: packs.pack(
+            [CONTENT],
+            raw=[
+                ref_delta(blob(b"other").id, delta(5, 8, insert(CONTENT.content))),
+                ref_delta(CONTENT.id, delta(8, 5, insert(b"other"))),
+            ],
+        ),
+        MALFORMED,
+    ),
+    pack_case(
         "delta whose base is itself",
         lambda: packs.pack(raw=[ref_delta(CONTENT.id, delta(8, 8, copy(0, 8)))]),
         MALFORMED,

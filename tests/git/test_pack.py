@@ -445,9 +445,11 @@ def on_base(content: bytes) -> Callable[[], bytes]:
         pytest.param(lambda: one_entry(b"\x39" + entry(BASE)[1:]), "entry longer than its size", id="longer"),
         pytest.param(lambda: one_entry(b"\x30" + entry(BASE)[1:]), "entry longer than its size", id="longer than 0"),
         pytest.param(lambda: one_entry(b"\x3b" + entry(BASE)[1:]), "entry shorter than its size", id="shorter"),
-        pytest.param(lambda: one_entry(ref_delta("1" * 40, delta(1, 1))), "base of a delta", id="thin"),
+        pytest.param(lambda: one_entry(ref_delta("1" * 40, delta(1, 1, copy(0, 1)))), "base of a delta", id="thin"),
         pytest.param(
-            lambda: packs.pack(raw=[ref_delta("2" * 40, delta(1, 1)), ref_delta("1" * 40, delta(1, 1))]),
+            lambda: packs.pack(
+                raw=[ref_delta("2" * 40, delta(1, 1, copy(0, 1))), ref_delta("1" * 40, delta(1, 1, copy(0, 1)))]
+            ),
             "base of a delta",
             id="no base at all",
         ),
@@ -468,7 +470,10 @@ def on_base(content: bytes) -> Callable[[], bytes]:
         pytest.param(on_base(delta(10, 2, insert(b"abc"))), "instructions of a delta", id="too much inserted"),
         pytest.param(on_base(delta(10, 7, copy(0, 6))), "instructions of a delta", id="too little"),
         pytest.param(on_base(delta(10, 3, b"\x05abc")), "instructions of a delta", id="insert cut off"),
-        pytest.param(on_base(delta(10, 3, b"\x90")), "instructions of a delta", id="copy cut off"),
+        pytest.param(on_base(delta(10, 3, copy(0, 2), b"\x90")), "instructions of a delta", id="copy cut off"),
+        pytest.param(on_base(delta(10, 0, b"\xb0")), "header of a delta", id="delta of three bytes"),
+        pytest.param(on_base(delta(10, 1, insert(b"x"), b"\xb0")), "instructions of a delta", id="copy without sizes"),
+        pytest.param(on_base(delta(10, 4, b"\x05abc")), "instructions of a delta", id="insert of two bytes too few"),
         pytest.param(on_base(delta(10, 3, b"\0abc")), "instructions of a delta", id="reserved instruction"),
     ],
 )
@@ -526,10 +531,10 @@ def test_a_passed_limit_is_named_with_both_figures(content: bytes, limits: Limit
 def test_small_deltas_of_large_trees_may_come_first() -> None:
     """Results of deltas are held against the whole pack, since blobs that pay for them come last in real packs."""
     base = random.Random(5).randbytes(100_000)
-    same = delta(100_000, 100_000, copy(0, 0x10000), copy(0x10000, 100_000 - 0x10000))
+    start = delta(100_000, 99_999, copy(0, 0x10000), copy(0x10000, 99_999 - 0x10000))
     entries = [
         entry(blob(base)),
-        *[ref_delta(blob(base).id, same)] * 30,
+        *[ref_delta(blob(base).id, start)] * 30,
         entry(blob(random.Random(6).randbytes(400_000))),
     ]
     limits = Limits(inflated_floor_bytes=1_000_000, inflated_ratio=8)
