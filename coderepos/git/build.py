@@ -12,7 +12,14 @@ import os
 import sys
 import time
 
-from coderepos.exceptions import CodeReposError, InternalError, OutOfMemory, RemoteProtocolError, SandboxUnavailable
+from coderepos.exceptions import (
+    CodeReposError,
+    InternalError,
+    OutOfMemory,
+    RemoteProtocolError,
+    SandboxUnavailable,
+    UnsafeRepository,
+)
 from coderepos.git.checkout import Checkout
 from coderepos.git.child import Emit, emit_to, error_event
 from coderepos.git.disk_errors import disk_error
@@ -141,7 +148,7 @@ def make(
             wanted_id = bytes.fromhex(outcome.wanted_id)
             commit_id, tree_id = commit_and_tree(wanted_id, pack, by_id, families, peeler)
             refs = published_refs(outcome, commit_id.hex(), pack, by_id, peeler, substitutions)
-            shallow = [one for one in outcome.shallow if _is_commit(bytes.fromhex(one), pack, by_id)]
+            shallow = [one for one in outcome.shallow if _is_in(pack, bytes.fromhex(one), by_id)]
             git_bytes = pack.size_bytes + index_size(pack) + git.add_refs(refs, shallow)
             trees = read_trees(tree_id, pack, by_id, families, limits, other_bytes=git_bytes)
             if trees.lacks_empty_tree:
@@ -180,9 +187,15 @@ def _scan(pack_fd: int, pack: Pack, limits: Limits, resolver: Resolver, emit: Em
     emit({"event": "progress", "phase": "resolving", "objects": len(pack), "total_objects": len(pack)})
 
 
-def _is_commit(object_id: bytes, pack: Pack, by_id: Mapping[bytes, int]) -> bool:
-    position = by_id.get(object_id)
-    return position is not None and pack.kinds[position] == COMMIT
+def _is_in(pack: Pack, commit_id: bytes, by_id: Mapping[bytes, int]) -> bool:
+    """Did a commit that history is said to end at come along? Git passes over those that did not.
+
+    :raises UnsafeRepository: it did, and is no commit.
+    """
+    position = by_id.get(commit_id)
+    if position is not None and pack.kinds[position] != COMMIT:
+        raise UnsafeRepository(reason="history ends at no commit")
+    return position is not None
 
 
 def _start_writing(file_descriptor: int) -> None:

@@ -30,7 +30,7 @@ NO_SHALLOW: Final = "no shallow clones"
 
 _ALLOWS_IDS: Final = (b"allow-tip-sha1-in-want", b"allow-reachable-sha1-in-want")
 _AGENT: Final = b"agent=" + USER_AGENT.encode()
-_SHALLOW: Final = re.compile(rb"(un)?shallow ([0-9a-f]{40})\Z")
+_SHALLOW: Final = re.compile(rb"shallow ([0-9a-f]{40})\Z")
 _ACK: Final = re.compile(rb"NAK\Z|ACK [0-9a-f]{40}( continue| common| ready)?\Z")
 
 _SECTIONS: Final = (b"acknowledgments", b"shallow-info", b"wanted-refs", b"packfile-uris", b"packfile")
@@ -111,7 +111,7 @@ class UploadPackClient:
     ) -> frozenset[bytes]:
         arguments = [b"ofs-delta", *([b"include-tag"] if with_tags else []), *([b"deepen %d" % depth] if depth else [])]
         lines = self._answer(self._command(b"fetch", [*arguments, b"want " + wanted_id, b"done"]))
-        shallow: set[bytes] = set()
+        shallow: frozenset[bytes] = frozenset()
         possible = iter(_SECTIONS)
         while (name := lines.line()) != b"packfile":
             # Membership takes what it passes over out of the iterator, so no section comes late or twice.
@@ -120,14 +120,14 @@ class UploadPackClient:
             if name == b"packfile-uris":
                 raise RemoteProtocolError(reason=NOT_SERVED)
             if name == b"shallow-info":
-                _update(shallow, lines.section())
+                shallow = _shallow_commits(lines)
             else:
                 for _ in lines.section():
                     continue
             if not lines.is_delimited:
                 raise malformed()
         lines.side_bands(writer.write)
-        return frozenset(shallow)
+        return shallow
 
     def _fetch_v0(
         self, wanted_id: bytes, writer: PackWriter, *, depth: int | None, with_tags: bool
@@ -136,9 +136,10 @@ class UploadPackClient:
         asked = _capabilities_to_ask_for(offered, with_tags=with_tags)
         wants = pkt_line(b" ".join([b"want " + wanted_id, *asked])) + (pkt_line(b"deepen %d" % depth) if depth else b"")
         lines = self._answer(wants + FLUSH_PKT + pkt_line(b"done"))
-        shallow = set(self._advertisement.shallow)
+        shallow = self._advertisement.shallow
         if depth:
-            _update(shallow, lines.section())
+            # The answer tells all of them; what the repository itself lacks is told with the refs for other requests.
+            shallow = _shallow_commits(lines)
             if lines.is_delimited:
                 raise malformed()
         _skip_acknowledgements(lines)
@@ -146,7 +147,7 @@ class UploadPackClient:
             lines.side_bands(writer.write)
         else:
             lines.rest(writer.write)
-        return frozenset(shallow)
+        return shallow
 
     def _command(self, name: bytes, arguments: Iterable[bytes]) -> bytes:
         """Return a request of protocol version 2.
@@ -200,15 +201,18 @@ def _capabilities_to_ask_for(offered: Mapping[bytes, bytes], *, with_tags: bool)
     return asked
 
 
-def _update(shallow: set[bytes], lines: Iterable[bytes]) -> None:
-    for line in lines:
-        found = _SHALLOW.match(line)
-        if found is None:
-            raise malformed()
-        if found[1]:
-            shallow.discard(found[2])
-        else:
-            shallow.add(found[2])
+def _shallow_commits(lines: PktLines) -> frozenset[bytes]:
+    """Return the commits that history is cut off at, as a section tells them.
+
+    In version 2 a repository that lacks history itself tells them unasked, and ``git clone`` takes that as well.
+    ``unshallow`` is refused, as Git refuses it of whoever has nothing.
+
+    :raises RemoteProtocolError: a line is malformed.
+    """
+    found = [_SHALLOW.match(line) for line in lines.section()]
+    if not all(found):
+        raise malformed()
+    return frozenset(one[1] for one in found if one)
 
 
 def _skip_acknowledgements(lines: PktLines) -> None:

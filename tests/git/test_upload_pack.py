@@ -171,7 +171,7 @@ def test_sha256(bodies: dict[str, bytes]) -> None:
 
 def test_shallow_sections() -> None:
     """The commits where history is cut off are told, in both versions, and those of a repository that is cut off."""
-    info = pkt(f"shallow {ID}\n".encode()) + pkt(f"shallow {OTHER}".encode()) + pkt(f"unshallow {OTHER}\n".encode())
+    info = pkt(f"shallow {ID}\n".encode()) + pkt(f"shallow {ID}".encode())
     v2 = {**V2, "pack": pkt(b"shallow-info\n") + info + DELIM + V2["pack"]}
     v0 = {**V0, "pack": info + FLUSH + V0["pack"]}
     assert fetched(v2, depth=1).outcome["shallow"] == [ID]
@@ -180,6 +180,7 @@ def test_shallow_sections() -> None:
 
     lines = V0["advertisement"][: -len(FLUSH)] + pkt(f"shallow {OTHER}\n".encode()) + FLUSH
     assert fetched({**V0, "advertisement": lines}).outcome["shallow"] == [OTHER]
+    assert fetched({**v0, "advertisement": lines}, depth=1).outcome["shallow"] == [ID]
 
 
 @pytest.mark.parametrize(
@@ -231,6 +232,12 @@ SHALLOW_INFO = pkt(b"shallow-info\n") + pkt(f"shallow {ID}\n".encode())
         pkt(b"wanted-refs\n") + DELIM + SHALLOW_INFO + DELIM + V2["pack"],
         pkt(b"acknowledgments\n") + DELIM + pkt(b"acknowledgments\n") + DELIM + V2["pack"],
         pkt(b"shallow-info\n") + pkt(b"shallow x\n") + DELIM + V2["pack"],
+        pkt(b"shallow-info\n") + pkt(f"unshallow {ID}\n".encode()) + DELIM + V2["pack"],
+        pkt(b"shallow-info\n")
+        + pkt(f"shallow {ID}\n".encode())
+        + pkt(f"unshallow {ID}\n".encode())
+        + DELIM
+        + V2["pack"],
         pkt(b"shallow-info\n") + pkt(f"shallow {'1' * 64}\n".encode()) + DELIM + V2["pack"],
         pkt(b"shallow-info\n") + pkt(f"Shallow {ID}\n".encode()) + DELIM + V2["pack"],
         V2["pack"][: -len(FLUSH)],
