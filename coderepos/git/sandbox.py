@@ -17,7 +17,6 @@ folders are reached by descriptors from the base, and no link on the way is foll
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -39,13 +38,12 @@ from coderepos.git.folders import (
     translated,
 )
 from coderepos.git.marker import read_marker
-from coderepos.git.removal import open_writable, remove_tree
+from coderepos.git.removal import remove_tree
+from coderepos.git.versions import CURRENT, REMOVING, VERSIONS, is_whole, remove_versions, shown_token
 
 if TYPE_CHECKING:
     from coderepos.git.sandbox_root import SandboxRoot
 
-VERSIONS: Final = "versions"
-CURRENT: Final = "current"
 LINKS: Final = {"repository": f"{CURRENT}/tree", "git": f"{CURRENT}/git"}
 """Links of a sandbox that never change."""
 
@@ -53,7 +51,6 @@ NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 """Names of projects, repositories and versions: each a path segment of its own, and none of ours."""
 
 _INCOMING: Final = ".incoming-"
-_REMOVING: Final = ".removing-"
 
 
 class Sandbox:
@@ -128,7 +125,7 @@ class Sandbox:
     def current(self) -> str | None:
         """Return the token of the version that readers see, or ``None``."""
         with self._if_there() as folder:
-            return None if folder is None else _current(folder)
+            return None if folder is None else shown_token(folder)
 
     def versions(self) -> dict[str, float]:
         """Return the age in seconds of every published version by its token."""
@@ -163,8 +160,8 @@ class Sandbox:
         with self._if_there() as folder:
             if folder is None:
                 return set()
-            names = [name for name in ages_seconds(folder) if name.startswith((_INCOMING, _REMOVING))]
-            temporary = {name.removeprefix(_INCOMING).removeprefix(_REMOVING) for name in names}
+            names = [name for name in ages_seconds(folder) if name.startswith((_INCOMING, REMOVING))]
+            temporary = {name.removeprefix(_INCOMING).removeprefix(REMOVING) for name in names}
             return {token for token in temporary | ages_seconds(folder, VERSIONS).keys() if NAME.match(token)}
 
     def discard(self, token: str) -> bool:
@@ -179,32 +176,45 @@ class Sandbox:
         with self._if_there() as folder:
             if folder is None:
                 return True
-            if _current(folder) == token:
+            if shown_token(folder) == token:
                 return False
-            remove_tree(_REMOVING + token, parent=folder)
-            _remove_versions({token}, folder)
+            remove_tree(REMOVING + token, parent=folder)
+            remove_versions({token}, folder)
         return True
 
-    def sweep(self, *, keep: Collection[str], older_than_seconds: float) -> int:
+    def holds(self, token: str) -> bool:
+        """Is there a published version of this token, with its working tree and its Git data?"""
+        with self._if_there() as folder, suppress(FileNotFoundError):
+            if folder is not None:
+                with opened_folder(VERSIONS, parent=folder) as versions:
+                    return is_whole(_checked(token), versions)
+        return False
+
+    def sweep(
+        self, *, keep: Collection[str], older_than_seconds: float, keep_shown: bool = True, is_known: bool | None = None
+    ) -> int:
         """Remove versions and incoming folders that nobody knows, once they are old enough; return how many.
 
-        What readers see stays as long as anything is to be kept: after a commit whose outcome nobody learned, the
-        link may be ahead of the database.
-
         :param keep: tokens that the database knows, published and building.
+        :param keep_shown: does the version that readers see stay too? After a commit whose outcome nobody learned, the
+            link may be ahead of the database.
+        :param is_known: does the database know the repository? If not, the whole sandbox goes once all in it is old.
+            By default, where there is anything to keep.
         """
+        is_known = bool(keep) if is_known is None else is_known
         with self._if_there() as folder:
             if folder is None:
                 return 0
-            kept = {*keep, _current(folder)} if keep else set()
+            kept = {*keep, shown_token(folder)} if is_known and keep_shown else set(keep)
             all_is_old = age_seconds(os.fstat(folder)) > older_than_seconds
             old = {name for name, age in ages_seconds(folder).items() if age > older_than_seconds}
             temporaries = {name for name in old if name.removeprefix(_INCOMING) not in kept}
             versions = {name for name, age in ages_seconds(folder, VERSIONS).items() if age > older_than_seconds} - kept
-            if _current(folder) in versions:
+            if not is_known and shown_token(folder) in versions:
                 remove_tree(CURRENT, parent=folder)
-            removed = _remove_temporaries(temporaries, folder) + _remove_versions(versions, folder)
-        if all_is_old and not keep and not self.versions() and not self.incomings():
+            removed = _remove_temporaries(temporaries, folder) + remove_versions(versions, folder)
+        # A job may begin in the sandbox of a repository that is known at any moment: only what has a name goes there.
+        if all_is_old and not is_known and not self.versions() and not self.incomings():
             self.remove()
         return removed
 
@@ -245,42 +255,9 @@ class Sandbox:
             yield folder
 
 
-def _current(folder: int) -> str | None:
-    try:
-        return os.readlink(CURRENT, dir_fd=folder).removeprefix(f"{VERSIONS}/")
-    except FileNotFoundError:
-        return None
-
-
 def _remove_temporaries(names: Collection[str], folder: int) -> int:
-    doomed = [name for name in names if name.startswith((_INCOMING, _REMOVING, DRAFT))]
+    doomed = [name for name in names if name.startswith((_INCOMING, REMOVING, DRAFT))]
     return sum(remove_tree(name, parent=folder) for name in doomed)
-
-
-def _remove_versions(tokens: Collection[str], folder: int) -> int:
-    if not tokens:
-        return 0
-    removed = 0
-    with suppress(FileNotFoundError), opened_folder(VERSIONS, parent=folder) as versions:
-        for token in tokens:
-            doomed = _REMOVING + token
-            remove_tree(doomed, parent=folder)
-            removed += _moved(token, doomed, versions, folder) or remove_tree(token, parent=versions)
-            remove_tree(doomed, parent=folder)
-    return removed
-
-
-def _moved(token: str, doomed: str, versions: int, folder: int) -> bool:
-    """Take a version out of its place, since one that is gone by half must not look like one; can that be done?"""
-    try:
-        os.close(open_writable(token, parent=versions))
-        os.rename(token, doomed, src_dir_fd=versions, dst_dir_fd=folder)
-    except OSError as error:
-        # Overlayfs can't move folders of its lower layers.
-        if error.errno not in (errno.ENOENT, errno.EXDEV):
-            raise
-        return False
-    return True
 
 
 def _checked(token: str) -> str:

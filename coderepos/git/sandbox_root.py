@@ -98,9 +98,9 @@ class SandboxRoot:
         with translated(self.path):
             try:
                 with self.opened() as base:
-                    for project_key in _names(base):
+                    for project_key in names_of_folders(base):
                         with opened_folder(project_key, parent=base) as project:
-                            found += [Sandbox(self, project_key, name) for name in _names(project)]
+                            found += [Sandbox(self, project_key, name) for name in names_of_folders(project)]
             except FileNotFoundError:
                 return found
         return found
@@ -132,7 +132,7 @@ class SandboxRoot:
             ) from error
 
 
-def _names(folder: int) -> list[str]:
+def names_of_folders(folder: int) -> list[str]:
     """Return the names of folders that may be of projects or sandboxes."""
     return [
         name for name in os.listdir(folder) if NAME.match(name) and stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode)

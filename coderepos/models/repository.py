@@ -20,6 +20,7 @@ from coderepos.git.platforms import platform_of
 from coderepos.git.url import GitUrl, parse_git_url, read_git_url
 from coderepos.models.address import has_origin, network_policy
 from coderepos.models.audit import AuditEntry, AuditEvent
+from coderepos.models.locking import row_transaction
 from coderepos.models.token_status import TokenStatus, database_time, token_status
 
 
@@ -259,6 +260,35 @@ class CodeRepository(SealedTokenModel):
         held = CodeRepository.objects.filter(pk=self.pk, clone_status=CloneStatus.COMPLETED)
         return held.update(clone_status=CloneStatus.COMPLETED) == 1
 
+    def lose_sandbox(self, *, version: str, error_code: str, error_message: str) -> bool:
+        """COMPLETED → FAILED where the version is gone from the disk, unless a job is about to make another one."""
+        using = router.db_for_write(type(self), instance=self)
+        with row_transaction(using):
+            if not self.hold_completed() or self.jobs.using(using).unfinished().exists():
+                return False
+            return self._move(
+                (CloneStatus.COMPLETED,),
+                CloneStatus.FAILED,
+                having={"version": version},
+                sandbox_path=None,
+                error_code=error_code,
+                error_message=error_message,
+            )
+
+    def regain_sandbox(self, *, version: str, sandbox_path: str, error_code: str) -> bool:
+        """FAILED → COMPLETED where the version is on the disk again.
+
+        :param error_code: the failure that this undoes.
+        """
+        return self._move(
+            (CloneStatus.FAILED,),
+            CloneStatus.COMPLETED,
+            having={"version": version, "error_code": error_code},
+            sandbox_path=sandbox_path,
+            error_code="",
+            error_message="",
+        )
+
     def wait_for_retry(self, *, error_code: str, error_message: str) -> bool:
         """CLONING → PENDING after a transient failure; a failed update changes nothing."""
         return self._move(
@@ -289,8 +319,15 @@ class CodeRepository(SealedTokenModel):
         """FAILED or CLEANED → PENDING, by request."""
         return self._move(RESTARTABLE, CloneStatus.PENDING, error_code="", error_message="")
 
-    def _move(self, sources: tuple[CloneStatus, ...], target: CloneStatus, **values: Any) -> bool:
-        won = CodeRepository.objects.filter(pk=self.pk, clone_status__in=sources).update(
+    def _move(
+        self,
+        sources: tuple[CloneStatus, ...],
+        target: CloneStatus,
+        *,
+        having: Mapping[str, Any] | None = None,
+        **values: Any,
+    ) -> bool:
+        won = CodeRepository.objects.filter(pk=self.pk, clone_status__in=sources, **(having or {})).update(
             clone_status=target, updated_at=Now(), **values
         )
         return won == 1

@@ -6,8 +6,6 @@ import logging
 import uuid
 from typing import Final
 
-from django.db import router
-
 from coderepos import queue, signals
 from coderepos.conf import conf
 from coderepos.exceptions import SandboxRootMissing, WorkerLost
@@ -16,8 +14,7 @@ from coderepos.git.sandbox_root import SandboxRoot
 from coderepos.models import CodeRepository, Job, JobState, Node
 from coderepos.models.job import OVERDUE_SECONDS
 from coderepos.services import engine
-from coderepos.services.afterwards import failures_logged
-from coderepos.services.publication import align
+from coderepos.services.sweeping import sweep_root
 
 SWEEP_AFTER_SECONDS: Final = 15 * 60
 BATCH: Final = 100
@@ -130,30 +127,15 @@ def _warn_of_standstill() -> None:
 
 
 def sweep() -> str:
-    """Remove from this machine's sandbox root what the database does not know and is older than 15 minutes.
+    """Compare this machine's sandbox root with the database: remove what nobody knows, report what is missing.
 
     Links that do not lead to the version of the row are put back. One sandbox that fails costs a line in the log.
 
     :raises SandboxRefused: the root belongs to another installation; nothing was touched.
+    :raises SandboxRootMissing: its disk is not mounted.
     """
-    removed = 0
-    for sandbox in prepare_root(register_node()).sandboxes():
-        repository_id = _uuid(sandbox.repository_id)
-        if repository_id is None:
-            continue
-        with failures_logged("sandbox %s can't be swept", sandbox.path):
-            align(sandbox, repository_id)
-            known = _known_versions(repository_id)
-            removed += sandbox.sweep(keep=known, older_than_seconds=SWEEP_AFTER_SECONDS)
-    return f"{removed} removed"
-
-
-def _known_versions(repository_id: uuid.UUID) -> set[str]:
-    """Return the published version of a repository and the one that a running job builds."""
-    repositories = CodeRepository.objects.using(router.db_for_write(CodeRepository)).filter(pk=repository_id)
-    published = repositories.exclude(version="").values_list("version", flat=True)
-    building = Job.objects.on_primary().filter(repository_id=repository_id, state=JobState.RUNNING)
-    return {*published, *(str(token) for token in building.values_list("lease_token", flat=True))}
+    node = register_node()
+    return sweep_root(prepare_root(node), node, older_than_seconds=SWEEP_AFTER_SECONDS)
 
 
 def _uuid(text: str | None) -> uuid.UUID | None:

@@ -86,7 +86,7 @@ def test_folder_of_a_group_with_other_members(place: Path, monkeypatch: pytest.M
     members.append("no-such-user")
     require_safe_way(place / "shared/repos")
 
-    members.append("nobody")
+    members.append("daemon")
     assert refused(place / "shared/repos")
 
     members.clear()

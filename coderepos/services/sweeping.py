@@ -1,0 +1,183 @@
+"""Compares a sandbox root with the database, both ways, in a few queries.
+
+What no row knows goes from the disk. A row whose clone is gone says so, and is COMPLETED again when the clone is back.
+Nothing here is in the way of jobs: names are removed that nobody can publish any more, rows move under conditions.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from django.db import router
+from django.db.models import QuerySet
+
+from coderepos.exceptions import CodeReposError, SandboxMissing
+from coderepos.git.sandbox_root import SandboxRoot
+from coderepos.git.survey import Seen, Survey
+from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
+from coderepos.models.project import project_key
+from coderepos.services.publication import align
+
+BATCH: Final = 900
+"""Sandboxes per query; older versions of SQLite take 999 values."""
+
+logger = logging.getLogger(__name__)
+
+
+def sweep_root(root: SandboxRoot, node: Node, *, older_than_seconds: float) -> str:
+    """Compare ``root`` with the database and return what was done, in one line.
+
+    :param root: prepared, so that it is this machine's.
+    :param older_than_seconds: what is younger stays, whoever knows it.
+    """
+    sweep = _Sweep(root, node, older_than_seconds)
+    sweep.tidy()
+    sweep.report_missing()
+    sweep.report_found()
+    return f"{sweep.removed} removed, {sweep.missing} missing, {sweep.found} found again"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """What the database knows of one repository."""
+
+    version: str
+    is_shown_here: bool
+    """Is it COMPLETED, with its clone on this machine?"""
+
+    is_here: bool
+    building: frozenset[str]
+    """Lease tokens of running jobs."""
+
+
+class _Sweep:
+    def __init__(self, root: SandboxRoot, node: Node, older_than_seconds: float) -> None:
+        self._root: Final = root
+        self._survey: Final = Survey(root)
+        self._root_id: Final = str(node.root_id)
+        # A machine that changed its name is still the one whose root this is.
+        nodes = Node.objects.using(router.db_for_write(Node)).filter(root_id=node.root_id)
+        self._nodes: Final = frozenset(nodes.values_list("name", flat=True))
+        self._older_than_seconds: Final = older_than_seconds
+        self._on_disk: Final[dict[uuid.UUID, set[str]]] = defaultdict(set)
+        self.removed = self.missing = self.found = 0
+
+    def tidy(self) -> None:
+        """Remove what nobody knows, and let readers see the version that the row names."""
+        for batch in _batches(self._survey.sandboxes()):
+            ids = {seen.sandbox.repository_id: _uuid(seen.sandbox.repository_id) for seen in batch}
+            rows = self._rows([one for one in ids.values() if one is not None])
+            for seen in batch:
+                if (repository_id := ids[seen.sandbox.repository_id]) is not None:
+                    self._on_disk[repository_id] |= seen.whole
+                    with _one_line(repository_id):
+                        self._tidy_one(seen, repository_id, rows.get(repository_id))
+
+    def report_missing(self) -> None:
+        """Move rows to FAILED whose clones should be in this root and are not."""
+        rows = self._rows_here(clone_status=CloneStatus.COMPLETED, sandbox_path__startswith=f"{self._root.path}/")
+        for repository in self._suspects(rows, lambda version, on_disk: version not in on_disk):
+            with _one_line(repository.pk):
+                version = repository.version
+                sandbox = self._root.sandbox(project_key(repository.project_id), str(repository.pk))
+                if self._survey.is_unreadable(sandbox):
+                    continue
+                # In this order: a disk that is gone since the last look has no marker.
+                if sandbox.holds(version) or self._root.read_marker() != self._root_id:
+                    continue
+                error = SandboxMissing()
+                if repository.lose_sandbox(version=version, error_code=error.code, error_message=error.message):
+                    self.missing += 1
+                    logger.error("repository %s: its clone %s is no longer at %s", repository.pk, version, sandbox.path)
+
+    def report_found(self) -> None:
+        """Move rows back to COMPLETED whose clones are in this root again."""
+        rows = self._rows_here(clone_status=CloneStatus.FAILED, error_code=SandboxMissing.code)
+        for repository in self._suspects(rows, lambda version, on_disk: version in on_disk):
+            with _one_line(repository.pk):
+                sandbox = self._root.sandbox(project_key(repository.project_id), str(repository.pk))
+                if sandbox.holds(repository.version) and repository.regain_sandbox(
+                    version=repository.version,
+                    sandbox_path=str(sandbox.repository_path),
+                    error_code=SandboxMissing.code,
+                ):
+                    align(sandbox, repository.pk)
+                    self.found += 1
+                    logger.warning("repository %s: its clone is back at %s", repository.pk, sandbox.path)
+
+    def _tidy_one(self, seen: Seen, repository_id: uuid.UUID, row: _Row | None) -> None:
+        if row is None:
+            self.removed += seen.sandbox.sweep(keep=(), is_known=False, older_than_seconds=self._older_than_seconds)
+            return
+        if row.is_shown_here and not row.building and row.version in seen.whole and seen.shown != row.version:
+            align(seen.sandbox, repository_id)
+        keep = {*row.building, row.version} - {""}
+        if seen.temporary or not seen.versions <= keep:
+            self.removed += seen.sandbox.sweep(
+                keep=keep, is_known=True, keep_shown=row.is_here, older_than_seconds=self._older_than_seconds
+            )
+
+    def _rows(self, repository_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, _Row]:
+        """Return what the database knows now.
+
+        Jobs first: what one of them publishes between both queries is in the second answer.
+        """
+        building: dict[uuid.UUID, set[str]] = defaultdict(set)
+        running = Job.objects.on_primary().filter(repository_id__in=repository_ids, state=JobState.RUNNING)
+        for repository_id, lease_token in running.values_list("repository_id", "lease_token"):
+            building[repository_id].add(str(lease_token))
+        rows = _repositories().filter(pk__in=repository_ids).values_list("pk", "version", "clone_status", "node")
+        return {
+            pk: _Row(
+                version=version,
+                is_shown_here=status == CloneStatus.COMPLETED and node in self._nodes,
+                is_here=node in self._nodes,
+                building=frozenset(building[pk]),
+            )
+            for pk, version, status, node in rows
+        }
+
+    def _rows_here(self, **conditions: object) -> QuerySet[CodeRepository]:
+        return _repositories().filter(node__in=self._nodes, **conditions).exclude(version="")
+
+    def _suspects(
+        self, rows: QuerySet[CodeRepository], is_one: Callable[[str, Collection[str]], bool]
+    ) -> list[CodeRepository]:
+        """Return the rows that the disk contradicts, as far as the survey saw it."""
+        few_fields = rows.only("pk", "project_id", "version").iterator(chunk_size=BATCH)
+        return [one for one in few_fields if is_one(one.version, self._on_disk.get(one.pk, ()))]
+
+
+def _repositories() -> QuerySet[CodeRepository]:
+    return CodeRepository.objects.using(router.db_for_write(CodeRepository))
+
+
+def _batches(seen: Iterable[Seen]) -> Iterator[list[Seen]]:
+    rest = iter(seen)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
+
+
+@contextmanager
+def _one_line(repository_id: uuid.UUID) -> Iterator[None]:
+    """Let one bad sandbox cost a line in the log, and the sweep go on."""
+    try:
+        yield
+    except CodeReposError as error:
+        logger.debug("repository %s: not swept: %s", repository_id, error.message)
+    except Exception:
+        logger.exception("repository %s: not swept", repository_id)
+
+
+def _uuid(text: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None
