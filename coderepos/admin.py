@@ -20,6 +20,7 @@ from django.utils.timesince import timesince
 
 from coderepos import services
 from coderepos.exceptions import CodeReposError
+from coderepos.git.substitutions import MEANINGS
 from coderepos.models import (
     AuditEntry,
     CloneStatus,
@@ -96,6 +97,10 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
             "Clone",
             {"fields": ("sandbox_path", "node", "version", "commit_id", "ref_name", "cloned_at")},
         ),
+        (
+            "What the clone has otherwise",
+            {"fields": ("differences", "different_paths")},
+        ),
         ("Size in MB", {"fields": ("repository_size_mb", "estimated_size_mb", "size_source")}),
         ("Access", {"fields": ("username", "token", "token_expires_at", "token_kid", "trail")}),
     )
@@ -134,6 +139,17 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
     def age(self, repository: CodeRepository) -> str:
         """Time since it was connected."""
         return timesince(repository.created_at, depth=1)
+
+    @admin.display(description="substitutions", empty_value="none")
+    def differences(self, repository: CodeRepository) -> str | None:
+        """How often the clone differs from what is in the repository, and how."""
+        rows = ((n, reason, MEANINGS.get(reason, "")) for reason, n in repository.substitutions.items() if n)
+        return format_html_join("", "{} {}: {}<br>", rows) or None
+
+    @admin.display(description="paths", empty_value="-")
+    def different_paths(self, repository: CodeRepository) -> str | None:
+        """Where it does; the jobs have more."""
+        return format_html_join("", "{}<br>", ((path,) for path in repository.substituted_paths)) or None
 
     @admin.display(description="history")
     def history(self, repository: CodeRepository) -> str:

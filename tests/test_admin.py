@@ -288,6 +288,20 @@ def test_jobs_show_their_figures(admin_client: Client, make_repository: MakeRepo
     assert "name 0" not in listed
 
 
+def test_a_repository_shows_how_its_clone_differs(admin_client: Client, make_repository: MakeRepository) -> None:
+    """Each reason has its count and a sentence; names are shown as text."""
+    repository = make_repository(
+        substitutions={"symlink": 2, "name": 1_234, "mode": 0}, substituted_paths=["symlink: <b>a</b>", "name: \\u202e"]
+    )
+    details = page(admin_client, "coderepository", "change", repository.pk)
+
+    assert "2 symlink: links that leave the tree are small files" in details
+    assert "1234 name: names with control bytes or over 255 bytes are left out" in details
+    assert "0 mode" not in details
+    assert "symlink: &lt;b&gt;a&lt;/b&gt;" in details
+    assert "name: \\u202e" in details
+
+
 def test_new_job_shows_without_figures(admin_client: Client, make_repository: MakeRepository) -> None:
     """A job that nobody began has dashes where figures would be."""
     job = Job.objects.create(repository=make_repository())

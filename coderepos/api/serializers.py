@@ -100,6 +100,14 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
     project_id = serializers.CharField()
     ref_name = TextOrNullField(help_text="Full name of the ref that was cloned, such as refs/heads/main.")
     commit_id = TextOrNullField(help_text="Commit that the working tree shows.")
+    substitutions = serializers.DictField(
+        child=serializers.IntegerField(),
+        help_text="How often the clone differs from what is in the repository, by reason.",
+    )
+    substituted_paths = serializers.ListField(
+        child=serializers.CharField(),
+        help_text="Where it does, at most twenty times, as `reason: path`; the jobs have a hundred.",
+    )
     clone_status = NamedChoiceField(CloneStatus)
     estimated_size_mb = MegabytesField(allow_null=True)
     repository_size_mb = MegabytesField(allow_null=True)
@@ -123,6 +131,8 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
             "ref",
             "ref_name",
             "commit_id",
+            "substitutions",
+            "substituted_paths",
             "depth",
             "username",
             "clone_status",

@@ -98,7 +98,7 @@ def commit_and_tree(
     if position is None and peeler.is_malformed(wanted):
         raise UnsafeRepository(reason="malformed tag")
     if position is None or pack.kinds[position] != COMMIT:
-        raise RefNotFound
+        raise RefNotFound(reason="no commit")
     ((_, data),) = families.objects({position})
     found = _COMMIT.match(data)
     if not found:

@@ -12,6 +12,19 @@ if TYPE_CHECKING:
 
 REPORTED_PATHS: Final = 100
 
+MEANINGS: Final = {
+    "symlink": "links that leave the tree are small files with the link's text",
+    "gitlink": "submodules are empty folders",
+    "lfs_pointer": "files in Git LFS are pointers",
+    "name": "names with control bytes or over 255 bytes are left out, with all that is below them",
+    "duplicate": "names that the tree has more than once are there once, as git checks them out",
+    "mode": "file modes that Git never wrote are taken as git takes them",
+    "empty_tree": "folders without any file are not made, as by git",
+    "bare_repository": "folders that Git takes for repositories: at the top HEAD is left out, deeper ones are whole",
+    "tag": "tags that lead nowhere, that are too many, or whose names Git refuses are left out",
+}
+"""What each reason says of the clone, for people."""
+
 
 class Substitutions:
     """What was not written as it is, by reason, and where some of it was."""

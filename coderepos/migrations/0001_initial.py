@@ -92,6 +92,8 @@ class Migration(migrations.Migration):
                 ("node", models.TextField(default="", editable=False)),
                 ("commit_id", models.TextField(default="", editable=False)),
                 ("ref_name", models.TextField(default="", editable=False)),
+                ("substitutions", models.JSONField(default=dict, editable=False)),
+                ("substituted_paths", models.JSONField(default=list, editable=False)),
                 ("error_code", models.TextField(default="", editable=False)),
                 ("error_message", models.TextField(default="", editable=False)),
                 ("cloned_at", models.DateTimeField(editable=False, null=True)),

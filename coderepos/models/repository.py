@@ -151,6 +151,12 @@ class CodeRepository(SealedTokenModel):
 
     commit_id = models.TextField(default="", editable=False)
     ref_name = models.TextField(default="", editable=False)
+    substitutions = models.JSONField(default=dict, editable=False)
+    """How often the published version differs from what is in the repository, by reason."""
+
+    substituted_paths = models.JSONField(default=list, editable=False)
+    """Where it does, as ``reason: path``: as many as lists can have of each row; the job has more."""
+
     error_code = models.TextField(default="", editable=False)
     error_message = models.TextField(default="", editable=False)
     connected_by: models.ForeignKey[Any, Any] = models.ForeignKey(

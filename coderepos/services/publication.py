@@ -27,6 +27,9 @@ from coderepos.services.leases import Lease
 ALIGN_TRIES: Final = 3
 """A version may be replaced while its link is set; who replaces it aligns it too."""
 
+SHOWN_PATHS: Final = 20
+"""Paths of substitutions that a repository's row keeps; lists show them, so they are few."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -63,6 +66,8 @@ def _write(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
                     "node": job.node,
                     "commit_id": build.commit_id,
                     "ref_name": report.ref_name,
+                    "substitutions": build.substitutions,
+                    "substituted_paths": list(build.substituted_paths[:SHOWN_PATHS]),
                 },
                 bytes_received=report.received_bytes,
                 isolation_level=report.isolation_level,

@@ -169,11 +169,11 @@ def chain(length: int) -> list[Object]:
 @pytest.mark.parametrize(
     ("objects", "failure"),
     [
-        pytest.param([CONTENT], ("ref_not_found", None), id="blob"),
-        pytest.param([ROOT, CONTENT], ("ref_not_found", None), id="tree"),
-        pytest.param([packs.tag(ROOT), ROOT, CONTENT], ("ref_not_found", None), id="tag of a tree"),
-        pytest.param([packs.tag(HEAD)], ("ref_not_found", None), id="tag of what is missing"),
-        pytest.param([*chain(30)[:0:-1], ROOT], ("ref_not_found", None), id="30 nested tags of what is missing"),
+        pytest.param([CONTENT], ("ref_not_found", "no commit"), id="blob"),
+        pytest.param([ROOT, CONTENT], ("ref_not_found", "no commit"), id="tree"),
+        pytest.param([packs.tag(ROOT), ROOT, CONTENT], ("ref_not_found", "no commit"), id="tag of a tree"),
+        pytest.param([packs.tag(HEAD)], ("ref_not_found", "no commit"), id="tag of what is missing"),
+        pytest.param([*chain(30)[:0:-1], ROOT], ("ref_not_found", "no commit"), id="30 nested tags of what is missing"),
         pytest.param([Object("tag", b"no tag")], ("unsafe_repository", "malformed tag"), id="malformed tag"),
         pytest.param([Object("commit", b"no commit")], ("unsafe_repository", "malformed commit"), id="malformed"),
         pytest.param([HEAD], ("unsafe_repository", "object of a tree entry missing"), id="tree missing"),
