@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 
 from coderepos.conf import ConfigurationError, conf
 from coderepos.exceptions import NotFound, PermissionDenied, Throttled
-from coderepos.models import CodeRepository, ProjectMembership, Role, get_project_model
+from coderepos.models import CodeRepository, ProjectMembership, Role, alias, get_project_model
 from coderepos.models.repository import CodeRepositoryQuerySet
 
 
@@ -88,7 +88,8 @@ def visible_projects(user: Any) -> models.QuerySet[Any]:
     """Return the projects that ``user`` may see; none for anonymous callers, whatever the policy."""
     if not getattr(user, "is_authenticated", False):
         return get_project_model()._default_manager.none()
-    return policy().visible_projects(user)
+    # Projects are in the database of our tables: a project that was just made is there, and joins stay inside it.
+    return policy().visible_projects(user).using(alias())
 
 
 def visible_repositories(user: Any) -> CodeRepositoryQuerySet:

@@ -18,7 +18,7 @@ from django_q.models import Schedule
 from django_q.signals import post_spawn
 from django_q.tasks import async_task, schedule
 
-from coderepos.models import Job
+from coderepos.models import Job, alias
 
 RUN_JOB: Final = "coderepos.tasks.run_job"
 SCHEDULES: Final = {
@@ -33,11 +33,24 @@ def ring(job: Job) -> None:
     """Ring for a job once the transaction is committed; a queue that is down delays it until the next upkeep."""
 
     def send() -> None:
+        if (busy := _transaction_that_would_be_lost()) is not None:
+            transaction.on_commit(send, using=busy, robust=True)
+            return
         async_task(RUN_JOB, str(job.pk))
         job.rung()
 
     # Not a partial: Django names the function in its log when it fails.
-    transaction.on_commit(send, robust=True)
+    transaction.on_commit(send, using=alias(), robust=True)
+
+
+def _transaction_that_would_be_lost() -> str | None:
+    """Return the alias of a database in a transaction that enqueueing now would roll back without a word.
+
+    The ORM broker of django-q2 closes every connection that is not in autocommit mode, unless its own is not either.
+    """
+    if not Conf.ORM or connections[Conf.ORM].in_atomic_block:
+        return None
+    return next((one.alias for one in connections.all(initialized_only=True) if one.in_atomic_block), None)
 
 
 def ring_later(job: Job, when: datetime) -> None:
@@ -52,11 +65,13 @@ def waiting() -> int:
 
 def ensure_schedules() -> None:
     """Create the missing schedules of the reaper and the sweep; does nothing before django-q2 has its tables."""
-    alias = router.db_for_write(Schedule)
-    if Schedule._meta.db_table not in connections[alias].introspection.table_names():
+    using = router.db_for_write(Schedule)
+    if Schedule._meta.db_table not in connections[using].introspection.table_names():
         return
     for name, defaults in SCHEDULES.items():
-        Schedule.objects.get_or_create(name=name, defaults=defaults)
+        # The names are not unique in their table, which two `migrate` at once make use of.
+        if not Schedule.objects.using(using).filter(name=name).exists():
+            Schedule.objects.using(using).create(name=name, **defaults)
 
 
 def on_worker_start(receiver: Callable[[], None]) -> None:

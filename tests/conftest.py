@@ -3,10 +3,47 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from django.db import connection
+from django.conf import settings
+from pytest_django import DjangoAssertNumQueries, DjangoCaptureOnCommitCallbacks
+
+from tests.database import ALIAS, connection
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let every test that may use a database use all of them, where the settings have several."""
+    if len(settings.DATABASES) == 1:
+        return
+    for item in items:
+        marker = item.get_closest_marker("django_db")
+        if marker or {"db", "transactional_db"} & set(getattr(item, "fixturenames", ())):
+            values = {**(marker.kwargs if marker else {}), "databases": "__all__"}
+            item.add_marker(pytest.mark.django_db(**values), append=False)
+
+
+@pytest.fixture
+def django_capture_on_commit_callbacks(
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> Callable[..., Any]:
+    """As of pytest-django, in the database of our tables."""
+    return partial(django_capture_on_commit_callbacks, using=ALIAS)
+
+
+@pytest.fixture
+def django_assert_num_queries(django_assert_num_queries: DjangoAssertNumQueries) -> Callable[..., Any]:
+    """As of pytest-django, in the database of our tables."""
+    return partial(django_assert_num_queries, connection=connection)
+
+
+@pytest.fixture
+def django_assert_max_num_queries(django_assert_max_num_queries: DjangoAssertNumQueries) -> Callable[..., Any]:
+    """As of pytest-django, in the database of our tables."""
+    return partial(django_assert_max_num_queries, connection=connection)
 
 
 @pytest.fixture

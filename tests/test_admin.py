@@ -12,7 +12,6 @@ import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
-from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -31,6 +30,7 @@ from coderepos.models import (
     Role,
 )
 from coderepos.projects.models import Project
+from tests.database import connection
 
 TOKEN = "ghp_NobodyMayEverReadThis0123456789abcd"
 MODELS = {

@@ -14,6 +14,7 @@ from coderepos import queue
 from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, Job
 from coderepos.projects.models import Project
+from tests.database import ALIAS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -34,7 +35,7 @@ def rung() -> list[dict[str, Any]]:
 
 def test_bell_rings_on_commit_with_the_id_alone(job: Job) -> None:
     """Nothing is sent before the commit; then one task with the job's id and no other value."""
-    with transaction.atomic():
+    with transaction.atomic(using=ALIAS):
         queue.ring(job)
         assert rung() == []
 
@@ -46,9 +47,9 @@ def test_bell_rings_on_commit_with_the_id_alone(job: Job) -> None:
 
 def test_rolled_back_work_rings_no_bell(job: Job) -> None:
     """What was not committed is not rung for."""
-    with transaction.atomic():
+    with transaction.atomic(using=ALIAS):
         queue.ring(job)
-        transaction.set_rollback(True)
+        transaction.set_rollback(True, using=ALIAS)
 
     assert rung() == []
 
@@ -60,7 +61,7 @@ def test_broken_queue_does_not_break_the_request(job: Job, monkeypatch: pytest.M
         raise ConnectionError("the broker is down")
 
     monkeypatch.setattr(queue, "async_task", down)
-    with transaction.atomic():
+    with transaction.atomic(using=ALIAS):
         queue.ring(job)
 
     assert list(Job.objects.unrung()) == [job]

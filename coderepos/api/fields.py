@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
-from django.db import connection
 from django.db.models import TextChoices
 from django.utils import timezone
 from rest_framework import serializers
@@ -15,6 +14,7 @@ from rest_framework.fields import empty
 
 from coderepos.crypto.fields import MAX_TOKEN_CHARACTERS, validate_token
 from coderepos.crypto.secret import Secret
+from coderepos.models.database import vendor
 
 REF_BYTES: Final = 255
 
@@ -26,7 +26,7 @@ def utc_text(value: datetime) -> str:
     """Return a time of the database as UTC in whole seconds, such as ``2024-01-15T10:30:00Z``."""
     if timezone.is_naive(value):
         # Without USE_TZ naive times are in TIME_ZONE, but SQLite's clock, which sets all of ours, is always UTC.
-        zone = UTC if connection.vendor == "sqlite" else timezone.get_default_timezone()
+        zone = UTC if vendor() == "sqlite" else timezone.get_default_timezone()
         value = value.replace(tzinfo=zone)
     return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

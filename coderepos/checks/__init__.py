@@ -3,8 +3,8 @@
 E001 unknown key          E002 wrong type or range    E003 rate             E004 host entry      E005 sandbox path
 E006 access policy        E007 project model          E009 sandbox group    E010 CA bundle
 E011 a token field without the field of its key (crypto.fields)             E012 key of the project model
-E013 tables that belong to another project model (check --database)         E020 to E029 keys
-W030 to W034 Q_CLUSTER    W040 insecure hosts         W042 isolation        W043 log redaction
+E013 tables that belong to another project model (check --database)         E014 one database
+E020 to E029 keys         W030 to W034 Q_CLUSTER    W040 insecure hosts         W042 isolation        W043 log redaction
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from django.utils.module_loading import import_string
 from coderepos import queue
 from coderepos.access import parse_rate
 from coderepos.checks.messages import error, warning
-from coderepos.checks.project import check_project_model, check_project_tables
+from coderepos.checks.project import check_one_database, check_project_model, check_project_tables
 from coderepos.conf import KEYS, ConfigurationError, conf
 from coderepos.crypto import keyring
 from coderepos.crypto.redaction import RedactingFilter
@@ -51,6 +51,7 @@ def register() -> None:
     checks.register(check_settings, checks.Tags.security)
     checks.register(check_keys, checks.Tags.security)
     checks.register(check_project_model, checks.Tags.models)
+    checks.register(check_one_database, checks.Tags.models)
     checks.register(check_project_tables, checks.Tags.database)
     checks.register(check_queue)
     checks.register(check_deployment, checks.Tags.security, deploy=True)

@@ -12,7 +12,7 @@ from django.db import connections, models, router
 
 from coderepos.checks.messages import error
 from coderepos.conf import DEFAULT_PROJECT_MODEL, project_model_label
-from coderepos.models import CodeRepository, ProjectMembership
+from coderepos.models import CodeRepository, ProjectMembership, alias
 
 KEY_TYPES: Final = (models.IntegerField, models.UUIDField, models.CharField, models.TextField)
 """Kinds of primary keys whose text can name a folder."""
@@ -58,18 +58,33 @@ def check_project_tables(*, databases: Sequence[str] | None = None, **_: Any) ->
     model = _project_model()
     if model is None:
         return []
-    return [message for alias in databases or () for message in _strangers(alias, model)]
+    return [message for using in databases or () for message in _strangers(using, model)]
 
 
-def _strangers(alias: str, model: type[models.Model]) -> Iterator[checks.CheckMessage]:
+def check_one_database(**_: Any) -> list[checks.CheckMessage]:
+    """Check that routers keep our tables together, and beside those of projects and users, which they refer to."""
+    ours = alias()
+    related = [*apps.get_app_config("coderepos").get_models(), _project_model(), _user_model()]
+    return [
+        error(
+            14,
+            f"{model._meta.label} is in the database {router.db_for_write(model)!r}, and repositories are in {ours!r}.",
+            "No foreign key leads to another database: let DATABASE_ROUTERS keep users, projects and coderepos in one.",
+        )
+        for model in related
+        if model is not None and router.db_for_write(model) != ours
+    ]
+
+
+def _strangers(using: str, model: type[models.Model]) -> Iterator[checks.CheckMessage]:
     """Yield an error for the first of our tables that belongs to another table than that of the project model."""
     wanted = (model._meta.pk.column, model._meta.db_table)
     for ours in (CodeRepository, ProjectMembership):
-        if not router.allow_migrate_model(alias, ours):
+        if not router.allow_migrate_model(using, ours):
             continue
         table = ours._meta.db_table
-        with connections[alias].cursor() as cursor:
-            relations = connections[alias].introspection.get_relations(cursor, table)
+        with connections[using].cursor() as cursor:
+            relations = connections[using].introspection.get_relations(cursor, table)
         found = relations.get("project_id", wanted)[:2]
         if found != wanted:
             yield _belongs_elsewhere(table, found[1], model)
@@ -98,6 +113,13 @@ def _project_model() -> type[models.Model] | None:
     label = getattr(settings, "CODEREPOS_PROJECT_MODEL", DEFAULT_PROJECT_MODEL)
     try:
         return apps.get_model(label) if label == project_model_label() else None
+    except LookupError:
+        return None
+
+
+def _user_model() -> type[models.Model] | None:
+    try:
+        return apps.get_model(settings.AUTH_USER_MODEL)
     except LookupError:
         return None
 

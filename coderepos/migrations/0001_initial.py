@@ -43,6 +43,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "code_repo_nodes",
+                "base_manager_name": "objects",
                 "ordering": ("name",),
             },
         ),
@@ -126,6 +127,7 @@ class Migration(migrations.Migration):
                 "verbose_name": "repository",
                 "verbose_name_plural": "repositories",
                 "db_table": "code_repos",
+                "base_manager_name": "objects",
             },
         ),
         migrations.CreateModel(
@@ -178,6 +180,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "code_repo_jobs",
+                "base_manager_name": "objects",
             },
         ),
         migrations.CreateModel(
@@ -208,6 +211,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "code_repo_members",
+                "base_manager_name": "objects",
             },
         ),
         migrations.AddIndex(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coderepos.models.audit import AuditEntry, AuditEvent
+from coderepos.models.database import alias
 from coderepos.models.job import Job, JobKind, JobState, LeaseLost
 from coderepos.models.node import Node
 from coderepos.models.project import ProjectMembership, Role, get_project_model
@@ -22,5 +23,6 @@ __all__ = [
     "ProjectMembership",
     "Role",
     "TokenStatus",
+    "alias",
     "get_project_model",
 ]

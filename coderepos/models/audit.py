@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from django.db import models
 from django.db.models.functions import Now
 
+from coderepos.models.database import PrimaryQuerySet
+
 if TYPE_CHECKING:
     import uuid
 
@@ -39,7 +41,7 @@ class AuditEvent(models.TextChoices):
     DISCONNECTED = "disconnected"
 
 
-class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
+class AuditEntryQuerySet(PrimaryQuerySet["AuditEntry"]):
     """Reads of the trail, and the one way to write to it."""
 
     def record(

@@ -15,6 +15,7 @@ from django.db import connections, models, router
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 
+from coderepos.models.database import PrimaryQuerySet
 from coderepos.models.locking import row_transaction
 from coderepos.models.repository import CodeRepository
 
@@ -59,7 +60,7 @@ class JobState(models.TextChoices):
 UNFINISHED: Final = (JobState.QUEUED, JobState.RUNNING)
 
 
-class JobQuerySet(models.QuerySet["Job"]):
+class JobQuerySet(PrimaryQuerySet["Job"]):
     """Reads of jobs, all by the database's clock."""
 
     def unfinished(self) -> Self:
@@ -133,7 +134,7 @@ class JobQuerySet(models.QuerySet["Job"]):
 
     def on_primary(self) -> Self:
         """Read from the database that is written to: a replica may not know yet what was just written."""
-        return self.using(self._db or router.db_for_write(self.model))  # type: ignore[attr-defined]  # missing in the stubs
+        return self.using(self._db or router.db_for_write(self.model))
 
     def lock_free(self) -> bool:
         """Lock these jobs and their repositories up to the end of the transaction, unless somebody else holds them.
@@ -180,6 +181,7 @@ class Job(models.Model):
 
     class Meta:
         db_table = "code_repo_jobs"
+        base_manager_name = "objects"
         constraints = [
             models.UniqueConstraint(
                 fields=["repository"], condition=Q(state__in=["QUEUED", "RUNNING"]), name="code_repo_jobs_one_open"

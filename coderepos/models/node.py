@@ -11,10 +11,12 @@ from django.db import models, router
 from django.db.models import ExpressionWrapper, F, Q
 from django.db.models.functions import Now
 
+from coderepos.models.database import PrimaryQuerySet
+
 ALIVE_SECONDS: Final = 60
 
 
-class NodeQuerySet(models.QuerySet["Node"]):
+class NodeQuerySet(PrimaryQuerySet["Node"]):
     """Reads of nodes."""
 
     def alive(self, *, within_seconds: float = ALIVE_SECONDS) -> Self:
@@ -48,6 +50,7 @@ class Node(models.Model):
 
     class Meta:
         db_table = "code_repo_nodes"
+        base_manager_name = "objects"
         ordering = ("name",)
 
     def __str__(self) -> str:

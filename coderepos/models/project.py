@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db import models
 
 from coderepos.conf import ConfigurationError, project_model_label
+from coderepos.models.database import PrimaryQuerySet
 
 PROJECT_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 """What a project's primary key may look like, since it becomes a folder name."""
@@ -55,8 +56,11 @@ class ProjectMembership(models.Model):
     )
     role = models.TextField(choices=Role.choices, default=Role.VIEWER)
 
+    objects = PrimaryQuerySet.as_manager()
+
     class Meta:
         db_table = "code_repo_members"
+        base_manager_name = "objects"
         constraints = [models.UniqueConstraint(fields=["project", "user"], name="code_repo_members_once")]
 
     def __str__(self) -> str:

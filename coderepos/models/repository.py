@@ -21,6 +21,7 @@ from coderepos.git.url import GitUrl, parse_git_url, read_git_url
 from coderepos.models.address import has_origin, network_policy
 from coderepos.models.audit import AuditEntry, AuditEvent
 from coderepos.models.locking import row_transaction
+from coderepos.models.database import PrimaryQuerySet
 from coderepos.models.token_status import TokenStatus, database_time, token_status
 
 
@@ -38,7 +39,9 @@ class CloneStatus(models.TextChoices):
 RESTARTABLE: Final = (CloneStatus.FAILED, CloneStatus.CLEANED)
 
 
-class CodeRepositoryQuerySet(SealedTokenQuerySet["CodeRepository"]):
+class CodeRepositoryQuerySet(  # type: ignore[override]  # the plugin sees a manager of its own in each base
+    SealedTokenQuerySet["CodeRepository"], PrimaryQuerySet["CodeRepository"]
+):
     """Reads of repositories, and no way to point one to another host behind the back of its token."""
 
     def in_projects(self, projects: models.QuerySet[Any]) -> Self:
@@ -170,6 +173,7 @@ class CodeRepository(SealedTokenModel):
 
     class Meta:
         db_table = "code_repos"
+        base_manager_name = "objects"
         verbose_name = "repository"
         verbose_name_plural = "repositories"
         constraints = [

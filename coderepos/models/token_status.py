@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from django.conf import settings
-from django.db import connection, models
+from django.db import models
 from django.db.models import Case, Value, When
 from django.db.models.functions import Now
 from django.utils import timezone
+
+from coderepos.models.database import vendor
 
 EXPIRING_DAYS: Final = 14
 """A token is called expiring this many days before its end."""
@@ -46,5 +48,5 @@ def database_time(moment: datetime | None) -> datetime | None:
     """Return an aware time as the database takes it: without USE_TZ naive, in the zone of the database's own clock."""
     if moment is None or settings.USE_TZ:
         return moment
-    zone = UTC if connection.vendor == "sqlite" else timezone.get_default_timezone()
+    zone = UTC if vendor() == "sqlite" else timezone.get_default_timezone()
     return moment.astimezone(zone).replace(tzinfo=None)

@@ -19,7 +19,7 @@ from coderepos.exceptions import AlreadyConnected, CodeReposError, InvalidState,
 from coderepos.git.platforms import platform_of
 from coderepos.git.probe import probe
 from coderepos.git.url import parse_git_url
-from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind
+from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, alias
 from coderepos.models.address import network_policy
 from coderepos.models.project import project_key
 from coderepos.models.token_status import database_time
@@ -96,7 +96,7 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
     repository.token_accepted = True
     repository.token_expires_at = database_time(report.token_expires_at)
     try:
-        with transaction.atomic():
+        with transaction.atomic(using=alias()):
             repository.save(force_insert=True)
             job = _queue_clone(repository)
             AuditEntry.objects.record(
@@ -112,7 +112,8 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
                     sender=CodeRepository,
                     repository_id=repository.pk,
                     job_id=job.pk,
-                )
+                ),
+                using=alias(),
             )
     except IntegrityError:
         _refuse_second(repository)
@@ -132,7 +133,7 @@ def clone_again(*, user: Any, repository: CodeRepository) -> Job:
     """
     access.require(user, Action.CLONE, repository.project_id)
     try:
-        with transaction.atomic():
+        with transaction.atomic(using=alias()):
             if repository.restart():
                 return _queue_clone(repository)
             if not repository.hold_completed():

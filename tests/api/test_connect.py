@@ -7,7 +7,6 @@ import uuid
 from typing import Any
 
 import pytest
-from django.db import connection
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
@@ -15,6 +14,7 @@ from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import AlreadyConnected, CodeReposError, InvalidGitUrl, RemoteAuthFailed, RepositoryTooLarge
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, connect
+from tests.database import connection
 
 Calls = list[dict[str, Any]]
 Body = dict[str, Any]

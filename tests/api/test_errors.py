@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from django.core.exceptions import BadRequest, SuspiciousOperation
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
-from django.db import connection
 from django.http import Http404, UnreadablePostError
 from pytest_django import Settings
 from rest_framework import exceptions
@@ -25,6 +24,7 @@ from coderepos.exceptions import LimitExceeded, Throttled, leaves
 from coderepos.models import CodeRepository
 from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, TOKEN, connect
+from tests.database import connection
 
 Body = dict[str, Any]
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"

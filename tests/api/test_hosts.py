@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
 from pytest_django import Settings
 
 from coderepos.api.fields import utc_text
+from tests.database import connection
 
 Host = dict[str, Any]
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
@@ -19,6 +18,7 @@ from coderepos.api.listing import Pages
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, ProjectMembership
 from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
+from tests.database import connection
 
 NOON = datetime(2024, 1, 15, 12, 0, 0, 987654, tzinfo=UTC)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
@@ -23,6 +22,7 @@ from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership,
 from coderepos.projects.models import Project
 from coderepos.services import tokens
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
+from tests.database import connection
 from tests.git.http_backend import GitServer, make_repository
 
 NEW = "ghp_ThisOneReplacesTheOther0123456789ab"

@@ -18,7 +18,7 @@ from django.core import serializers
 from django.core.exceptions import FieldError, ValidationError
 from django.core.management import call_command
 from django.core.serializers.base import DeserializationError
-from django.db import DatabaseError, connection, connections, models, transaction
+from django.db import DatabaseError, connections, models, transaction
 from django.db.migrations.autodetector import MigrationAutodetector
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.questioner import NonInteractiveMigrationQuestioner
@@ -35,6 +35,7 @@ from coderepos.exceptions import TokenUndecryptable
 from coderepos.models import CodeRepository, Job
 from coderepos.projects.models import Project
 from tests.crypto.conftest import TOKEN, MakeRow
+from tests.database import ALIAS, connection
 
 OTHER = "glpat-AnotherTokenOfTheCryptoTests01234"
 
@@ -193,7 +194,7 @@ def test_bytes_that_are_no_message_are_never_stored(row: CodeRepository, new_row
         lambda: CodeRepository.objects.update(token_ciphertext=bytes(value), token_kid="x"),
         lambda: row.save_base(raw=True),
     ):
-        with pytest.raises(TokenUndecryptable), transaction.atomic():
+        with pytest.raises(TokenUndecryptable), transaction.atomic(using=ALIAS):
             write()
     assert stored(row) == before
     assert CodeRepository.objects.count() == 1
@@ -201,7 +202,7 @@ def test_bytes_that_are_no_message_are_never_stored(row: CodeRepository, new_row
 
 def test_a_raw_save_does_not_store_what_waits_to_be_sealed(new_row: MakeRow) -> None:
     """A raw save, as loaddata does it, seals nothing, and so refuses."""
-    with pytest.raises(TypeError), transaction.atomic():
+    with pytest.raises(TypeError), transaction.atomic(using=ALIAS):
         new_row().save_base(raw=True, force_insert=True)
 
 
@@ -678,10 +679,12 @@ def test_a_fixture_restores_the_row(row: CodeRepository, format_name: str) -> No
 def test_dumpdata_and_loaddata_restore_the_row(row: CodeRepository, tmp_path: Any) -> None:
     """The commands themselves, through a file."""
     fixture = tmp_path / "rows.json"
-    call_command("dumpdata", "coderepos_projects.project", "coderepos.coderepository", output=str(fixture))
+    call_command(
+        "dumpdata", "coderepos_projects.project", "coderepos.coderepository", output=str(fixture), database=ALIAS
+    )
     CodeRepository.objects.all().delete()
 
-    call_command("loaddata", str(fixture), verbosity=0)
+    call_command("loaddata", str(fixture), verbosity=0, database=ALIAS)
 
     assert reloaded(row) == TOKEN
     assert TOKEN not in fixture.read_text()
@@ -698,7 +701,7 @@ def test_a_fixture_with_readable_text_is_refused(row: CodeRepository, value: str
         for restored in serializers.deserialize("json", json.dumps(data)):
             restored.save()
 
-    with pytest.raises((DeserializationError, TokenUndecryptable)), transaction.atomic():
+    with pytest.raises((DeserializationError, TokenUndecryptable)), transaction.atomic(using=ALIAS):
         load()
     assert stored(row) == before
 

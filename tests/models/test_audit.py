@@ -15,6 +15,7 @@ from django.utils import timezone
 from coderepos.crypto.secret import Secret
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository
 from coderepos.projects.models import Project
+from tests.database import ALIAS
 
 pytestmark = pytest.mark.django_db
 
@@ -99,7 +100,7 @@ def test_nothing_is_changed_or_deleted(entry: AuditEntry, change: Callable[[Audi
 
 def test_entry_with_the_number_of_another_is_refused(entry: AuditEntry) -> None:
     """An entry made by hand never takes the place of a stored one."""
-    with pytest.raises(IntegrityError), transaction.atomic():
+    with pytest.raises(IntegrityError), transaction.atomic(using=ALIAS):
         AuditEntry(pk=entry.pk, event="connected").save()
 
     assert AuditEntry.objects.get().event == "replaced"

@@ -8,13 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 from model_bakery import baker
 
 from coderepos.crypto.secret import Secret
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, LeaseLost
 from coderepos.projects.models import Project
+from tests.database import ALIAS, connection
 
 pytestmark = pytest.mark.django_db
 ERROR: dict[str, Any] = {"error_code": "remote_timeout", "error_message": "The Git host did not answer in time."}
@@ -77,7 +78,7 @@ def test_claim_of_a_lapsed_lease_takes_the_job_over(job: Job) -> None:
     assert (second.attempt, second.lease_token != first.lease_token) == (2, True)
     with pytest.raises(LeaseLost):
         first.renew(progress={}, bytes_received=0)
-    with pytest.raises(LeaseLost), transaction.atomic():
+    with pytest.raises(LeaseLost), transaction.atomic(using=ALIAS):
         first.succeed(repository_values={})
     assert not first.fail(**ERROR)
     assert not first.postpone(**ERROR)
@@ -129,7 +130,7 @@ def test_success_completes_the_repository(job: Job) -> None:
     """Job and repository become final together."""
     claim = claimed(job)
 
-    with transaction.atomic():
+    with transaction.atomic(using=ALIAS):
         claim.succeed(repository_values={"sandbox_path": "/s", "version": "v"}, bytes_received=7)
 
     assert state_of(job) == (JobState.SUCCEEDED, CloneStatus.COMPLETED)
@@ -142,7 +143,7 @@ def test_success_is_undone_where_the_repository_moved_on(job: Job) -> None:
     claim = claimed(job)
     CodeRepository.objects.filter(pk=job.repository_id).update(clone_status=CloneStatus.CLEANING)
 
-    with pytest.raises(LeaseLost), transaction.atomic():
+    with pytest.raises(LeaseLost), transaction.atomic(using=ALIAS):
         claim.succeed(repository_values={})
 
     assert state_of(job) == (JobState.RUNNING, CloneStatus.CLEANING)
@@ -179,7 +180,7 @@ def test_update_publishes_its_version(repository: CodeRepository) -> None:
     CodeRepository.objects.filter(pk=repository.pk).update(clone_status=CloneStatus.COMPLETED, version="one")
     job = Job.objects.create(repository=repository, kind=JobKind.UPDATE)
 
-    with transaction.atomic():
+    with transaction.atomic(using=ALIAS):
         claimed(job).succeed(repository_values={"version": "two"})
 
     assert state_of(job) == (JobState.SUCCEEDED, CloneStatus.COMPLETED)
@@ -212,7 +213,7 @@ def test_abandon_of_a_living_job_changes_nothing(job: Job) -> None:
 
 def test_one_open_job_per_repository(job: Job) -> None:
     """The database itself refuses a second unfinished job."""
-    with pytest.raises(IntegrityError), transaction.atomic():
+    with pytest.raises(IntegrityError), transaction.atomic(using=ALIAS):
         Job.objects.create(repository=job.repository)
 
     Job.objects.filter(pk=job.pk).update(state=JobState.SUCCEEDED)

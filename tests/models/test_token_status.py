@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
 from django.db.models.functions import Now
 from pytest_django import Settings
 
@@ -14,6 +13,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, TokenStatus
 from coderepos.models.token_status import database_time
 from coderepos.projects.models import Project
+from tests.database import connection
 
 MOMENT = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import transaction
 from pytest_django import Settings
 
 from coderepos.crypto.secret import Secret
@@ -20,6 +20,7 @@ from coderepos.models import AuditEntry, AuditEvent, CodeRepository
 from coderepos.projects.models import Project
 from coderepos.services import engine
 from tests.cluster import ROOT
+from tests.database import ALIAS, connection
 
 pytestmark = pytest.mark.django_db
 
@@ -184,7 +185,7 @@ def test_no_way_around_save(row: CodeRepository) -> None:
         lambda: rows.bulk_create([row], update_conflicts=True, unique_fields=["id"], update_fields=["git_url"]),
     ]
     for way in ways:
-        with pytest.raises(ValueError, match=r"save\(\) only"), transaction.atomic():
+        with pytest.raises(ValueError, match=r"save\(\) only"), transaction.atomic(using=ALIAS):
             way()
 
     assert stored(row) == (
@@ -257,7 +258,9 @@ def test_two_saves_at_once(row: CodeRepository) -> None:
 
 def test_fixtures_keep_their_pair(row: CodeRepository, tmp_path: Path) -> None:
     """A dump that is loaded back has URL and token as they were."""
-    call_command("dumpdata", "coderepos.coderepository", output=str(tmp_path / "dump.json"), verbosity=0)
-    call_command("loaddata", str(tmp_path / "dump.json"), verbosity=0)
+    call_command(
+        "dumpdata", "coderepos.coderepository", output=str(tmp_path / "dump.json"), verbosity=0, database=ALIAS
+    )
+    call_command("loaddata", str(tmp_path / "dump.json"), verbosity=0, database=ALIAS)
 
     assert stored(row)[3] == TOKEN

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models.functions import Now
 from django_q.signals import post_spawn
 from model_bakery import baker
@@ -19,6 +19,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import SandboxRefused
 from coderepos.models import CodeRepository, Job, JobState, Node, get_project_model
 from coderepos.services import maintenance, upkeep
+from tests.database import ALIAS, connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -130,7 +131,7 @@ def frozen_holder(job: Job) -> Iterator[threading.Event]:
 
     def hold() -> None:
         try:
-            with transaction.atomic():
+            with transaction.atomic(using=ALIAS):
                 list(Job.objects.select_for_update().filter(pk=job.pk))
                 held.set()
                 release.wait(30)

@@ -6,37 +6,38 @@ from argparse import ArgumentParser
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DEFAULT_DB_ALIAS
+from django.db import router
 
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.rotation import BATCH_ROWS, Outcome, count_by_kid, count_waiting, rekey, sealed_columns
 from coderepos.exceptions import EncryptionUnavailable
 from coderepos.models import AuditEntry, AuditEvent
 
-EXIT_ROWS_LEFT: Final = 1
-EXIT_KEY_UNAVAILABLE: Final = 2
+EXIT_ROWS_LEFT: Final = 3
+EXIT_KEY_UNAVAILABLE: Final = 4
 SHOWN_ROWS: Final = 20
 
 
 class Command(BaseCommand):
     """Rotate the master key without downtime; safe to stop, to repeat, and to run while the site does its work.
 
-    Exit status: 0, every token is under the primary key; 1, some are not; 2, a key cannot be asked right now.
+    Exit status: 0, every token is under the primary key; 3, some are not; 4, a key cannot be asked right now;
+    1 or 2, as of any command, it did not get that far.
     """
 
     help = (
         "Moves every sealed token under the primary key. Make the new key primary and keep the old one decrypt-only "
-        "first. Exit status: 0 every token is under the primary key (with --dry-run: can be moved), 1 some are not, "
-        "2 a key cannot be asked right now, run it again."
+        "first. Exit status: 0 every token is under the primary key (with --dry-run: can be moved), 3 some are not, "
+        "4 a key cannot be asked right now, run it again."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Offer a rehearsal, the size of a batch and the database."""
         parser.add_argument("--dry-run", action="store_true", help="try every token, write nothing")
         parser.add_argument("--batch-rows", type=int, default=BATCH_ROWS, help="rows per transaction")
-        parser.add_argument("--database", default=DEFAULT_DB_ALIAS, help="alias of the database")
+        parser.add_argument("--database", help="alias of the database; the one of each table where it is left out")
 
-    def handle(self, *args: Any, dry_run: bool, batch_rows: int, database: str, **options: Any) -> None:
+    def handle(self, *args: Any, dry_run: bool, batch_rows: int, database: str | None, **options: Any) -> None:
         """Move the tokens of one column after the other.
 
         :raises CommandError: tokens are left under other keys, or a key cannot be asked.
@@ -46,14 +47,17 @@ class Command(BaseCommand):
         self._counts: dict[str, dict[str, dict[str, int]]] = {}
         try:
             primary = keyring().require_primary().kid
-            left = sum(self._column(column, primary, dry_run, batch_rows, database) for column in sealed_columns())
+            left = sum(
+                self._column(column, primary, dry_run, batch_rows, database or router.db_for_write(column.model))
+                for column in sealed_columns()
+            )
         except EncryptionUnavailable:
             unavailable = True
         else:
             unavailable = False
         if self._counts and not dry_run:
             details = {"complete": not unavailable, "tokens": self._counts}
-            AuditEntry.objects.record(AuditEvent.REKEYED, details=details)
+            AuditEntry.objects.using(database).record(AuditEvent.REKEYED, details=details)
         if unavailable:
             raise CommandError(
                 "A key cannot be asked right now. What was moved stays moved; run the command again.",

@@ -7,34 +7,33 @@ from datetime import timedelta
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DEFAULT_DB_ALIAS
 from django.db.models import Q
 from django.db.models.functions import Now
 
 from coderepos.models import CodeRepository
 from coderepos.models.token_status import EXPIRING_DAYS
 
-EXIT_TOKENS_LISTED: Final = 1
+EXIT_TOKENS_LISTED: Final = 3
 MOST_DAYS: Final = 36_500
 
 
 class Command(BaseCommand):
     """List what has to be replaced, for a cron that tells somebody; no token is read for it.
 
-    Exit status: 0, there is nothing to do; 1, there is.
+    Exit status: 0, there is nothing to do; 3, there is; 1 or 2, as of any command, it did not get that far.
     """
 
     help = (
         "Lists repositories whose token expires within the given days, has expired, or was refused by its Git host. "
-        "Exit status: 0 there are none, 1 there are some."
+        "Exit status: 0 there are none, 3 there are some."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Offer how far to look ahead, and the database."""
         parser.add_argument("--days", type=int, default=EXPIRING_DAYS, help="days to look ahead")
-        parser.add_argument("--database", default=DEFAULT_DB_ALIAS, help="alias of the database")
+        parser.add_argument("--database", help="alias of the database; that of the tables where it is left out")
 
-    def handle(self, *args: Any, days: int, database: str, **options: Any) -> None:
+    def handle(self, *args: Any, days: int, database: str | None, **options: Any) -> None:
         """Print a line per repository, the most urgent first.
 
         :raises CommandError: there is any.
