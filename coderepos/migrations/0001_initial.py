@@ -6,6 +6,7 @@ import uuid
 
 import django.db.models.deletion
 import django.db.models.functions.datetime
+import django.db.models.manager
 from django.conf import settings
 from django.db import migrations, models
 
@@ -127,8 +128,12 @@ class Migration(migrations.Migration):
                 "verbose_name": "repository",
                 "verbose_name_plural": "repositories",
                 "db_table": "code_repos",
-                "base_manager_name": "objects",
+                "base_manager_name": "rows",
             },
+            managers=[
+                ("objects", django.db.models.manager.Manager()),
+                ("rows", django.db.models.manager.Manager()),
+            ],
         ),
         migrations.CreateModel(
             name="Job",

@@ -170,10 +170,12 @@ class CodeRepository(SealedTokenModel):
     updated_at = models.DateTimeField(db_default=Now(), editable=False)
 
     objects = CodeRepositoryQuerySet.as_manager()
+    rows = PrimaryQuerySet.as_manager()
+    """What Django itself saves, refreshes and follows relations with."""
 
     class Meta:
         db_table = "code_repos"
-        base_manager_name = "objects"
+        base_manager_name = "rows"
         verbose_name = "repository"
         verbose_name_plural = "repositories"
         constraints = [

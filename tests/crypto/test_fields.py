@@ -412,7 +412,7 @@ def test_a_copy_for_another_host_is_refused(row: CodeRepository, how: str) -> No
         "save_base": lambda: row.save_base(force_insert=True),
     }[how]
 
-    with pytest.raises(ValueError, match="another host"), transaction.atomic():
+    with pytest.raises(ValueError, match="another host"), transaction.atomic(using=ALIAS):
         write()
     assert CodeRepository.objects.count() == 1
 
@@ -481,7 +481,7 @@ def test_bytes_of_another_row_are_refused(row: CodeRepository, new_row: MakeRow,
         "kid": lambda: other.save(update_fields=["token_kid"]),
     }[how]
 
-    with pytest.raises(ValueError, match=r"does not open|another"), transaction.atomic():
+    with pytest.raises(ValueError, match=r"does not open|another"), transaction.atomic(using=ALIAS):
         write()
     assert stored(other) == before
 
@@ -523,7 +523,7 @@ def test_a_row_does_not_leave_its_token_behind_unseen(row: CodeRepository, how: 
         "bulk_update": lambda: CodeRepository.objects.bulk_update([row], ["project"]),
     }[how]
 
-    with pytest.raises(ValueError, match=r"by save\(\)"), transaction.atomic():
+    with pytest.raises(ValueError, match=r"by save\(\)"), transaction.atomic(using=ALIAS):
         write()
     assert reloaded(row) == TOKEN
 
@@ -540,7 +540,7 @@ def test_a_token_for_values_that_are_not_saved_is_refused(row: CodeRepository, h
         "bulk_update": lambda: CodeRepository.objects.bulk_update([row], ["token_ciphertext", "token_kid"]),
     }[how]
 
-    with pytest.raises(ValueError, match=f"Save .*{name}.* together"), transaction.atomic():
+    with pytest.raises(ValueError, match=f"Save .*{name}.* together"), transaction.atomic(using=ALIAS):
         write()
     assert reloaded(row) == TOKEN
 

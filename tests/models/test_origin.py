@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from django.core import serializers
 from django.core.management import call_command
-from django.db import connection
 from pytest_django import Settings
 
 from coderepos import services
@@ -22,6 +21,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import InvalidGitUrl, TokenUndecryptable, UrlNotAllowed
 from coderepos.models import AuditEntry, CodeRepository, Job
 from coderepos.projects.models import Project
+from tests.database import connection
 
 pytestmark = pytest.mark.django_db
 
