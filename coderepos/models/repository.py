@@ -20,8 +20,8 @@ from coderepos.git.platforms import platform_of
 from coderepos.git.url import GitUrl, parse_git_url, read_git_url
 from coderepos.models.address import has_origin, network_policy
 from coderepos.models.audit import AuditEntry, AuditEvent
-from coderepos.models.locking import row_transaction
 from coderepos.models.database import PrimaryQuerySet
+from coderepos.models.locking import row_transaction
 from coderepos.models.token_status import TokenStatus, database_time, token_status
 
 
