@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 
@@ -41,47 +41,94 @@ def main(command: list[str]) -> int:
 @contextmanager
 def temporary_server() -> Iterator[str]:
     """Start a server in a folder of its own, reachable by its socket alone, and yield its URL."""
-    folder = Path(tempfile.mkdtemp(prefix="coderepos-pg-", dir="/tmp"))
-    server = None
-    try:
+    with TemporaryServer() as server:
+        yield server.url
+
+
+class TemporaryServer:
+    """A server in a folder of its own, reachable by its socket alone, that can be restarted."""
+
+    def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="coderepos-pg-", dir="/tmp"))
+        self._server: subprocess.Popen[bytes] | None = None
+        try:
+            self._prepare()
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop(signal.SIGINT)
+        shutil.rmtree(self._folder)
+
+    @property
+    def url(self) -> str:
+        """Address of its database, as ``DATABASE_URL`` has it."""
+        return f"postgresql://postgres@/postgres?host={self._folder / 'socket'}"
+
+    def restart(self, *, pause_seconds: float, number: signal.Signals = signal.SIGINT) -> None:
+        """Stop it as an upgrade does (SIGINT) or as a crash does (SIGQUIT), and start it after a pause."""
+        self._stop(number)
+        time.sleep(pause_seconds)
+        self._start()
+
+    def _prepare(self) -> None:
         programs = _programs()
-        data, socket = folder / "data", folder / "socket"
+        self._data, socket = self._folder / "data", self._folder / "socket"
         socket.mkdir(mode=0o700)
-        identity: dict[str, Any] = {}
+        self._identity: dict[str, Any] = {}
         if os.geteuid() == 0:  # which PostgreSQL refuses to run as
             nobody = pwd.getpwnam("nobody")
-            identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            programs = _copied(programs, folder / "site-packages")
-            for path in (folder, socket):
+            self._identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            programs = _copied(programs, self._folder / "site-packages")
+            for path in (self._folder, socket):
                 os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        self._program = programs / "postgres"
         subprocess.run(
-            [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--no-locale", "-N"],
+            [
+                programs / "initdb",
+                "-D",
+                self._data,
+                "-U",
+                "postgres",
+                "--auth=trust",
+                "-E",
+                "UTF8",
+                "--no-locale",
+                "-N",
+            ],
             check=True,
-            cwd=folder,
+            cwd=self._folder,
             stdout=subprocess.DEVNULL,
-            **identity,
+            **self._identity,
         )
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen(
-                [programs / "postgres", "-D", data, "-k", socket, "-h", "", "-F", "-c", "synchronous_commit=off"],
-                cwd=folder,
+
+    def _start(self) -> None:
+        with (self._folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(
+                [
+                    *(self._program, "-D", self._data, "-k", self._folder / "socket"),
+                    *("-h", "", "-F", "-c", "synchronous_commit=off"),
+                ],
+                cwd=self._folder,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the command
-                **identity,
+                **self._identity,
             )
-        url = f"postgresql://postgres@/postgres?host={socket}"
-        _wait_until_ready(server, url, folder / "log")
-        yield url
-    finally:
-        if server is not None and server.poll() is None:
-            server.send_signal(signal.SIGINT)
-            try:
-                server.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-        shutil.rmtree(folder)
+        _wait_until_ready(self._server, self.url, self._folder / "log")
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._server is None or self._server.poll() is not None:
+            return
+        self._server.send_signal(number)
+        try:
+            self._server.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
 
 
 def _programs() -> Path:

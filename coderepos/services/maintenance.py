@@ -26,6 +26,9 @@ from coderepos.services import upkeep
 ROUND_SECONDS: Final = 10
 """Time between two rounds of upkeep of one machine."""
 
+FIRST_ROUND_SECONDS: Final = 2
+"""Age of a worker at its first round: one that dies at its start was never at work."""
+
 SWEEP_SECONDS: Final = 3600
 """Time between two sweeps of one machine's sandbox root."""
 
@@ -41,7 +44,7 @@ logger = logging.getLogger(__name__)
 def start_worker() -> None:
     """Start the upkeep of a worker process; returns at once, without a look at the disk or the database.
 
-    The first round comes only after :data:`ROUND_SECONDS`: a worker that dies at its start was never at work.
+    The first round comes after :data:`FIRST_ROUND_SECONDS`.
     """
     # A queue that calls its tasks in the process that queues them has no worker.
     if parent_process() is not None:
@@ -75,7 +78,7 @@ def _sweep() -> str:
 
 def _run_upkeep() -> None:
     sweep_every_seconds: float = SWEEP_AT_START_SECONDS
-    pause_seconds: float = ROUND_SECONDS
+    pause_seconds: float = FIRST_ROUND_SECONDS
     while True:
         _sleep(pause_seconds + random.uniform(0, _SPREAD_SECONDS))  # noqa: S311  no secret
         pause_seconds = ROUND_SECONDS

@@ -12,10 +12,13 @@ from __future__ import annotations
 import base64
 import ipaddress
 import os
+import socket
 import ssl
 import subprocess
 import tempfile
 import threading
+import time
+import weakref
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -87,6 +90,17 @@ class GitServer:
         self._stopping = threading.Event()
         self._http = _Server(self)
 
+    def restart(self, *, pause_seconds: float) -> None:
+        """Break all connections off, and serve again at the same port after a pause."""
+        port = self.port
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+        self._http.break_off()
+        time.sleep(pause_seconds)
+        self._http = _Server(self, port)
+        self._serve()
+
     @property
     def port(self) -> int:
         return int(self._http.server_address[1])
@@ -116,9 +130,12 @@ class GitServer:
             context.load_cert_chain(certificate, key)
             self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
             self.ca_bundle = str(certificate)
+        self._serve()
+        return self
+
+    def _serve(self) -> None:
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -145,14 +162,22 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, owner: GitServer) -> None:
+    def __init__(self, owner: GitServer, port: int = 0) -> None:
         self.owner = owner
-        super().__init__(("127.0.0.1", 0), _Handler)
+        self._open: weakref.WeakSet[Any] = weakref.WeakSet()
+        super().__init__(("127.0.0.1", port), _Handler)
 
     def get_request(self) -> tuple[Any, Any]:
         connection, address = super().get_request()
         self.owner.connections += 1
+        self._open.add(connection)
         return connection, address
+
+    def break_off(self) -> None:
+        """End every connection as it is."""
+        for connection in list(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Stay silent: clients that hang up are a part of the tests."""

@@ -1,0 +1,171 @@
+"""What happens to the clusters and the servers: each event is one that a machine room knows."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from tests.chaos.installation import RESTART_SECONDS, Member, send
+from tests.git.http_backend import GitServer
+from tests.postgres import TemporaryServer
+
+FREEZE_SECONDS = 70
+"""Longer than a lease."""
+
+OPERATOR_SECONDS = 40
+"""How soon an operator restarts a cluster that stands still."""
+
+
+class Events:
+    """Chooses and carries out events; at least one cluster is left unharmed, as with one fault at a time.
+
+    :param sqlite_file: path of the database file; a frozen process that writes would hold everybody up there.
+    """
+
+    def __init__(
+        self,
+        chance: random.Random,
+        members: list[Member],
+        git_server: GitServer,
+        server: TemporaryServer | None,
+        sqlite_file: str | None,
+    ) -> None:
+        self.done: Counter[str] = Counter()
+        self.outages: list[tuple[float, float]] = []
+        """When the database was away, from and to."""
+        self._chance = chance
+        self._members = members
+        self._git_server = git_server
+        self._server = server
+        self._sqlite_file = sqlite_file
+        self._later: list[tuple[float, Callable[[], None]]] = []
+
+    def happen(self) -> None:
+        """Carry out one event by chance."""
+        self.catch_up()
+        harmless: list[Callable[[Member], bool]] = [self._kill_child, self._kill_worker]
+        harmful = [
+            self._kill_cluster,
+            self._kill_sentinel,
+            self._kill_helper,
+            self._freeze_worker,
+            self._freeze_cluster,
+        ]
+        rare: list[Callable[[Member], bool]] = [self._restart_git_server]
+        if self._server:
+            rare.append(self._restart_database)
+        healthy = [member for member in self._members if not member.is_impaired]
+        member = self._chance.choice(healthy)
+        choices = [*harmless, *harmless, *rare]
+        if len(healthy) == len(self._members):
+            choices += [*harmful, *harmful]
+        event = self._chance.choice(choices)
+        if event(member):
+            self.done[event.__name__.strip("_").replace("_", " ")] += 1
+
+    def catch_up(self) -> None:
+        """Do what is due by now: a supervisor's restart, a waking."""
+        due = [entry for entry in self._later if entry[0] <= time.monotonic()]
+        self._later = [entry for entry in self._later if entry not in due]
+        for _, action in due:
+            action()
+
+    @property
+    def pending(self) -> bool:
+        """Is something still to be restarted or woken?"""
+        return bool(self._later)
+
+    def _in(self, seconds: float, action: Callable[[], None]) -> None:
+        self._later.append((time.monotonic() + seconds, action))
+
+    def _kill_child(self, member: Member) -> bool:
+        if (found := member.busy_worker()) is None:
+            return False
+        worker, children = found
+        send(self._chance.choice(children), signal.SIGKILL)
+        send(worker, signal.SIGCONT)
+        return True
+
+    def _kill_worker(self, member: Member) -> bool:
+        if (found := member.busy_worker()) is None:
+            return False
+        send(found[0], signal.SIGKILL)
+        return True
+
+    def _kill_helper(self, member: Member) -> bool:
+        """Kill an idle worker, which takes the lock of the queue along, or the monitor, or the pusher."""
+        if not (helpers := member.helpers()):
+            return False
+        send(self._chance.choice(helpers), signal.SIGKILL)
+        member.impair(OPERATOR_SECONDS + 10)
+        self._in(OPERATOR_SECONDS, member.restart)
+        return True
+
+    def _kill_sentinel(self, member: Member) -> bool:
+        if (sentinel := member.sentinel()) is None:
+            return False
+        send(sentinel, signal.SIGKILL)
+        member.impair(RESTART_SECONDS + 10)
+        self._in(RESTART_SECONDS, member.restart)
+        return True
+
+    def _kill_cluster(self, member: Member) -> bool:
+        member.cluster.kill()
+        member.impair(RESTART_SECONDS + 10)
+        self._in(RESTART_SECONDS, member.restart)
+        return True
+
+    def _freeze_worker(self, member: Member) -> bool:
+        if (found := member.busy_worker()) is None:
+            return False
+        worker = found[0]
+        if self._holds_everybody_up():
+            send(worker, signal.SIGCONT)
+            return False
+        member.impair(FREEZE_SECONDS)
+        self._in(FREEZE_SECONDS, lambda: send(worker, signal.SIGCONT))
+        return True
+
+    def _freeze_cluster(self, member: Member) -> bool:
+        for pid in member.cluster.pids():
+            send(pid, signal.SIGSTOP)
+        if self._holds_everybody_up():
+            member.wake()
+            return False
+        member.impair(FREEZE_SECONDS + 5)
+        self._in(FREEZE_SECONDS, member.wake)
+        return True
+
+    def _holds_everybody_up(self) -> bool:
+        """Was a process stopped inside a transaction of SQLite? That is the one lock of the whole database."""
+        if self._sqlite_file is None:
+            return False
+        connection = sqlite3.connect(self._sqlite_file, timeout=3, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return True
+        finally:
+            connection.close()
+        return False
+
+    def _restart_git_server(self, member: Member) -> bool:
+        if self.done["restart git server"] >= 2:
+            return False
+        self._git_server.restart(pause_seconds=0.5)
+        return True
+
+    def _restart_database(self, member: Member) -> bool:
+        if self._server is None or self.done["restart database"] >= 3:
+            return False
+        began = time.monotonic()
+        self._server.restart(
+            pause_seconds=self._chance.choice([0.2, 3]), number=self._chance.choice([signal.SIGINT, signal.SIGQUIT])
+        )
+        self.outages.append((began, time.monotonic()))
+        return True

@@ -1,0 +1,97 @@
+"""Looks at rows and at /health all the time, as an operator's monitor does, and keeps what it saw."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db import Error, connection
+from django.db.models.functions import Now
+from django.test import RequestFactory
+
+from coderepos.models import Job, JobState
+from config.health import health
+
+LOOK_SECONDS = 0.5
+
+
+@dataclass
+class Seen:
+    """What was seen of one job."""
+
+    lease_token: uuid.UUID | None = None
+    heartbeat_at: datetime | None = None
+    state: str = ""
+
+
+@dataclass
+class Watch:
+    """A thread that looks twice a second."""
+
+    takeover_seconds: list[float] = field(default_factory=list)
+    """From the last sign of life of a worker that lost its job to the next claim of it: more than since its death."""
+
+    idle_seconds: list[float] = field(default_factory=list)
+    """How long due jobs were there and none of any kind was claimed."""
+
+    red: list[tuple[float, Any]] = field(default_factory=list)
+    """When /health was not 200, and what it said."""
+
+    looks: int = 0
+
+    def __enter__(self) -> Watch:
+        self._jobs: dict[uuid.UUID, Seen] = {}
+        self._claims = 0
+        self._idle_since = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            try:
+                self._look()
+            except Error:
+                connection.close()
+        connection.close()
+
+    def _look(self) -> None:
+        self.looks += 1
+        answer = health(RequestFactory().get("/health"))
+        if answer.status_code != 200:
+            self.red.append((time.monotonic(), answer.content.decode()))
+        jobs = Job.objects.annotate(now=Now()).only(
+            "state", "lease_token", "heartbeat_at", "attempt", "next_attempt_at"
+        )
+        claims, due = 0, False
+        for job in jobs:
+            claims += job.attempt
+            due = due or (
+                job.state == JobState.QUEUED and (job.next_attempt_at is None or job.next_attempt_at <= job.now)
+            )
+            self._compare(job)
+        if claims != self._claims or not due:
+            self.idle_seconds.append(time.monotonic() - self._idle_since)
+            self._claims, self._idle_since = claims, time.monotonic()
+
+    def _compare(self, job: Any) -> None:
+        seen = self._jobs.setdefault(job.pk, Seen())
+        taken = job.state == JobState.RUNNING and job.lease_token != seen.lease_token
+        if taken and seen.heartbeat_at and seen.state == JobState.RUNNING:
+            # Either straight from the silent owner, or by way of QUEUED, see below.
+            self.takeover_seconds.append((job.heartbeat_at - seen.heartbeat_at).total_seconds())
+        if job.state == JobState.QUEUED and job.next_attempt_at and job.next_attempt_at > job.now:
+            seen.state, seen.heartbeat_at = "", None  # its worker postponed it itself
+        elif job.state == JobState.RUNNING:
+            seen.state, seen.heartbeat_at, seen.lease_token = job.state, job.heartbeat_at, job.lease_token
+        elif job.state != JobState.QUEUED:
+            seen.state, seen.heartbeat_at = job.state, None
