@@ -2,6 +2,7 @@
 # make test    all tests, on SQLite and on a real PostgreSQL; ARGS="-k name" for some of them
 # make lint    style, types, import directions
 # make fuzz    hostile packs against the pack reader, and against git as its judge, for five minutes; SECONDS=60 for one, ARGS="--seed 1" to repeat a run
+# make chaos   kills, freezes and restarts under clones of two clusters, on both databases; ARGS="--jobs 400 --minutes 15"
 # make bench   the race against git and dulwich, on repositories that it generates; ARGS="--growth" for how it grows
 #
 # Each makes .venv first where it is missing or older than requirements.txt; PYTHON=/path/to/python picks another Python.
@@ -14,7 +15,7 @@ SECONDS ?= 300
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed-$(shell cksum < requirements.txt | tr ' ' '-')
 
-.PHONY: setup demo test lint bench fuzz FORCE
+.PHONY: setup demo test lint bench fuzz chaos FORCE
 
 setup: $(INSTALLED)
 
@@ -53,3 +54,6 @@ bench: setup
 fuzz: setup
 	@"$(BIN)/python" -m tests.fuzz.pack --seconds $$(($(SECONDS) / 2)) $(ARGS)
 	@"$(BIN)/python" -m tests.fuzz.differential --seconds $$(($(SECONDS) / 2)) $(ARGS)
+
+chaos: setup
+	@env -u DATABASE_URL "$(BIN)/python" -m tests.chaos $(ARGS)

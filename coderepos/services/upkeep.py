@@ -103,12 +103,12 @@ def _ring_again() -> int:
     """Ring for due jobs of which no worker took notice, and return how many.
 
     A notification can be lost with the cluster that fetched it, or waits there behind long work while other clusters
-    are idle. The second one is sent twice: the first may have gone to a cluster that takes but does not work.
+    are idle. All but the first are sent twice: there may be a cluster that takes but does not work.
     """
     unrung = list(Job.objects.on_primary().oldest_due().unrung()[:MOST_WAITING])
     if not unrung:
         return 0
-    wanted = [job for job in unrung for _ in range(1 if job.rung_at is None else 2)]
+    wanted = [job for job in unrung for _ in range(2 if job.rung_at or job.attempt else 1)]
     # What waits leads to the oldest jobs, so that a backlog is not notified of twice.
     missing = wanted[queue.waiting() : MOST_WAITING]
     for job in missing:

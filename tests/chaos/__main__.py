@@ -2,7 +2,7 @@
 
 ::
 
-    python -m tests.chaos                         # 60 jobs on each database, about four minutes
+    python -m tests.chaos                         # 60 jobs on each database, about three minutes
     python -m tests.chaos --jobs 400 --minutes 15
     python -m tests.chaos --database sqlite --seed 7
 """

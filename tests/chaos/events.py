@@ -9,63 +9,53 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from tests.chaos.installation import RESTART_SECONDS, Member, send
-from tests.git.http_backend import GitServer
-from tests.postgres import TemporaryServer
+from tests.chaos.installation import RESTART_SECONDS, Member, Room, send
 
 FREEZE_SECONDS = 70
 """Longer than a lease."""
 
-OPERATOR_SECONDS = 40
+OPERATOR_SECONDS = 20
 """How soon an operator restarts a cluster that stands still."""
+
+HARMFUL_SHARE = 0.6
 
 
 class Events:
-    """Chooses and carries out events; at least one cluster is left unharmed, as with one fault at a time.
+    """Chooses and carries out events; at least one cluster is left unharmed, as with one fault at a time."""
 
-    :param sqlite_file: path of the database file; a frozen process that writes would hold everybody up there.
-    """
-
-    def __init__(
-        self,
-        chance: random.Random,
-        members: list[Member],
-        git_server: GitServer,
-        server: TemporaryServer | None,
-        sqlite_file: str | None,
-    ) -> None:
+    def __init__(self, room: Room, chance: random.Random) -> None:
         self.done: Counter[str] = Counter()
         self.outages: list[tuple[float, float]] = []
         """When the database was away, from and to."""
         self._chance = chance
-        self._members = members
-        self._git_server = git_server
-        self._server = server
-        self._sqlite_file = sqlite_file
+        self._members = room.members
+        self._git_server = room.git_server
+        self._server = room.server
+        self._sqlite_file = room.sqlite_file
         self._later: list[tuple[float, Callable[[], None]]] = []
+        short = [self._freeze_worker, self._kill_cluster, self._kill_sentinel, self._kill_helper]
+        self._harmful: list[Callable[[Member], bool]] = [*chance.sample(short, len(short)), self._freeze_cluster]
 
     def happen(self) -> None:
-        """Carry out one event by chance."""
+        """Carry out one event by chance; each of the harmful ones has its turn."""
         self.catch_up()
-        harmless: list[Callable[[Member], bool]] = [self._kill_child, self._kill_worker]
-        harmful = [
-            self._kill_cluster,
-            self._kill_sentinel,
-            self._kill_helper,
-            self._freeze_worker,
-            self._freeze_cluster,
-        ]
-        rare: list[Callable[[Member], bool]] = [self._restart_git_server]
-        if self._server:
-            rare.append(self._restart_database)
         healthy = [member for member in self._members if not member.is_impaired]
         member = self._chance.choice(healthy)
-        choices = [*harmless, *harmless, *rare]
-        if len(healthy) == len(self._members):
-            choices += [*harmful, *harmful]
-        event = self._chance.choice(choices)
+        if len(healthy) == len(self._members) and self._harmful and self._chance.random() < HARMFUL_SHARE:
+            event = self._harmful.pop(0)
+            if not self._carry_out(event, member):
+                self._harmful.insert(0, event)
+            return
+        events = [self._kill_child, self._kill_worker, self._kill_child, self._kill_worker, self._restart_git_server]
+        if self._server:
+            events.append(self._restart_database)
+        self._carry_out(self._chance.choice(events), member)
+
+    def _carry_out(self, event: Callable[[Member], bool], member: Member) -> bool:
         if event(member):
             self.done[event.__name__.strip("_").replace("_", " ")] += 1
+            return True
+        return False
 
     def catch_up(self) -> None:
         """Do what is due by now: a supervisor's restart, a waking."""
@@ -126,7 +116,6 @@ class Events:
         if self._holds_everybody_up():
             send(worker, signal.SIGCONT)
             return False
-        member.impair(FREEZE_SECONDS)
         self._in(FREEZE_SECONDS, lambda: send(worker, signal.SIGCONT))
         return True
 

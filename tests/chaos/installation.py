@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import random
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import django
+from django.core.management import call_command
+from django.db import transaction
 
 from tests.cluster import Cluster, children_of
 from tests.git.http_backend import GitServer, git, make_repository
 from tests.postgres import TemporaryServer
 
 SOURCES = 6
+TOKEN = "t" * 30
 BYTES_PER_SECOND = 60_000
 """Rate of the Git server: a clone takes some seconds, so that there is something to interrupt."""
 
@@ -25,8 +37,7 @@ RESTART_SECONDS = 8
 class Member:
     """One cluster under a supervisor that starts it again, and what was done to it."""
 
-    def __init__(self, make: Callable[[], Cluster], name: str) -> None:
-        self.name = name
+    def __init__(self, make: Callable[[], Cluster]) -> None:
         self._make = make
         self.cluster = make()
         self.impaired_until = 0.0
@@ -114,6 +125,79 @@ def make_sources(root: Path) -> dict[str, Path]:
     return sources
 
 
-def slow(root: Path, credentials: tuple[str, str]) -> GitServer:
-    """Return the Git server of the chaos."""
-    return GitServer(root, credentials=credentials, bytes_per_second=BYTES_PER_SECOND)
+@dataclass(frozen=True)
+class Room:
+    """Everything that is there."""
+
+    folder: Path
+    git_server: GitServer
+    server: TemporaryServer | None
+    sources: dict[str, Path]
+    members: list[Member]
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The file of the database, where it is one."""
+        return None if self.server else self.folder / "db.sqlite3"
+
+    def queue_jobs(self, count: int, *, max_attempts: int) -> None:
+        """Connect so many repositories, and notify of their first clones."""
+        from coderepos import queue
+        from coderepos.crypto.secret import Secret
+        from coderepos.git.url import parse_git_url
+        from coderepos.models import CodeRepository, Job, get_project_model
+        from coderepos.models.address import network_policy
+
+        names = sorted(self.sources)
+        project: Any = None
+        for number in range(count):
+            if number % len(names) == 0:
+                project = get_project_model()._default_manager.create(name=f"project {number}")
+            url = self.git_server.url(names[number % len(names)])
+            key = parse_git_url(url, network_policy()).key
+            with transaction.atomic():
+                repository = CodeRepository(project=project, git_url=url, url_key=key, username="git")
+                repository.token_ciphertext = Secret(TOKEN)
+                repository.save(force_insert=True)
+                queue.ring(Job.objects.create(repository=repository, max_attempts=max_attempts))
+
+
+@contextmanager
+def installation(kind: str, *, retries: int) -> Iterator[Room]:
+    """Set everything up but start no cluster yet, and remove it in the end.
+
+    Django is set up for it, so a process can have one of them only.
+
+    :param kind: ``sqlite`` or ``postgresql``.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="coderepos-chaos-"))
+    try:
+        with ExitStack() as stack:
+            url, server = stack.enter_context(database(kind, folder))
+            sources = make_sources(folder / "served")
+            git_server = stack.enter_context(
+                GitServer(folder / "served", credentials=("git", TOKEN), bytes_per_second=BYTES_PER_SECOND)
+            )
+            overrides = {
+                "SANDBOX_BASE_PATH": str(folder / "repos"),
+                "PRIVATE_GIT_HOSTS": [git_server.host],
+                "INSECURE_HTTP_HOSTS": [git_server.host],
+                "CLONE_MAX_RETRIES": retries,
+            }
+            os.environ.update(
+                DJANGO_SETTINGS_MODULE="tests.settings",
+                DATABASE_URL=url,
+                CODEREPOS_TEST_OVERRIDES=json.dumps(overrides),
+            )
+            django.setup()
+            logging.disable(logging.INFO)
+            call_command("migrate", verbosity=0)
+            members = [
+                Member(partial(Cluster, dict(os.environ), folder / f"cluster-{name}.log", settings=overrides))
+                for name in ("a", "b")
+            ]
+            yield Room(folder, git_server, server, sources, members)
+    finally:
+        for path, _, _ in os.walk(folder):
+            Path(path).chmod(0o700)
+        shutil.rmtree(folder, ignore_errors=True)

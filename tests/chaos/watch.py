@@ -75,9 +75,7 @@ class Watch:
         claims, due = 0, False
         for job in jobs:
             claims += job.attempt
-            due = due or (
-                job.state == JobState.QUEUED and (job.next_attempt_at is None or job.next_attempt_at <= job.now)
-            )
+            due = due or (job.state == JobState.QUEUED and not waits(job))
             self._compare(job)
         if claims != self._claims or not due:
             self.idle_seconds.append(time.monotonic() - self._idle_since)
@@ -89,9 +87,14 @@ class Watch:
         if taken and seen.heartbeat_at and seen.state == JobState.RUNNING:
             # Either straight from the silent owner, or by way of QUEUED, see below.
             self.takeover_seconds.append((job.heartbeat_at - seen.heartbeat_at).total_seconds())
-        if job.state == JobState.QUEUED and job.next_attempt_at and job.next_attempt_at > job.now:
+        if job.state == JobState.QUEUED and waits(job):
             seen.state, seen.heartbeat_at = "", None  # its worker postponed it itself
         elif job.state == JobState.RUNNING:
             seen.state, seen.heartbeat_at, seen.lease_token = job.state, job.heartbeat_at, job.lease_token
         elif job.state != JobState.QUEUED:
             seen.state, seen.heartbeat_at = job.state, None
+
+
+def waits(job: Any) -> bool:
+    """Return whether a job, read with the database's time, is not due yet."""
+    return job.next_attempt_at is not None and bool(job.next_attempt_at > job.now)

@@ -26,7 +26,8 @@ def main(job_id: str, step: str, number: str) -> str:
 
     django.setup()
     from coderepos import services
-    from coderepos.git.sandbox import CURRENT, Sandbox
+    from coderepos.git.sandbox import Sandbox
+    from coderepos.git.versions import CURRENT
     from coderepos.models import Job, locking
     from coderepos.services import publication
 
