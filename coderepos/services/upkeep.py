@@ -14,6 +14,7 @@ from coderepos.git.sandbox_root import SandboxRoot
 from coderepos.models import CodeRepository, Job, JobState, Node
 from coderepos.models.job import OVERDUE_SECONDS
 from coderepos.services import engine
+from coderepos.services.afterwards import failures_logged
 from coderepos.services.sweeping import sweep_root
 
 SWEEP_AFTER_SECONDS: Final = 15 * 60
@@ -75,7 +76,9 @@ def _marked_root(node: Node, *, may_be_new: bool) -> SandboxRoot:
 def reap() -> str:
     """Take jobs whose lease expired, notify workers of jobs that wait unnoticed, and record the round; idempotent."""
     taken = [_abandon(job) for job in Job.objects.on_primary().lapsed().select_related("repository")[:BATCH]]
-    rung = _ring_again()
+    rung = 0
+    with failures_logged("Due jobs can't be notified of: the queue fails"):
+        rung = _ring_again()
     register_node().seen(isolation_level=available_level())
     _warn_of_standstill()
     return f"{sum(state is not None for state in taken)} taken from silent workers, {rung} rung for"

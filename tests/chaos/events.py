@@ -65,6 +65,11 @@ class Events:
             action()
 
     @property
+    def had_their_turn(self) -> bool:
+        """Has each of the harmful events happened?"""
+        return not self._harmful
+
+    @property
     def pending(self) -> bool:
         """Is something still to be restarted or woken?"""
         return bool(self._later)

@@ -59,7 +59,7 @@ class Story:
 
     def _let_things_happen(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or not self._events.had_their_turn:
             time.sleep(self._chance.uniform(0.5, 3))
             self._events.happen()
 
