@@ -20,7 +20,7 @@ _SERVICE: Final = b"# service=git-upload-pack"
 _NO_REFS: Final = b"capabilities^{}"
 _PEELED: Final = b"^{}"
 _UNBORN: Final = b"unborn"
-_REF: Final = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) ([^\0 ]+)\Z")
+_REF: Final = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) ([^\0 ][^\0]*)\Z")
 _SHALLOW: Final = re.compile(rb"shallow ([0-9a-f]{40})\Z")
 
 

@@ -118,6 +118,8 @@ class Exchange:
         if self._depth is None:
             writer.size_factor = 1
         with_tags = not self._request.count_only
+        # Or a long list of tags, which a probe does not ask for, would leave too little.
+        writer.allow_preamble_again()
         try:
             return client.fetch(wanted.object_id.encode(), writer, depth=self._depth, with_tags=with_tags), False
         except StoppedEarly:

@@ -17,7 +17,7 @@ class Limits(Record):
     """Most pack bytes accepted from the wire."""
 
     preamble_bytes: int = 8 * MB
-    """Most bytes accepted before the first pack byte: advertisement, capabilities, progress."""
+    """Most bytes accepted for what comes before the pack: advertisement and refs, and again for the progress."""
 
     refs: int = 50_000
     """Most tags that come along; further ones are left out and counted."""

@@ -70,7 +70,7 @@ class PackWriter:
             self._tell_progress()
 
     def allow_preamble_again(self) -> None:
-        """Let as much arrive before the pack as at the beginning: what did was too much, and is asked for otherwise."""
+        """Let as much arrive before the pack as at the beginning, whatever has arrived."""
         self._bytes_before = self._meter.received_bytes
         self._set_allowance()
 

@@ -137,6 +137,16 @@ def test_refs_of_version_0(line_end: bytes) -> None:
     assert outcome["tags"] == [["refs/tags/x", OTHER]]
 
 
+def test_refs_that_git_would_not_write() -> None:
+    """Names with spaces, control bytes or no ``refs/`` are passed over, as git passes over them."""
+    odd = [("refs/heads/a b", OTHER), ("refs/heads/a\x01b", OTHER), ("refs/tags/ x", OTHER), ("x", OTHER)]
+    for bodies, stage, listed in ((V2, "refs", ls_refs), (V0, "advertisement", advertisement)):
+        outcome = fetched({**bodies, stage: listed([*REFS, *odd])}).outcome
+
+        assert outcome["tags"] == [["refs/tags/x", OTHER]]
+        assert outcome["ref_name"] == "refs/heads/main"
+
+
 @pytest.mark.parametrize(
     "bodies",
     [
@@ -292,6 +302,7 @@ def test_malformed_packs_of_version_0(pack: bytes) -> None:
         pkt(f"{ID}  HEAD\0x\n".encode()) + FLUSH,
         pkt(f"{ID[1:]} HEAD\0x\n".encode()) + FLUSH,
         pkt(f"{ID} HEAD\0x\n".encode()) + pkt(f"{ID} refs/heads/x\0y\n".encode()) + FLUSH,
+        pkt(f"{ID} HEAD\0x\n".encode()) + pkt(f"{ID} \n".encode()) + FLUSH,
         pkt(f"{ID} HEAD\0x\n".encode()) + pkt(f"shallow {ID}\n".encode()) + pkt(f"{ID} x\n".encode()) + FLUSH,
     ],
 )
@@ -412,6 +423,19 @@ def test_bytes_before_the_pack() -> None:
             fetch_recorded(connection, limits=limits)
         assert 100_000 < int(str(caught.value.fields["figure"])) < 102_000
         assert caught.value.fields["limit"] == 100_000
+
+
+@pytest.mark.parametrize("count_only", [True, False], ids=["probe", "clone"])
+@pytest.mark.parametrize("bodies", [V2, V0], ids=["v2", "v0"])
+def test_long_list_before_much_progress(bodies: dict[str, bytes], count_only: bool) -> None:
+    """A list of refs just within the limit leaves as much for the progress: the clone ends as its probe did."""
+    stage, listed = ("refs", ls_refs) if bodies is V2 else ("advertisement", advertisement)
+    refs = listed([*REFS[:2], *((f"refs/tags/{number:05}", OTHER) for number in range(1_400))])
+    progress = pkt(b"\2" + b"." * 40_000)
+    start = pkt(b"packfile\n") if bodies is V2 else pkt(b"NAK\n")
+    many = {**bodies, stage: refs, "pack": start + progress + BANDS}
+
+    assert fetched(many, limits=Limits(preamble_bytes=100_000), count_only=count_only).outcome["pack_bytes"]
 
 
 def test_chunks_of_one_byte() -> None:
