@@ -18,14 +18,17 @@ class CodeReposConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the checks, the schedules and the start of workers."""
+        """Register the checks, the schedules and the start of workers; close the process that will fork them."""
         if not apps.is_installed("django_q"):
             raise ConfigurationError('Add "django_q" to INSTALLED_APPS: coderepos clones in its workers.')
         from coderepos import checks, queue
+        from coderepos.crypto.process import close_process
 
         checks.register()
         post_migrate.connect(_after_migrate, sender=self, dispatch_uid="coderepos.schedules")
         queue.on_worker_start(_at_worker_start)
+        if queue.is_cluster():
+            close_process()
 
 
 def _after_migrate(**_: Any) -> None:
@@ -36,5 +39,7 @@ def _after_migrate(**_: Any) -> None:
 
 def _at_worker_start() -> None:
     from coderepos import services
+    from coderepos.crypto.process import close_process
 
+    close_process()
     services.start_worker()

@@ -7,6 +7,7 @@ queue stores its arguments readable.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
@@ -72,6 +73,11 @@ def ensure_schedules() -> None:
         # The names are not unique in their table, which two `migrate` at once make use of.
         if not Schedule.objects.using(using).filter(name=name).exists():
             Schedule.objects.using(using).create(name=name, **defaults)
+
+
+def is_cluster() -> bool:
+    """Return whether this process is ``manage.py qcluster``, of which all others of the cluster are forks."""
+    return sys.argv[1:2] == ["qcluster"]
 
 
 def on_worker_start(receiver: Callable[[], None]) -> None:
