@@ -18,7 +18,10 @@ from coderepos.api.fields import (
     no_control_characters,
 )
 from coderepos.api.status import RETRYABLE
+from coderepos.crypto.redaction import redact
+from coderepos.crypto.secret import Secret
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, JobState, TokenStatus
+from coderepos.services.arguments import check_username
 
 LARGEST_DEPTH: Final = 2**31 - 1
 
@@ -29,6 +32,14 @@ class TokenTakingSerializer(serializers.Serializer[Any]):
     def __repr__(self) -> str:
         """Return the name alone: the inherited representation holds the data, and with it the token."""
         return f"<{type(self).__name__}>"
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Return the values, unless the user name is the token.
+
+        :raises ValidationError: it is: it would be stored and shown readable.
+        """
+        check_username(attrs.get("username") or "", attrs.get("access_token") or Secret(""))
+        return attrs
 
     def get_initial(self) -> dict[str, Any]:
         """Return what a form shows again: never the token."""
@@ -117,6 +128,7 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
     error_message = TextOrNullField()
     retryable = serializers.SerializerMethodField()
     connected_by = serializers.SerializerMethodField()
+    username = serializers.SerializerMethodField()
     cloned_at = UtcTimeField(allow_null=True)
     created_at = UtcTimeField()
     updated_at = UtcTimeField()
@@ -157,8 +169,14 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
         return RETRYABLE.get(repository.error_code, False)
 
     def get_connected_by(self, repository: CodeRepository) -> str | None:
-        """User name of who connected it."""
-        return repository.connected_by.get_username() if repository.connected_by else None
+        """Name of who connected it, never an e-mail address: many hosts have those as user names."""
+        user = repository.connected_by
+        names = (user.get_username(), getattr(user, "get_full_name", str)()) if user else ()
+        return next((name for name in names if name and "@" not in name), None)
+
+    def get_username(self, repository: CodeRepository) -> str:
+        """User name that goes with the token; one that is a token itself is masked."""
+        return redact(repository.username)
 
 
 class ProgressSerializer(serializers.Serializer[Any]):

@@ -32,16 +32,22 @@ class Progress:
     percent: int | None
 
     @classmethod
-    def of(cls, job: Job) -> Self:
-        """Return the progress that the worker wrote last."""
+    def of(cls, job: Job, *, estimated_size_mb: Decimal | None) -> Self:
+        """Return the progress that the worker wrote last.
+
+        :param estimated_size_mb: what the bytes that are received are compared with.
+        """
         figures: Mapping[str, Any] = job.progress
-        objects, total_objects = figures.get("objects", 0), figures.get("total_objects", 0)
+        done, total = figures.get("objects", 0), figures.get("total_objects", 0)
+        objects = done
+        if estimated_size_mb and figures.get("phase") == "receiving":
+            done, total = figures.get("received_bytes", 0), int(estimated_size_mb * 10**6)
         return cls(
             phase=figures.get("phase", "starting"),
             received_mb=round(figures.get("received_bytes", 0) / 10**6, 1),
             limit_mb=conf.MAX_REPO_SIZE_MB,
             objects=objects,
-            percent=min(100, 100 * objects // total_objects) if total_objects else None,
+            percent=min(100, 100 * done // total) if total else None,
         )
 
     def sentence(self) -> str:
@@ -135,7 +141,11 @@ class Status:
     @property
     def progress(self) -> Progress | None:
         """Figures of the running attempt."""
-        return Progress.of(self.job) if self.job and self.job.state == JobState.RUNNING else None
+        return (
+            Progress.of(self.job, estimated_size_mb=self.repository.estimated_size_mb)
+            if self.job and self.job.state == JobState.RUNNING
+            else None
+        )
 
     @property
     def progress_message(self) -> str:

@@ -158,7 +158,7 @@ class RepositoryViewSet(CodeReposViewSet):
     def audit(self, request: Request, **kwargs: str) -> Response:
         """List what was done with a repository and its token, and by whom, the newest first."""
         repository = self._repository()
-        access.require(request.user, Action.AUDIT, repository.project_id)
+        services.require(request.user, Action.AUDIT, repository)
         entries = AuditEntry.objects.filter(repository_id=repository.pk).newest_first()
         return self._page(AuditEntrySerializer, entries)
 

@@ -33,7 +33,7 @@ def close_process() -> None:
     if _libc.prctl(_PR_SET_DUMPABLE, *[ctypes.c_ulong(0)] * 4):
         logger.warning("This process can be read by others of its user: %s", os.strerror(ctypes.get_errno()))
     keys = [HiddenBytes(key, "utf-8") for key in map(str, filter(None, _master_keys()))]
-    for name in [name for name in os.environb if any(key in os.environb[name] for key in keys)]:
+    for name in [name for name in os.environb if any(os.environb[name].find(key) >= 0 for key in keys)]:
         del os.environb[name]
     _overwrite(keys)
 

@@ -68,6 +68,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("token_kid", models.TextField(blank=True, editable=False)),
+                ("has_token", models.BooleanField(default=True, editable=False)),
                 ("token_accepted", models.BooleanField(editable=False, null=True)),
                 ("token_expires_at", models.DateTimeField(editable=False, null=True)),
                 ("estimated_size_mb", models.DecimalField(decimal_places=2, editable=False, max_digits=10, null=True)),
@@ -271,6 +272,7 @@ class Migration(migrations.Migration):
                         choices=[
                             ("connected", "Connected"),
                             ("rejected", "Rejected"),
+                            ("denied", "Denied"),
                             ("token_opened", "Token Opened"),
                             ("replaced", "Replaced"),
                             ("refused", "Refused"),

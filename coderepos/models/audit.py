@@ -23,6 +23,9 @@ class AuditEvent(models.TextChoices):
     REJECTED = "rejected"
     """A connect call was refused; there is no repository."""
 
+    DENIED = "denied"
+    """The role of a user did not allow a call about a repository."""
+
     TOKEN_OPENED = "token_opened"  # noqa: S105  the name of an event
     REPLACED = "replaced"
     """The token was replaced."""

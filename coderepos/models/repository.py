@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, Self
 
@@ -13,9 +14,10 @@ from django.db.models.functions import Now
 from django.db.models.lookups import Exact
 
 from coderepos.conf import project_model_label
-from coderepos.crypto.fields import EncryptedTokenField
+from coderepos.crypto.fields import EncryptedTokenField, SealedToken
 from coderepos.crypto.rows import SealedTokenModel, SealedTokenQuerySet
 from coderepos.crypto.secret import Secret
+from coderepos.exceptions import TokenUndecryptable
 from coderepos.git.platforms import platform_of
 from coderepos.git.url import GitUrl, parse_git_url, read_git_url
 from coderepos.models.address import has_origin, network_policy
@@ -90,6 +92,7 @@ class CodeRepositoryQuerySet(  # type: ignore[override]  # the plugin sees a man
         objs = list(objs)
         for row in objs:
             row.name_url()
+            row.note_presence()
         return super().bulk_create(
             objs,
             batch_size=batch_size,
@@ -100,6 +103,17 @@ class CodeRepositoryQuerySet(  # type: ignore[override]  # the plugin sees a man
         )
 
     bulk_create.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
+
+    def bulk_update(self, objs: Iterable[CodeRepository], fields: Iterable[str], batch_size: int | None = None) -> int:
+        """Update many rows; whether there is a token is written with it."""
+        rows, names = tuple(objs), list(fields)
+        if "token_ciphertext" in names:
+            names += [] if "has_token" in names else ["has_token"]
+            for row in rows:
+                row.note_presence()
+        return super().bulk_update(rows, names, batch_size=batch_size)
+
+    bulk_update.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
 
 
 class CodeRepository(SealedTokenModel):
@@ -130,6 +144,9 @@ class CodeRepository(SealedTokenModel):
         kid_field="token_kid", origin_field="git_url", origin_of="coderepos.git.url.origin_of"
     )
     token_kid = models.TextField(blank=True, editable=False)
+    has_token = models.BooleanField(default=True, editable=False)
+    """Whether the sealed token is one: that of a public repository is empty."""
+
     token_accepted = models.BooleanField(null=True, editable=False)
     """Did the Git host take the token the last time? Null while it was not used."""
 
@@ -212,12 +229,24 @@ class CodeRepository(SealedTokenModel):
         inserts = force_insert or (self._state.adding and not force_update and names is None)
         if "git_url" in vars(self):
             self.git_url = self.git_url.strip()
+        if self.note_presence() and names is not None and "token_ciphertext" in names:
+            names.add("has_token")
         with transaction.atomic(using=using):
             if inserts:
                 self.name_url()
             elif "git_url" in vars(self) and (names is None or "git_url" in names):
                 names = self._follow_url(names, using)
             super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=names)
+
+    def note_presence(self) -> bool:
+        """Set ``has_token`` by a token that was assigned and is not saved yet, and return whether there is one."""
+        pending = vars(self).get("token_ciphertext")
+        if isinstance(pending, SealedToken):
+            with suppress(TokenUndecryptable):  # which the seal refuses, in words of its own
+                pending = pending.secret()
+        if isinstance(pending, Secret):
+            self.has_token = bool(pending)
+        return isinstance(pending, Secret)
 
     def name_url(self) -> GitUrl:
         """Set ``url_key`` and ``platform`` by the URL, and return it.
@@ -247,8 +276,8 @@ class CodeRepository(SealedTokenModel):
             # Sealed bytes are no new token: nobody can say which host they were made for.
             is_new = isinstance(vars(self).get("token_ciphertext"), Secret)
             if not is_new or not (names is None or "token_ciphertext" in names):
-                self.token_ciphertext, self.username = Secret(""), ""
-                written |= {"token_ciphertext", "username"}
+                self.token_ciphertext, self.username, self.has_token = Secret(""), "", False
+                written |= {"token_ciphertext", "username", "has_token"}
                 AuditEntry.objects.using(using).record(AuditEvent.DROPPED, repository=self)
         return None if names is None else names | written
 

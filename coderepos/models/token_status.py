@@ -20,8 +20,11 @@ EXPIRING_DAYS: Final = 14
 class TokenStatus(models.TextChoices):
     """What is known about the token of a repository."""
 
+    NONE = "none"
+    """There is none: the repository is public, or its token was dropped."""
+
     OK = "ok"
-    """The Git host took it the last time; nothing but that is known of a public repository's empty token."""
+    """The Git host took it the last time."""
 
     EXPIRING = "expiring"
     EXPIRED = "expired"
@@ -35,6 +38,7 @@ class TokenStatus(models.TextChoices):
 def token_status() -> Case:
     """Return the status of a row's token, by the database's clock."""
     return Case(
+        When(has_token=False, then=Value(TokenStatus.NONE.value)),
         When(token_accepted=False, then=Value(TokenStatus.REFUSED.value)),
         When(token_expires_at__lte=Now(), then=Value(TokenStatus.EXPIRED.value)),
         When(token_expires_at__lte=Now() + timedelta(days=EXPIRING_DAYS), then=Value(TokenStatus.EXPIRING.value)),

@@ -6,6 +6,7 @@ from coderepos.services.cloning import run_clone
 from coderepos.services.connecting import Connection, clone_again, connect_repository
 from coderepos.services.maintenance import start_worker, sweep_if_due
 from coderepos.services.tokens import replace_token
+from coderepos.services.trail import require
 from coderepos.services.upkeep import adopt_root, reap, register_node, sweep
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "reap",
     "register_node",
     "replace_token",
+    "require",
     "run_clone",
     "start_worker",
     "sweep",

@@ -124,6 +124,8 @@ def _open_token(lease: Lease) -> Secret:
     except CryptoError as error:
         record_failure(AuditEvent.DECRYPT_FAILED, error, repository=job.repository, job_id=job.pk, details=details)
         raise
+    if not token:
+        return token
     # No trace, no token.
     lease.persist(
         lambda: AuditEntry.objects.record(

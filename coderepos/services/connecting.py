@@ -6,7 +6,7 @@ import logging
 import uuid
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from django.db import IntegrityError, transaction
 
@@ -14,6 +14,7 @@ from coderepos import access, queue, signals
 from coderepos.access import Action
 from coderepos.conf import conf
 from coderepos.crypto.keyring import keyring
+from coderepos.crypto.redaction import redact
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import AlreadyConnected, CodeReposError, InvalidState, JobRunning
 from coderepos.git.platforms import platform_of
@@ -24,8 +25,12 @@ from coderepos.models.address import network_policy
 from coderepos.models.project import project_key
 from coderepos.models.token_status import database_time
 from coderepos.services import engine
+from coderepos.services.arguments import as_secret, check_username, refuse_transaction, shown_url
 from coderepos.services.publication import size_mb
-from coderepos.services.trail import record_failure
+from coderepos.services.trail import record_failure, require
+
+REF_CHARACTERS: Final = 255
+"""Longest text of a ref that the audit trail keeps of a call that was refused."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +48,7 @@ def connect_repository(
     user: Any,
     project_id: str,
     git_url: str,
-    access_token: Secret,
+    access_token: Secret | str | None = None,
     ref: str = "",
     username: str = "",
     depth: int | None = None,
@@ -54,9 +59,15 @@ def connect_repository(
     passed.
 
     :param git_url: white space around it, which comes along when a URL is copied, is left out.
+    :param access_token: empty or ``None`` for a public repository.
     :param depth: commits of history to keep; all when ``None``.
     :raises CodeReposError: the leaf that says why not; the repository was not stored.
+    :raises ValidationError: the token has characters that none has, or the user name is a token.
+    :raises RuntimeError: a transaction is open.
     """
+    refuse_transaction("connect_repository()")
+    access_token = as_secret(access_token)
+    username = check_username(username, access_token)
     project = access.find_project(user, project_id)
     try:
         access.require(user, Action.CONNECT, project.pk)
@@ -74,7 +85,8 @@ def connect_repository(
             user=user,
         )
     except CodeReposError as error:
-        record_failure(AuditEvent.REJECTED, error, project_id=project.pk, actor=user)
+        details = {"git_url": shown_url(git_url), "ref": redact(ref)[:REF_CHARACTERS]}
+        record_failure(AuditEvent.REJECTED, error, project_id=project.pk, actor=user, details=details)
         raise
 
 
@@ -131,7 +143,7 @@ def clone_again(*, user: Any, repository: CodeRepository) -> Job:
     :raises JobRunning: work on it is under way.
     :raises InvalidState: it is in any other state.
     """
-    access.require(user, Action.CLONE, repository.project_id)
+    require(user, Action.CLONE, repository)
     try:
         with transaction.atomic(using=alias()):
             if repository.restart():

@@ -19,13 +19,14 @@ from coderepos.git.probe import probe
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, alias
 from coderepos.models.token_status import database_time
 from coderepos.services import engine
-from coderepos.services.trail import record_failure
+from coderepos.services.arguments import as_secret, check_username, refuse_transaction
+from coderepos.services.trail import record_failure, require
 
 logger = logging.getLogger(__name__)
 
 
 def replace_token(
-    *, user: Any, repository: CodeRepository, access_token: Secret, username: str | None = None
+    *, user: Any, repository: CodeRepository, access_token: Secret | str, username: str | None = None
 ) -> CodeRepository:
     """Put another token in the place of the stored one, after the Git host took it.
 
@@ -36,12 +37,16 @@ def replace_token(
     :raises PermissionDenied: the user's role does not allow it.
     :raises InvalidState: the URL was changed while the token was tested.
     :raises CodeReposError: the leaf that says why the new token was not taken; nothing was changed.
+    :raises ValidationError: the token has characters that none has, or the user name is a token.
+    :raises RuntimeError: a transaction is open.
     """
-    access.require(user, Action.REPLACE_TOKEN, repository.project_id)
+    refuse_transaction("replace_token()")
+    access_token = as_secret(access_token)
+    username = check_username(repository.username if username is None else username, access_token)
+    require(user, Action.REPLACE_TOKEN, repository)
     access.spend_connect_quota(repository.project_id)
     keyring().require_primary()
-    if username is not None:
-        repository.username = username
+    repository.username = username
     try:
         expires_at = _expiry(repository, access_token)
     except CodeReposError as error:
@@ -71,6 +76,7 @@ def _swap(repository: CodeRepository, access_token: Secret, expires_at: datetime
         won = CodeRepository.objects.filter(pk=repository.pk, git_url=repository.git_url).update(
             token_ciphertext=repository.token_ciphertext,
             token_kid=repository.token_kid,
+            has_token=bool(access_token),
             username=repository.username,
             token_accepted=True,
             token_expires_at=database_time(expires_at),

@@ -7,9 +7,11 @@ from typing import Any
 
 from django.db import router, transaction
 
+from coderepos import access
+from coderepos.access import Action
 from coderepos.crypto.redaction import redact
-from coderepos.exceptions import CodeReposError
-from coderepos.models import AuditEntry, AuditEvent
+from coderepos.exceptions import CodeReposError, PermissionDenied
+from coderepos.models import AuditEntry, AuditEvent, CodeRepository
 from coderepos.services.afterwards import failures_logged
 
 
@@ -26,6 +28,19 @@ def record_failure(
         transaction.atomic(using=router.db_for_write(AuditEntry)),
     ):
         AuditEntry.objects.record(event, details={**(details or {}), **failure(error)}, **about)
+
+
+def require(user: Any, action: Action, repository: CodeRepository) -> None:
+    """Go on where the user may do this; a refusal is written down.
+
+    :raises PermissionDenied: the user's role does not allow it.
+    """
+    try:
+        access.require(user, action, repository.project_id)
+    except PermissionDenied as error:
+        details = {"action": action.value}
+        record_failure(AuditEvent.DENIED, error, repository=repository, actor=user, details=details)
+        raise
 
 
 def failure(error: CodeReposError) -> dict[str, Any]:

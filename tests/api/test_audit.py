@@ -169,11 +169,12 @@ def test_rejection_is_written_down(server: GitServer, project: Project, develope
         with pytest.raises(CodeReposError):
             connected(server, project, developer)
 
+    asked = {"git_url": server.url("source"), "ref": ""}
     rejected = AuditEntry.objects.filter(event="rejected").order_by("id")
     assert [(entry.actor_name, entry.details) for entry in rejected] == [
-        (developer.get_username(), {"code": "remote_auth_failed"}),
-        (viewer.get_username(), {"code": "permission_denied"}),
-        (developer.get_username(), {"code": "already_connected", "repo_id": str(connection.repository.pk)}),
+        (developer.get_username(), {**asked, "code": "remote_auth_failed"}),
+        (viewer.get_username(), {**asked, "code": "permission_denied"}),
+        (developer.get_username(), {**asked, "code": "already_connected", "repo_id": str(connection.repository.pk)}),
     ]
     assert {(entry.project_id, entry.repository_id) for entry in rejected} == {(str(project.pk), None)}
 

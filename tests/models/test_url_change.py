@@ -73,7 +73,7 @@ def test_another_origin_drops_the_token(
 
     fresh = CodeRepository.objects.with_token_status().get(pk=row.pk)
     assert (fresh.git_url, fresh.token_ciphertext.reveal(), fresh.username) == (url, "", "")
-    assert (fresh.token_accepted, fresh.token_expires_at, fresh.token_status) == (None, None, "unknown")
+    assert (fresh.token_accepted, fresh.token_expires_at, fresh.token_status) == (None, None, "none")
     assert engine.clone_request(fresh, fresh.token_ciphertext.secret()).credentials is None
     assert row.token_ciphertext.reveal() == ""
     entry = AuditEntry.objects.get()
