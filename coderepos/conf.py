@@ -75,6 +75,18 @@ class AppSettings:
     GIT_CA_BUNDLE: str | None = None
     """PEM file of certificate authorities for hosts with a private one; the system store when absent."""
 
+    HTTPS_PROXY_URL: str | None = None
+    """``http://[user:password@]host:port`` through which ``https`` hosts are asked; proxies of the environment are not.
+
+    It may be a :class:`coderepos.hidden.HiddenText`, which error reports do not show.
+    """
+
+    PROXY_RESOLVED_HOSTS: Sequence[str] = ()
+    """``host`` or ``host:port``, ``*.`` allowed, of which the proxy is told the name, not an address checked here."""
+
+    NO_PROXY_HOSTS: Sequence[str] = ()
+    """``host`` or ``host:port``, ``*.`` allowed, that are not asked through the proxy."""
+
     ACCESS_POLICY: str = "coderepos.access.MembershipPolicy"
     """Dotted path of the class that says who may do what in which project."""
 

@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from coderepos.hidden import HiddenText
+
 BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 SQLITE_OPTIONS: Final = {
@@ -28,6 +30,12 @@ SQLITE_OPTIONS: Final = {
 def text(name: str) -> str | None:
     """Return the variable as it is, or None when it is absent."""
     return os.environ.get(name) or None
+
+
+def hidden(name: str) -> HiddenText | None:
+    """Return the variable as a text that error reports do not show, or None when it is absent."""
+    value = text(name)
+    return None if value is None else HiddenText(value)
 
 
 def boolean(name: str) -> bool | None:

@@ -15,6 +15,7 @@ from pytest_django import Settings
 
 from coderepos import checks, queue
 from coderepos.conf import KEYS, conf
+from coderepos.hidden import HiddenText
 
 
 class Incomplete:
@@ -66,6 +67,13 @@ def test_settings_of_the_tests_are_fine() -> None:
         ({"ACCESS_POLICY": "tests.test_checks.Incomplete"}, "E006"),
         ({"SANDBOX_GROUP": "no-such-group"}, "E009"),
         ({"GIT_CA_BUNDLE": "/no/such/file.pem"}, "E010"),
+        ({"NO_PROXY_HOSTS": "git.example"}, "E002"),
+        ({"NO_PROXY_HOSTS": ["http://git.example"]}, "E004"),
+        ({"PROXY_RESOLVED_HOSTS": "*.example"}, "E002"),
+        ({"PROXY_RESOLVED_HOSTS": ["*"]}, "E004"),
+        ({"HTTPS_PROXY_URL": "https://proxy:3128"}, "E015"),
+        ({"HTTPS_PROXY_URL": "proxy:3128"}, "E015"),
+        ({"HTTPS_PROXY_URL": ["http://proxy:3128"]}, "E015"),
     ],
 )
 def test_bad_value_is_found(settings: Settings, values: dict[str, Any], found: str) -> None:
@@ -124,6 +132,16 @@ def test_deployment_warnings(settings: Settings, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(checks, "_loggers", lambda: iter(()))
 
     assert ids(checks.check_deployment()) == ["W040", "W042", "W043"]
+
+
+def test_password_of_the_proxy_in_the_open(settings: Settings) -> None:
+    """A password that Django's error reports would show is warned of; a hidden one is not."""
+    found = {}
+    for url in ("http://u:p@proxy:1", HiddenText("http://u:p@proxy:1"), "http://proxy:1"):
+        changed(settings, HTTPS_PROXY_URL=url)
+        found[repr(url)] = "W044" in ids(checks.check_deployment())
+
+    assert list(found.values()) == [True, False, False]
 
 
 @pytest.mark.django_db

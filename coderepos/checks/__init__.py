@@ -5,6 +5,7 @@ E006 access policy        E007 project model          E009 sandbox group    E010
 E011 a token field without the field of its key (crypto.fields)             E012 key of the project model
 E013 tables that belong to another project model (check --database)         E014 one database
 E020 to E029 keys         W030 to W034 Q_CLUSTER    W040 insecure hosts         W042 isolation        W043 log redaction
+E015 proxy                W044 password of the proxy
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from coderepos.conf import KEYS, ConfigurationError, conf
 from coderepos.crypto import keyring
 from coderepos.crypto.redaction import RedactingFilter
 from coderepos.git.isolation import available_level
+from coderepos.git.proxy import parse_proxy_url
+from coderepos.hidden import HiddenText
 
 NUMBERS: Final = {
     "MAX_REPO_SIZE_MB": (0.1, 10_000),
@@ -41,7 +44,11 @@ LISTS: Final = (
     "ALLOWED_GIT_HOSTS",
     "PRIVATE_GIT_HOSTS",
     "INSECURE_HTTP_HOSTS",
+    "PROXY_RESOLVED_HOSTS",
+    "NO_PROXY_HOSTS",
 )
+HOSTS: Final = LISTS[2:]
+WITH_WILDCARDS: Final = ("ALLOWED_GIT_HOSTS", "PROXY_RESOLVED_HOSTS", "NO_PROXY_HOSTS")
 TEXTS: Final = ("SANDBOX_BASE_PATH", "ACCESS_POLICY", "CONNECT_RATE_PER_USER", "CONNECT_RATE_PER_PROJECT", "NODE_ID")
 POLICY_METHODS: Final = ("visible_projects", "allows")
 
@@ -66,7 +73,7 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
         for key in sorted(set(map(str, getattr(settings, "CODEREPOS", {}))) - KEYS)
     ]
     messages += _wrong_types()
-    return messages or [*_wrong_rates(), *_wrong_hosts(), *_wrong_paths(), *_wrong_policy()]
+    return messages or [*_wrong_rates(), *_wrong_hosts(), *_wrong_proxy(), *_wrong_paths(), *_wrong_policy()]
 
 
 def _wrong_types() -> Iterator[checks.CheckMessage]:
@@ -93,14 +100,27 @@ def _wrong_rates() -> Iterator[checks.CheckMessage]:
 
 
 def _wrong_hosts() -> Iterator[checks.CheckMessage]:
-    for name in ("ALLOWED_GIT_HOSTS", "PRIVATE_GIT_HOSTS", "INSECURE_HTTP_HOSTS"):
+    for name in HOSTS:
         for entry in getattr(conf, name):
             host, _, port = entry.partition(":") if entry.count(":") == 1 else (entry, "", "")
-            wildcard_ok = name == "ALLOWED_GIT_HOSTS"
+            wildcard_ok = name in WITH_WILDCARDS
             bad_star = "*" in host and not (wildcard_ok and host.startswith("*.") and "*" not in host[1:])
             bad_port = (port and not port.isdecimal()) or (name == "INSECURE_HTTP_HOSTS" and not port)
             if not host or "/" in entry or "@" in entry or any(c.isspace() for c in entry) or bad_star or bad_port:
                 yield error(4, f"CODEREPOS[{name!r}] has the entry {entry!r}.", "Write host or host:port.")
+
+
+def _wrong_proxy() -> Iterator[checks.CheckMessage]:
+    # No variable for the URL, which may hold a password.
+    if conf.HTTPS_PROXY_URL is None:
+        return
+    try:
+        if not isinstance(conf.HTTPS_PROXY_URL, str):
+            raise TypeError
+        parse_proxy_url(conf.HTTPS_PROXY_URL)
+    except (TypeError, ValueError):
+        hint = "Write http://host:port or http://user:password@host:port; reserved characters as %40."
+        yield error(15, "CODEREPOS['HTTPS_PROXY_URL'] is not the URL of a proxy.", hint)
 
 
 def _wrong_paths() -> Iterator[checks.CheckMessage]:
@@ -163,6 +183,10 @@ def check_deployment(**_: Any) -> list[checks.CheckMessage]:
     messages: list[checks.CheckMessage] = []
     if conf.INSECURE_HTTP_HOSTS:
         messages.append(warning(40, "INSECURE_HTTP_HOSTS sends tokens unencrypted.", "Use https, with GIT_CA_BUNDLE."))
+    has_password = isinstance(conf.HTTPS_PROXY_URL, str) and "@" in conf.HTTPS_PROXY_URL
+    if has_password and not isinstance(conf.HTTPS_PROXY_URL, HiddenText):
+        hint = "Write HiddenText('http://…') of coderepos.hidden."
+        messages.append(warning(44, "Error reports of Django show the password of HTTPS_PROXY_URL.", hint))
     if available_level() < conf.SANDBOX_MIN_LEVEL:
         hint = f"This kernel offers level {available_level()}; lower SANDBOX_MIN_LEVEL or use a newer kernel."
         messages.append(warning(42, "No clone can run: SANDBOX_MIN_LEVEL is above what this machine offers.", hint))

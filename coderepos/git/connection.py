@@ -7,7 +7,7 @@ import time
 
 from coderepos.exceptions import RemoteTimeout, RemoteUnreachable
 from coderepos.git.addresses import address_allowed, resolve
-from coderepos.git.url import may_be_private
+from coderepos.git.url import is_resolved_by_proxy, may_be_private, proxy_of
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class PinnedConnection:
         self._private_ok: Final = may_be_private(url, policy)
         self._is_tls: Final = url.scheme == "https"
         self._ca_bundle: Final = policy.ca_bundle
+        self._proxy: Final = proxy_of(url, policy)
+        self._is_resolved_by_proxy: Final = is_resolved_by_proxy(url, policy)
         self._resolver: Final = resolver
         self._addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]] = []
         self._tls_context: ssl.SSLContext | None = None
@@ -171,9 +173,11 @@ class PinnedConnection:
 
     def _connected(self) -> socket.socket:
         self._timeout_seconds = 0.0
-        self._addresses = self._addresses or resolve(
-            self._host, self._port, private_ok=self._private_ok, resolver=self._resolver
-        )
+        if self._proxy is not None:
+            from coderepos.git.proxy import tunnelled
+
+            return tunnelled(self._proxy, self._targets(), self.meter)
+        self._resolve()
         *others, last = self._addresses
         for family, address in others:
             try:
@@ -181,6 +185,20 @@ class PinnedConnection:
             except OSError:
                 continue
         return self._connected_to(*last, min(self.meter.wait_seconds(), CONNECT_SECONDS))
+
+    def _resolve(self) -> None:
+        """Look the host up, once."""
+        self._addresses = self._addresses or resolve(
+            self._host, self._port, private_ok=self._private_ok, resolver=self._resolver
+        )
+
+    def _targets(self) -> list[str]:
+        """Return what the proxy is told: checked addresses, or the name where the proxy resolves names itself."""
+        hosts = [self._host]
+        if not self._is_resolved_by_proxy:
+            self._resolve()
+            hosts = [str(address[0]) for _, address in self._addresses]
+        return [f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}" for host in hosts]
 
     def _connected_to(self, family: socket.AddressFamily, address: tuple[Any, ...], seconds: float) -> socket.socket:
         candidate = socket.socket(family, socket.SOCK_STREAM)

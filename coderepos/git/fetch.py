@@ -26,7 +26,7 @@ from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY
 from coderepos.git.refs import RefListing
 from coderepos.git.remote_text import is_harmless, remote_error
 from coderepos.git.upload_pack import UploadPackClient
-from coderepos.git.url import parse_git_url
+from coderepos.git.url import parse_git_url, proxy_of, read_git_url
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from coderepos.exceptions import GitError
     from coderepos.git.child import Emit
-    from coderepos.git.messages import FetchRequest
+    from coderepos.git.messages import FetchRequest, NetworkPolicy
     from coderepos.git.platform_api import PlatformAnswer
     from coderepos.git.platforms import KnownHost
     from coderepos.git.url import GitUrl
@@ -59,7 +59,7 @@ def run(line: bytes, pack_fd: int, emit: Emit) -> int:
     try:
         request = fetch_request(load_line(line))
         url = parse_git_url(request.url, request.policy)
-        ports = {url.port, *((443,) if request.ask_size else ())}
+        ports = connect_ports(url, request.policy, KNOWN_HOSTS.get(url.authority))
         with_tls = url.scheme == "https" or request.ask_size or bool(request.password)
         emit({"event": "started", "isolation": confine_fetch(request, ports=ports, with_tls=with_tls)})
         outcome = fetch(request, pack_fd, emit)
@@ -73,6 +73,13 @@ def run(line: bytes, pack_fd: int, emit: Emit) -> int:
         emit(error_event(InternalError(), cause=error))
         return 1
     return 0
+
+
+def connect_ports(url: GitUrl, policy: NetworkPolicy, known: KnownHost | None) -> set[int]:
+    """Return the TCP ports that are connected to: of the host and its platform's API, or of the proxy."""
+    apis = (known.api, known.token_api) if known else ()
+    origins = [url, *(read_git_url(api) for api in apis if api)]
+    return {(proxy_of(origin, policy) or origin).port for origin in origins}
 
 
 def fetch(

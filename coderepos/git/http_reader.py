@@ -100,6 +100,11 @@ class HttpReader:
         """Is the answer over, with nothing after it, and does the server keep the connection?"""
         return not (self._left_bytes or self._is_chunked or self._is_last or self._at < self._end)
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether more arrived than was read."""
+        return self._at < self._end
+
     def head(self) -> Head:
         """Read up to the body of the next answer; interim ones are skipped.
 

@@ -37,8 +37,17 @@ _LARGEST: Final = 2**53
 _JSON: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
 
 
+class Proxy(Record, hidden=("username", "password")):
+    """An HTTP proxy, and what it is told for its own credentials."""
+
+    host: str
+    port: int
+    username: str = ""
+    password: str = ""
+
+
 class NetworkPolicy(Record):
-    """Which hosts may be asked: the settings of the same names."""
+    """Which hosts may be asked, and by which way: the settings of the same names."""
 
     allowed_hosts: tuple[str, ...] = ()
     """``host`` or ``host:port``, ``*.`` allowed; empty means any public host."""
@@ -51,6 +60,15 @@ class NetworkPolicy(Record):
 
     ca_bundle: str | None = None
     """PEM file that replaces the system's certificate authorities."""
+
+    proxy: Proxy | None = None
+    """Through which all ``https`` hosts are asked, apart from those of :attr:`direct_hosts`."""
+
+    proxy_resolved_hosts: tuple[str, ...] = ()
+    """``host`` or ``host:port``, ``*.`` allowed, of which the proxy is told the name, not a checked address."""
+
+    direct_hosts: tuple[str, ...] = ()
+    """``host`` or ``host:port``, ``*.`` allowed, that are not asked through the proxy."""
 
 
 class FetchRequest(Record, hidden=("username", "password")):
@@ -217,6 +235,8 @@ def fetch_request(value: Mapping[str, Any]) -> FetchRequest:
     policy: dict[str, Any] = {
         name: tuple(item) if isinstance(item, list) else item for name, item in value["policy"].items()
     }
+    if policy.get("proxy"):
+        policy["proxy"] = Proxy(**policy["proxy"])
     return FetchRequest(**{**value, "policy": NetworkPolicy(**policy), "limits": Limits(**value["limits"])})
 
 

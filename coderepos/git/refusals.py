@@ -25,7 +25,7 @@ from coderepos.exceptions import (
 )
 from coderepos.git.network import CODINGS
 from coderepos.git.remote_text import harmless_text
-from coderepos.git.url import parse_git_url, same_origin
+from coderepos.git.url import parse_git_url
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _redirected(location: str, asked_url: str, policy: NetworkPolicy, authorizat
         return RemoteProtocolError(reason=REDIRECT)
     except GitError:
         return RemoteProtocolError(reason=REDIRECT_ELSEWHERE)
-    if not same_origin(moved_to, asked):
+    if moved_to.origin != asked.origin:
         return RemoteProtocolError(reason=REDIRECT_ELSEWHERE)
     if asked.path == moved_to.path + service or not _is_harmless(moved_to.path, authorization):
         return RemoteProtocolError(reason=REDIRECT)

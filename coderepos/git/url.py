@@ -16,7 +16,7 @@ TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wa
 if TYPE_CHECKING:
     from typing import Final
 
-    from coderepos.git.messages import NetworkPolicy
+    from coderepos.git.messages import NetworkPolicy, Proxy
 
 MAX_URL_BYTES: Final = 2_048
 
@@ -140,9 +140,15 @@ def beside(url: GitUrl, path: str) -> GitUrl:
     return other.replace(text=other.base)
 
 
-def same_origin(one: GitUrl, other: GitUrl) -> bool:
-    """Return whether scheme, host and port are the same."""
-    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+def proxy_of(url: GitUrl, policy: NetworkPolicy) -> Proxy | None:
+    """Return the proxy through which this host is asked, ``None`` where it is asked directly."""
+    return policy.proxy if url.scheme == "https" and not _is_among(policy.direct_hosts, url) else None
+
+
+def is_resolved_by_proxy(url: GitUrl, policy: NetworkPolicy) -> bool:
+    """Return whether the proxy is told the name of this host; an address is not a name."""
+    is_name = ":" not in url.host and not url.host.rpartition(".")[2].isdigit()
+    return is_name and _is_among(policy.proxy_resolved_hosts, url)
 
 
 def may_be_private(url: GitUrl, policy: NetworkPolicy) -> bool:
@@ -211,13 +217,15 @@ def _without_suffix(path: str) -> str:
 def _check_allowed(url: GitUrl, policy: NetworkPolicy) -> None:
     if url.scheme == "http" and not _names_port(policy.insecure_http_hosts, url):
         raise UrlNotAllowed("Plain http is not allowed for this host; use https.")
-    if policy.allowed_hosts and not any(
-        _matches(entry, url.host, url.port, wildcard=True) for entry in policy.allowed_hosts
-    ):
+    if policy.allowed_hosts and not _is_among(policy.allowed_hosts, url):
         raise UrlNotAllowed("This installation does not allow repositories from this host; ask its operator.")
     listed = _names_port(policy.allowed_hosts, url, wildcard=True) or _names_port(policy.private_hosts, url)
     if url.scheme == "https" and url.port != DEFAULT_PORTS["https"] and not listed:
         raise UrlNotAllowed("This installation does not allow this port for this host; ask its operator.")
+
+
+def _is_among(entries: tuple[str, ...], url: GitUrl) -> bool:
+    return any(_matches(entry, url.host, url.port, wildcard=True) for entry in entries)
 
 
 def _names_port(entries: tuple[str, ...], url: GitUrl, *, wildcard: bool = False) -> bool:
