@@ -47,7 +47,21 @@ STATUS_MARKS: Final = {
 }
 
 
-class ReadOnlyAdmin(ModelAdmin):
+class OwnedAdmin(ModelAdmin):
+    """Rows that go with what they belong to: who may delete projects and users needs no permission of ours."""
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whether a row may be deleted: by permission on our own pages, and always along with its owner on others."""
+        return self._is_cascade(request, obj) or super().has_delete_permission(request, obj)
+
+    def _is_cascade(self, request: HttpRequest, obj: Any) -> bool:
+        """Return whether another admin asks about a row that it found while it follows foreign keys."""
+        match = request.resolver_match
+        own_pages = f"{self.opts.app_label}_{self.opts.model_name}_"
+        return obj is not None and match is not None and not (match.url_name or "").startswith(own_pages)
+
+
+class ReadOnlyAdmin(OwnedAdmin):
     """Rows that are looked at and never edited."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -59,8 +73,8 @@ class ReadOnlyAdmin(ModelAdmin):
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nothing is deleted by hand: what a row stands for on disk would stay behind."""
-        return False
+        """Nothing is deleted by hand."""
+        return self._is_cascade(request, obj)
 
 
 class TokenStatusFilter(admin.SimpleListFilter):
@@ -108,6 +122,20 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[CodeRepository]:
         """Leave the sealed tokens in the database."""
         return CodeRepository.objects.without_token().with_token_status()
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whoever has the permission may disconnect a repository: its row, token and jobs go, its sandbox follows."""
+        return OwnedAdmin.has_delete_permission(self, request, obj)
+
+    def delete_model(self, request: HttpRequest, obj: CodeRepository) -> None:
+        """Disconnect one repository, in the name of the user."""
+        with services.disconnecting_as(request.user):
+            super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[CodeRepository]) -> None:
+        """Disconnect the selected repositories, in the name of the user."""
+        with services.disconnecting_as(request.user):
+            super().delete_queryset(request, queryset)
 
     def has_clone_permission(self, request: HttpRequest) -> bool:
         """Who could change repositories may clone them again, as far as their role in the project allows it too."""
@@ -296,7 +324,7 @@ class AuditEntryAdmin(ReadOnlyAdmin):
 
 
 @admin.register(ProjectMembership)
-class ProjectMembershipAdmin(ModelAdmin):
+class ProjectMembershipAdmin(OwnedAdmin):
     """Who may do what in which project, as far as the default access policy is in use."""
 
     list_display = ("project", "user", "role")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.apps import AppConfig, apps
-from django.db.models.signals import post_migrate
+from django.db.models.signals import post_migrate, pre_delete
 
 from coderepos.conf import ConfigurationError
 
@@ -26,6 +26,7 @@ class CodeReposConfig(AppConfig):
 
         checks.register()
         post_migrate.connect(_after_migrate, sender=self, dispatch_uid="coderepos.schedules")
+        pre_delete.connect(_before_delete, sender="coderepos.CodeRepository", dispatch_uid="coderepos.disconnected")
         queue.on_worker_start(_at_worker_start)
         if queue.is_cluster():
             close_process()
@@ -35,6 +36,12 @@ def _after_migrate(**_: Any) -> None:
     from coderepos import queue
 
     queue.ensure_schedules()
+
+
+def _before_delete(*, instance: Any, using: str, **_: Any) -> None:
+    from coderepos import services
+
+    services.record_disconnection(instance, using=using)
 
 
 def _at_worker_start() -> None:

@@ -25,6 +25,7 @@ from coderepos.models import (
     CodeRepository,
     Job,
     JobState,
+    LeaseLost,
     Node,
     ProjectMembership,
     Role,
@@ -107,16 +108,18 @@ def test_lists_cost_the_same_whatever_their_length(
 
 @pytest.mark.parametrize("model", READ_ONLY)
 def test_what_happens_is_not_edited_by_hand(admin_client: Client, make_repository: MakeRepository, model: str) -> None:
-    """Repositories, jobs and nodes can be looked at by a superuser, and neither added, changed nor deleted."""
+    """Superusers look at repositories, jobs and nodes, which they can't edit; only a repository can be deleted."""
     fill(make_repository, 0, 1)
     row = apps.get_model("coderepos", model)._default_manager.get()
 
     details = page(admin_client, model, "change", row.pk)
 
     assert 'name="_save"' not in details
-    assert "deletelink" not in details
+    assert ("deletelink" in details) == (model == "coderepository")
     assert f"/{model}/add/" not in page(admin_client, model)
     for name, args in (("add", ()), ("change", (row.pk,)), ("delete", (row.pk,))):
+        if (model, name) == ("coderepository", "delete"):
+            continue
         address = reverse(f"admin:{MODELS[model]}_{model}_{name}", args=args)
         assert admin_client.post(address, {"git_url": "https://evil.example/a/b", "post": "yes"}).status_code == 403
 
@@ -248,15 +251,110 @@ def test_clone_again_needs_a_role_in_the_project(
     assert Job.objects.get().repository_id == repository.pk
 
 
-def test_projects_with_repositories_are_not_deleted(
+def remove(client: Client, model: str, *keys: object) -> int:
+    """Delete rows by the page of one, or by the action for many; return the status of the answer."""
+    kind = MODELS.get(model, "auth")
+    if len(keys) == 1:
+        return client.post(reverse(f"admin:{kind}_{model}_delete", args=keys), {"post": "yes"}).status_code
+    data = {"action": "delete_selected", "_selected_action": [str(key) for key in keys], "post": "yes"}
+    return client.post(reverse(f"admin:{kind}_{model}_changelist"), data).status_code
+
+
+def staff(*permissions: str) -> Client:
+    """Return somebody of the staff with permissions of these names alone."""
+    user = User.objects.create_user("staff", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.mark.parametrize("is_superuser", [True, False])
+@pytest.mark.parametrize("count", [1, 2])
+def test_projects_go_with_their_repositories(
+    admin_client: Client,
+    make_repository: MakeRepository,
+    project: Project,
+    django_capture_on_commit_callbacks: Any,
+    is_superuser: bool,
+    count: int,
+) -> None:
+    """Who may delete projects and users needs no permission of ours; what goes along is in the audit trail."""
+    client = admin_client if is_superuser else staff("delete_project", "view_project")
+    job = Job.objects.create(repository=make_repository(node="here"))
+    ProjectMembership.objects.create(project=project, user=User.objects.create_user("member"))
+    Node.objects.create(name="here", swept_at=timezone.now())
+    keys = [project.pk, *(Project.objects.create().pk for _ in range(count - 1))]
+
+    with django_capture_on_commit_callbacks(execute=True):
+        assert remove(client, "project", *keys) == 302
+
+    assert not any(model.objects.exists() for model in (Project, CodeRepository, Job, ProjectMembership))
+    entry = AuditEntry.objects.get(event=AuditEvent.DISCONNECTED)
+    assert (entry.repository_id, entry.project_id, entry.actor_name) == (job.repository_id, str(project.pk), "")
+    assert entry.details["git_url"] == job.repository.git_url
+    assert Node.objects.get().swept_at is None
+
+
+def test_users_go_with_their_memberships(
     admin_client: Client, make_repository: MakeRepository, project: Project
 ) -> None:
-    """Deleting a project here would take its repositories along and leave their files behind."""
-    make_repository()
-    address = reverse("admin:coderepos_projects_project_delete", args=[project.pk])
+    """A user who is a member and connected repositories is deleted; the repositories stay."""
+    user = User.objects.create_user("member")
+    ProjectMembership.objects.create(project=project, user=user)
+    repository = make_repository(connected_by=user)
 
-    assert admin_client.post(address, {"post": "yes"}).status_code == 403
-    assert Project.objects.exists()
+    assert remove(admin_client, "user", user.pk) == 302
+
+    repository.refresh_from_db()
+    assert (repository.connected_by_id, ProjectMembership.objects.count()) == (None, 0)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_repositories_are_disconnected_by_name(make_repository: MakeRepository, count: int) -> None:
+    """An operator with the permission disconnects repositories here, and the audit trail says who it was."""
+    rows = [Job.objects.create(repository=make_repository()).repository for _ in range(count)]
+
+    client = staff("delete_coderepository", "view_coderepository")
+
+    assert remove(client, "coderepository", *(row.pk for row in rows)) == 302
+
+    assert (CodeRepository.objects.count(), Job.objects.count()) == (0, 0)
+    entries = AuditEntry.objects.filter(event=AuditEvent.DISCONNECTED, actor_name="staff")
+    assert {entry.repository_id for entry in entries} == {row.pk for row in rows}
+
+
+@pytest.mark.parametrize("model", ["job", "node", "auditentry", "coderepository"])
+def test_nothing_else_is_deleted_by_hand(make_repository: MakeRepository, model: str) -> None:
+    """Our own pages offer no deletion that permissions do not allow, or that would lose what is still needed."""
+    client = staff("view_" + model, *(f"delete_{name}" for name in MODELS if name != "coderepository"))
+    fill(make_repository, 0, 2)
+    keys = list(apps.get_model("coderepos", model)._default_manager.values_list("pk", flat=True))
+
+    assert remove(client, model, keys[0]) == 403
+    assert "delete_selected" not in page(client, model)
+    assert reverse(f"admin:coderepos_{model}_delete", args=keys[:1]) not in page(client, model, "change", keys[0])
+
+
+def test_pages_of_others_do_not_list_ours(db: None) -> None:
+    """That rows go along with their owners shows no model of ours to those who may see none."""
+    client = staff("view_node")
+
+    assert "/coderepos/node/" in client.get(reverse("admin:index")).content.decode()
+    assert "/coderepos/job/" not in client.get(reverse("admin:index")).content.decode()
+
+
+def test_job_whose_repository_went_ends_without_a_word(make_repository: MakeRepository) -> None:
+    """Whatever a worker writes after the row is gone matches nothing."""
+    repository = make_repository()
+    job = Job.objects.claim(Job.objects.create(repository=repository).pk, node="here")
+    assert job is not None
+    CodeRepository.objects.all().delete()
+
+    with pytest.raises(LeaseLost):
+        job.renew(progress={}, bytes_received=1)
+    assert job.fail(error_code="internal_error", error_message="x") is False
+    job.repository.note_token(accepted=True)
 
 
 def test_jobs_show_their_figures(admin_client: Client, make_repository: MakeRepository) -> None:

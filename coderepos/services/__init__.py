@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from coderepos.services.cloning import run_clone
 from coderepos.services.connecting import Connection, clone_again, connect_repository
+from coderepos.services.disconnecting import disconnecting_as, record_disconnection
 from coderepos.services.maintenance import start_worker, sweep_if_due
 from coderepos.services.tokens import replace_token
 from coderepos.services.trail import require
@@ -14,7 +15,9 @@ __all__ = [
     "adopt_root",
     "clone_again",
     "connect_repository",
+    "disconnecting_as",
     "reap",
+    "record_disconnection",
     "register_node",
     "replace_token",
     "require",

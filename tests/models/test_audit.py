@@ -62,8 +62,9 @@ def test_entry_outlives_everything(repository: CodeRepository, entry: AuditEntry
     User.objects.all().delete()
 
     assert not CodeRepository.objects.exists()
-    assert AuditEntry.objects.get().repository_id == repository.pk
-    assert AuditEntry.objects.get().actor_name == "dora"
+    kept = AuditEntry.objects.get(pk=entry.pk)
+    assert (kept.repository_id, kept.actor_name) == (repository.pk, "dora")
+    assert AuditEntry.objects.get(event=AuditEvent.DISCONNECTED).repository_id == repository.pk
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
 from model_bakery import baker
 from pytest_django import DjangoAssertNumQueries, Settings
 
@@ -21,6 +20,7 @@ from coderepos.git.sandbox import Sandbox
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.projects.models import Project
 from coderepos.services import engine, sweeping, upkeep
+from tests.database import connection
 
 pytestmark = pytest.mark.django_db
 
