@@ -1,7 +1,7 @@
 # make demo    the whole way of a repository on this machine: no internet, no git, nothing left behind
 # make test    all tests, on SQLite and on a real PostgreSQL; ARGS="-k name" for some of them
 # make lint    style, types, import directions
-# make fuzz    hostile packs against the pack reader, and against git as its judge, for five minutes; SECONDS=60 for one, ARGS="--seed 1" to repeat a run
+# make fuzz    hostile packs against the pack reader and against git as its judge, random clones against git's, for five minutes; SECONDS=60 for one, ARGS="--seed 1" to repeat a run
 # make chaos   kills, freezes and restarts under clones of two clusters, on both databases; ARGS="--jobs 400 --minutes 15"
 # make bench   the race against git and dulwich, on repositories that it generates; ARGS="--growth" for how it grows
 #
@@ -52,8 +52,9 @@ bench: setup
 	"$(BIN)/python" -m tests.benchmarks.clone_vs_git $(ARGS)
 
 fuzz: setup
-	@"$(BIN)/python" -m tests.fuzz.pack --seconds $$(($(SECONDS) / 2)) $(ARGS)
-	@"$(BIN)/python" -m tests.fuzz.differential --seconds $$(($(SECONDS) / 2)) $(ARGS)
+	@"$(BIN)/python" -m tests.fuzz.pack --seconds $$(($(SECONDS) / 3)) $(ARGS)
+	@"$(BIN)/python" -m tests.fuzz.differential --seconds $$(($(SECONDS) / 3)) $(ARGS)
+	@"$(BIN)/python" -m tests.fuzz.clones --seconds $$(($(SECONDS) / 3)) $(ARGS)
 
 chaos: setup
 	@env -u DATABASE_URL "$(BIN)/python" -m tests.chaos $(ARGS)

@@ -39,7 +39,7 @@ class TreeTotals:
     :param entries: with those that are not written.
     :param path_bytes: length of its longest path, with a slash before each name.
     :param is_empty: whether it holds no file at any depth.
-    :param has_links: whether there is a symbolic link at any depth.
+    :param has_links: whether there is a symbolic link at any depth, written or not.
     :param is_repository: whether Git would take it for a repository.
     """
 
@@ -241,7 +241,7 @@ def compute_totals(trees: Trees, pack: Pack, limits: Limits, other_bytes: int) -
 
 
 def _totals(tree: int, trees: Trees, pack: Pack) -> TreeTotals:
-    count, is_empty = _settle(tree, trees)
+    count, is_empty, has_links = _settle(tree, trees)
     entries = trees.entries[tree]
     has_head = any(entry.name == HEAD and not (entry.is_directory or entry.is_gitlink) for entry in entries)
     is_repository = has_head and is_git_directory({entry.name for entry in entries})
@@ -249,7 +249,7 @@ def _totals(tree: int, trees: Trees, pack: Pack) -> TreeTotals:
         trees.entries[tree] = entries = [entry for entry in entries if entry.name != HEAD]
         trees.differs(tree, "bare_repository", HEAD)
         count += 1
-    disk_bytes, depth, path_bytes, has_links = BLOCK_BYTES, 0, 0, False
+    disk_bytes, depth, path_bytes = BLOCK_BYTES, 0, 0
     for entry in entries:
         count += 1
         longest = len(entry.name) + 1
@@ -259,23 +259,24 @@ def _totals(tree: int, trees: Trees, pack: Pack) -> TreeTotals:
             disk_bytes += inner.disk_bytes
             depth = max(depth, inner.depth + 1)
             longest += inner.path_bytes
-            has_links |= inner.has_links
         elif entry.is_gitlink:
             disk_bytes += BLOCK_BYTES
             depth = max(depth, 1)
         else:
             disk_bytes += -(-pack.sizes[entry.position] // BLOCK_BYTES) * BLOCK_BYTES
-            has_links |= entry.is_symlink
         path_bytes = max(path_bytes, longest)
     return TreeTotals(
         count, disk_bytes, depth, path_bytes, is_empty=is_empty, has_links=has_links, is_repository=is_repository
     )
 
 
-def _settle(tree: int, trees: Trees) -> tuple[int, bool]:
-    """Leave out what is not written, and note it; return how many entries that are, and whether there is no file."""
+def _settle(tree: int, trees: Trees) -> tuple[int, bool, bool]:
+    """Leave out what is not written, and note it.
+
+    :returns: how many entries that are, whether there is no file, and whether there are links, left out or not.
+    """
     kept: list[Entry] = []
-    skipped, is_empty = 0, True
+    skipped, is_empty, has_links = 0, True, False
     for entry in trees.entries[tree]:
         if entry.is_directory:
             inner = trees.totals[entry.position]
@@ -288,12 +289,14 @@ def _settle(tree: int, trees: Trees) -> tuple[int, bool]:
                 entry, below = entry.instead_of, 0
             else:
                 if inner.has_links:
+                    has_links = True
                     check_name_above_link(entry.name)
                 if inner.is_repository:
                     trees.differs(tree, "bare_repository", entry.name)
         else:
             below = 0
         is_empty = False
+        has_links |= entry.is_symlink
         if entry.is_odd:
             trees.differs(tree, "mode", entry.name)
         if is_writable(entry.name):
@@ -302,4 +305,4 @@ def _settle(tree: int, trees: Trees) -> tuple[int, bool]:
             trees.differs(tree, "name", entry.name, 1 + below)
             skipped += 1 + below
     trees.entries[tree] = kept
-    return skipped, is_empty
+    return skipped, is_empty, has_links
