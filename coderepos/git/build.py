@@ -22,6 +22,7 @@ from coderepos.exceptions import (
 )
 from coderepos.git.checkout import Checkout
 from coderepos.git.child import Emit, emit_to, error_event
+from coderepos.git.connectivity import check_connected
 from coderepos.git.disk_errors import disk_error
 from coderepos.git.families import Families
 from coderepos.git.git_folder import GitFolder
@@ -137,7 +138,7 @@ def make(
             clock.done("scan")
             resolver.finish()
             clock.done("resolve")
-        with Indexer(pack, git) as indexer:
+        with Indexer(pack, git, resolver.links) as indexer:
             families = Families(pack, limits)
             by_id = positions_by_id(pack)
             outcome = wait_for_outcome()
@@ -156,7 +157,9 @@ def make(
             checkout = Checkout(incoming, TREE_NAME, trees, pack, substitutions, group_readable=request.group_readable)
             checkout.write(families)
             clock.done("checkout")
-            indexer.finish()
+            tips = [by_id[bytes.fromhex(one)] for one in (refs.commit_id, *refs.ids.values(), *refs.peeled.values())]
+            ends = {by_id[bytes.fromhex(one)] for one in shallow}
+            indexer.finish(lambda: check_connected(resolver.links, pack, by_id, families, tips, ends))
         git.finish()
         clock.done("index")
     finally:
@@ -183,7 +186,7 @@ def _scan(pack_fd: int, pack: Pack, limits: Limits, resolver: Resolver, emit: Em
             emit({"event": "progress", "phase": "receiving", "objects": objects, "total_objects": total})
             next_progress = time.monotonic() + _PROGRESS_SECONDS
 
-    PackScanner(pack_fd, pack, limits, on_pause).scan()
+    PackScanner(pack_fd, pack, limits, on_pause, resolver.add_links).scan()
     emit({"event": "progress", "phase": "resolving", "objects": len(pack), "total_objects": len(pack)})
 
 

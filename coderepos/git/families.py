@@ -13,13 +13,14 @@ from zlib import decompress
 
 from coderepos.exceptions import InflatedTooLarge, RemoteProtocolError
 from coderepos.git.delta import LARGE_BYTES, STEP_BYTES, apply_delta, apply_delta_in_pieces
-from coderepos.git.pack import ID_BYTES, REF_DELTA, TYPE_NAMES, Pack
+from coderepos.git.pack import ID_BYTES, REF_DELTA, TREE, TYPE_NAMES, Pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Final
 
+    from coderepos.git.connectivity import Links
     from coderepos.git.limits import Limits
 
 _HELD_BYTES: Final = 32 * 10**6
@@ -51,9 +52,10 @@ class Families:
         self._dropped = 0
         self._made_again_bytes = 0
 
-    def resolve(self, positions: range) -> None:
+    def resolve(self, positions: range, links: Links) -> None:
         """Fill in the ids of the deltas among ``positions``, whose bases are all given by offset.
 
+        :param links: gets what the trees and commits among them name.
         :raises RemoteProtocolError: a delta does not fit its base.
         :raises InflatedTooLarge: too much had to be made again.
         """
@@ -62,17 +64,21 @@ class Families:
         roots = self._linked([position for position in positions if bases[position] >= 0])
         first, last = positions.start, positions.stop
         for root in roots:
-            name = TYPE_NAMES[kinds[root]]
+            kind = kinds[root]
+            name = TYPE_NAMES[kind]
             for position, data in self._walk(root):
                 if first <= position < last:
                     digest = sha1(b"%s %d\0" % (name, len(data)), usedforsecurity=False)
                     digest.update(data)
                     ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
+                    if kind <= TREE:
+                        links.add(kind, data)
                 del data  # the next one is made while this name would hold it
 
-    def resolve_by_id(self) -> None:
+    def resolve_by_id(self, links: Links) -> None:
         """Fill in the ids, types and bases of all deltas, where some name their bases by id.
 
+        :param links: gets what the trees and commits among them name.
         :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack, or is there twice.
         :raises InflatedTooLarge: too much had to be made again.
         """
@@ -90,6 +96,8 @@ class Families:
             for position, data in self._walk(root):
                 digest = sha1(b"%s %d\0" % (name, len(data)), usedforsecurity=False)
                 digest.update(data)
+                if kind <= TREE:
+                    links.add(kind, data)
                 del data
                 pack.ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
                 pack.kinds[position] = kind

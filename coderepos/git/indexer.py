@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from coderepos.exceptions import UnsafeRepository
+from coderepos.git.connectivity import are_complete
 from coderepos.git.forked import Forked, cores
 from coderepos.git.pack_index import index_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final, Self
 
+    from coderepos.git.connectivity import Links
     from coderepos.git.git_folder import GitFolder
     from coderepos.git.pack import Pack
 
@@ -19,31 +23,40 @@ class Indexer:
     """Writes the index and names the pack; a context manager that leaves no process behind.
 
     :param pack: whose deltas are resolved.
+    :param links: what its trees and commits name; there is no index where some of it is missing.
     """
 
-    def __init__(self, pack: Pack, git: GitFolder) -> None:
+    def __init__(self, pack: Pack, git: GitFolder, links: Links) -> None:
         self._pack: Final = pack
         self._git: Final = git
+        self._links: Final = links
         self._process: Forked | None = None
 
     def __enter__(self) -> Self:
         if len(self._pack) >= _SHARED_OBJECTS and cores() > 1:
-            self._process = Forked(self._write)
+            self._process = Forked(self._write_of_complete_pack)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._process:
             self._process.end()
 
-    def finish(self) -> None:
+    def finish(self, check: Callable[[], None]) -> None:
         """See the index written, and the pack named.
 
+        :param check: raises an error where something is missing that may not be.
         :raises OSError: the disk is full or fails.
         """
         # Whatever stopped a second process stops this one too, which can say so.
         if not self._process or not self._process.succeeded():
+            check()
             self._write()
         self._git.name_pack(self._pack.trailer)
+
+    def _write_of_complete_pack(self) -> None:
+        if not are_complete(self._links, self._pack):
+            raise UnsafeRepository
+        self._write()
 
     def _write(self) -> None:
         self._git.write_index(self._pack.trailer, index_of(self._pack))

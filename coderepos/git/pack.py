@@ -51,6 +51,8 @@ class Pack:
         """CRC32 of each entry as it is in the file."""
         self.ids = mmap(-1, 1)
         """Object ids, 20 bytes each; zeros for a delta until it is resolved. Forked processes share them."""
+        self.capacity = 0
+        """How many objects the pack says to hold."""
         self.bases: Final = array("i")
         """Position of a delta's base; -1 for an object that is no delta, or whose base is only known by its id."""
         self.base_ids: Final = bytearray()
@@ -83,6 +85,7 @@ class Pack:
     def expect(self, objects: int) -> None:
         """Make room for the ids of so many objects."""
         self.ids = mmap(-1, objects * ID_BYTES or 1)
+        self.capacity = objects
 
     def object_id(self, position: int) -> bytes:
         """Return the id of an object."""

@@ -50,6 +50,8 @@ class PackScanner:
     :param pack: filled in as the stream is read; its file is empty.
     :param on_pause: called with the objects read and their total, before the first one, every few dozen, and at the
         end of the pack.
+    :param on_links: called with position, type and content of every tree and commit that is no delta; without the
+        content where it did not arrive at once.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class PackScanner:
         pack: Pack,
         limits: Limits,
         on_pause: Callable[[int, int], None] = lambda _done, _total: None,
+        on_links: Callable[[int, int, bytes | None], None] = lambda _position, _kind, _data: None,
     ) -> None:
         self._source: Final = source
         self._limits: Final = limits
         self._on_pause: Final = on_pause
+        self._on_links: Final = on_links
         self._pack: Final = pack
         self._digest: Final = sha1(usedforsecurity=False)
         self._buffer = b""
@@ -118,6 +122,7 @@ class PackScanner:
         ids, kinds, offsets = pack.ids, pack.kinds, pack.offsets
         add_header_length, add_kind, add_base = pack.header_lengths.append, kinds.append, pack.bases.append
         add_size, add_crc, add_offset = pack.sizes.append, pack.crcs.append, offsets.append
+        on_links = self._on_links
         most_object_bytes, most_kept_bytes = limits.object_bytes, limits.delta_memory_bytes
         most_kept_object_bytes = most_kept_bytes // 2  # the rest is left to deltas
         buffer, view, start, base_offset = self._buffer, self._view, self._at, self._buffer_offset
@@ -176,6 +181,8 @@ class PackScanner:
                 elif TREE <= kind <= BLOB and pack.kept_bytes + size + KEEPING_BYTES <= most_kept_object_bytes:
                     pack.keep_object(position, data)
                 ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
+                if kind <= TREE:
+                    on_links(position, kind, data if is_whole else None)
             else:
                 is_kept = pack.kept_bytes + size + KEEPING_BYTES <= most_kept_bytes
                 if not is_whole:

@@ -8,6 +8,7 @@ not finish is done here at the end, and so is every error told here.
 
 from __future__ import annotations
 
+from coderepos.git.connectivity import Links, SharedLinks
 from coderepos.git.delta import LARGE_BYTES, STEP_BYTES, prepare
 from coderepos.git.families import Families
 from coderepos.git.forked import Forked, cores
@@ -37,11 +38,14 @@ class Resolver:
         self._pack: Final = pack
         self._limits: Final = limits
         self._has_second_core: Final = cores() > 1
-        self._here: Final = StreamOrder(pack)
+        self.links: Final = Links(limits.objects)
+        """What the trees and commits of the pack name, once everything is resolved."""
+        self._unread_links: Final[list[int]] = []
+        self._here: Final = StreamOrder(pack, self.links)
         self._is_regular = True
         self._taken = 0
         self._taken_result_bytes = 0
-        self._round: tuple[Forked, range] | None = None
+        self._round: tuple[Forked, range, SharedLinks] | None = None
         self._left: Final[list[range]] = []
         prepare()
 
@@ -57,15 +61,24 @@ class Resolver:
         if self._waiting_work() >= _ROUND_WORK and self._may_start_round() and self._is_paid_for():
             self._start_round(_MOST_ROUND_WORK)
 
+    def add_links(self, position: int, kind: int, data: bytes | None) -> None:
+        """Note what a tree or commit names that is no delta; without its content it is read again later."""
+        if data is None:
+            self._unread_links.append(position)
+        else:
+            self.links.add(kind, data)
+
     def finish(self) -> None:
         """Resolve whatever is left, once the whole pack was read.
 
         :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack.
         :raises InflatedTooLarge: too much had to be made again.
         """
-        pack, families = self._pack, Families(self._pack, self._limits)
+        pack, families, links = self._pack, Families(self._pack, self._limits), self.links
+        for position in self._unread_links:
+            links.add(pack.kinds[position], pack.undeltified(position))
         if pack.based_by_id:
-            families.resolve_by_id()
+            families.resolve_by_id(links)
             return
         while self._taken < len(pack) and self._check_regular():
             if (work := self._waiting_work()) >= 2 * _ROUND_WORK and self._may_start_round():
@@ -73,7 +86,7 @@ class Resolver:
             self._resolve_here(self._take(_STEP_WORK))
         self._collect()
         for positions in (*self._left, range(self._taken, len(pack))):
-            families.resolve(positions)
+            families.resolve(positions, links)
 
     def _may_start_round(self) -> bool:
         if self._round and self._round[0].has_ended():
@@ -98,15 +111,24 @@ class Resolver:
 
     def _start_round(self, most_work: int) -> None:
         pack, positions = self._pack, self._take(most_work)
-        self._round = Forked(lambda: StreamOrder(pack).resolve(positions)), positions
+        shared = SharedLinks(self.links, pack.capacity)
+
+        def resolve() -> None:
+            links = Links(pack.capacity)
+            StreamOrder(pack, links).resolve(positions)
+            shared.store(links)
+
+        self._round = Forked(resolve), positions, shared
         pack.forget(positions)
 
     def _collect(self) -> None:
         """Wait for the second process; what it could not do is left for the end, which tells why."""
         if self._round:
-            process, positions = self._round
+            process, positions, shared = self._round
             self._round = None
-            if not process.succeeded():
+            if process.succeeded():
+                shared.collect()
+            else:
                 self._leave(positions)
 
     def _resolve_here(self, positions: range) -> None:

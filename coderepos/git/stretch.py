@@ -12,12 +12,13 @@ from hashlib import sha1
 from zlib import decompress
 
 from coderepos.git.delta import STEP_BYTES, apply_delta
-from coderepos.git.pack import ID_BYTES, TYPE_NAMES
+from coderepos.git.pack import ID_BYTES, TREE, TYPE_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from coderepos.git.connectivity import Links
     from coderepos.git.pack import Pack
 
 _HELD_BYTES: Final = 8 * 10**6
@@ -34,10 +35,13 @@ class StreamOrder:
 
     What has to be made again costs in all no more than the deltas themselves do, but for a fixed amount: work is
     counted in bytes, see :data:`~coderepos.git.delta.STEP_BYTES`.
+
+    :param links: gets what the trees and commits that are made here name.
     """
 
-    def __init__(self, pack: Pack) -> None:
+    def __init__(self, pack: Pack, links: Links) -> None:
         self._pack: Final = pack
+        self._links: Final = links
         self._recent: Final[dict[int, bytes]] = {}
         """Content by position."""
         self._order: Final[deque[int]] = deque()
@@ -51,7 +55,7 @@ class StreamOrder:
         :raises OutOfOrder: too much has to be made again.
         :raises RemoteProtocolError: a delta does not fit its base.
         """
-        pack, recent, hold = self._pack, self._recent, self._hold
+        pack, recent, hold, add_links = self._pack, self._recent, self._hold, self._links.add
         bases, kinds, sizes, ids, deltas = pack.bases, pack.kinds, pack.sizes, pack.ids, pack.deltas
         for position in positions:
             base_position = bases[position]
@@ -64,9 +68,12 @@ class StreamOrder:
             if delta is None:
                 delta = decompress(pack.compressed(position))
             data = apply_delta(base, delta, result_bytes=sizes[position])
-            digest = sha1(_TYPE_HEADS[kinds[position]] % len(data), usedforsecurity=False)
+            kind = kinds[position]
+            digest = sha1(_TYPE_HEADS[kind] % len(data), usedforsecurity=False)
             digest.update(data)
             ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
+            if kind <= TREE:
+                add_links(kind, data)
             hold(position, data)
 
     def _hold(self, position: int, data: bytes) -> None:

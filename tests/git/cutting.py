@@ -30,6 +30,7 @@ class CuttingServer(HostileServer):
     :param revisions: what ``git rev-list --objects`` is given to list the objects that are sent.
     :param lines: the shallow-info of version 2, or what version 0 says after wants.
     :param advertised: ids of the shallow commits that version 0 tells with its refs.
+    :param pack: what is sent instead of these objects.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class CuttingServer(HostileServer):
         lines: Sequence[str] = (),
         advertised: Sequence[str] = (),
         version: int = 2,
+        pack: bytes | None = None,
     ) -> None:
-        self._pack = pack_of(repository, revisions)
+        self._pack = pack_of(repository, revisions) if pack is None else pack
         self._refs = [("HEAD", head), ("refs/heads/main", head)]
         self._lines = [pkt(f"{line}\n".encode()) for line in lines]
         self._advertised = [pkt(f"shallow {one}\n".encode()) for one in advertised]

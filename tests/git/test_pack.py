@@ -24,6 +24,7 @@ from coderepos.git import delta as delta_module
 from coderepos.git import families as families_module
 from coderepos.git import pack_index, stretch
 from coderepos.git import resolving as resolving_module
+from coderepos.git.connectivity import Links
 from coderepos.git.delta import apply_delta, apply_delta_in_pieces
 from coderepos.git.forked import Forked
 from coderepos.git.limits import Limits
@@ -154,7 +155,7 @@ def test_a_second_process_works_while_the_pack_arrives(history: Path, monkeypatc
     monkeypatch.setattr(resolving_module, "_ROUND_WORK", 1)
     walked: list[range] = []
 
-    def noted(_families: families_module.Families, positions: range) -> None:
+    def noted(_families: families_module.Families, positions: range, _links: Links) -> None:
         walked.append(positions)
 
     monkeypatch.setattr(families_module.Families, "resolve", noted)
@@ -187,9 +188,9 @@ def test_a_pack_whose_bases_are_far_away_gets_the_same_index(tmp_path: Path, mon
     left: list[range] = []
     walk = families_module.Families.resolve
 
-    def noted(families: families_module.Families, positions: range) -> None:
+    def noted(families: families_module.Families, positions: range, links: Links) -> None:
         left.append(positions)
-        walk(families, positions)
+        walk(families, positions, links)
 
     monkeypatch.setattr(families_module.Families, "resolve", noted)
     assert index_of(content) == git_index(content, tmp_path)
@@ -198,7 +199,7 @@ def test_a_pack_whose_bases_are_far_away_gets_the_same_index(tmp_path: Path, mon
 
 def test_many_small_objects_cost_no_square() -> None:
     """To drop the oldest of the objects that are held takes the same time however many were dropped before."""
-    order = stretch.StreamOrder(Pack(-1))
+    order = stretch.StreamOrder(Pack(-1), Links(0))
     started = time.process_time()
     for position in range(450_000):
         order._hold(position, bytes(200))
