@@ -96,6 +96,9 @@ class AppSettings:
     CONNECT_RATE_PER_PROJECT: str = "200/hour"
     """How often repositories may be connected in one project."""
 
+    QUEUE_CLUSTER: str = ""
+    """Cluster of django-q2 that works for us, an entry of ``Q_CLUSTER["ALT_CLUSTERS"]``; the host's own if empty."""
+
     NODE_ID: str = ""
     """Stable name of this machine; the host name when empty."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
+from django.conf import settings
 from django.db import connections, router, transaction
 from django_q.brokers import get_broker
 from django_q.conf import Conf
@@ -19,6 +20,7 @@ from django_q.models import Schedule
 from django_q.signals import post_spawn
 from django_q.tasks import async_task, schedule
 
+from coderepos.conf import conf
 from coderepos.models import Job, alias
 
 RUN_JOB: Final = "coderepos.tasks.run_job"
@@ -37,7 +39,7 @@ def ring(job: Job) -> None:
         if (busy := _transaction_that_would_be_lost()) is not None:
             transaction.on_commit(send, using=busy, robust=True)
             return
-        async_task(RUN_JOB, str(job.pk))
+        async_task(RUN_JOB, str(job.pk), cluster=_cluster(), ack_failure=True)
         job.rung()
 
     # Not a partial: Django names the function in its log when it fails.
@@ -56,12 +58,12 @@ def _transaction_that_would_be_lost() -> str | None:
 
 def ring_later(job: Job, when: datetime) -> None:
     """Ring for a job at ``when``, by the queue's scheduler; the reaper rings too where that is late."""
-    schedule(RUN_JOB, str(job.pk), schedule_type=Schedule.ONCE, next_run=when)
+    schedule(RUN_JOB, str(job.pk), schedule_type=Schedule.ONCE, next_run=when, cluster=_cluster())
 
 
 def waiting() -> int:
     """Return how many notifications wait for a worker, those of the host's own tasks among them."""
-    return int(get_broker().queue_size())
+    return int(get_broker(_cluster()).queue_size())
 
 
 def ensure_schedules() -> None:
@@ -71,8 +73,22 @@ def ensure_schedules() -> None:
         return
     for name, defaults in SCHEDULES.items():
         # The names are not unique in their table, which two `migrate` at once make use of.
-        if not Schedule.objects.using(using).filter(name=name).exists():
-            Schedule.objects.using(using).create(name=name, **defaults)
+        ours = Schedule.objects.using(using).filter(name=name)
+        if not ours.exists():
+            ours.create(name=name, cluster=_cluster(), **defaults)
+        ours.exclude(cluster=_cluster()).update(cluster=_cluster())
+
+
+def _cluster() -> str | None:
+    """Return the name of the cluster that works for this app; ``None`` for the host's own."""
+    return conf.QUEUE_CLUSTER or None
+
+
+def cluster_exists() -> bool:
+    """Return whether the host's settings know the cluster that works for this app."""
+    given = getattr(settings, "Q_CLUSTER", {})
+    # A process of that very cluster has taken the entry out of the settings, and works by it.
+    return _cluster() in (None, Conf.CLUSTER_NAME, *(given.get("ALT_CLUSTERS") or {}))
 
 
 def is_cluster() -> bool:
@@ -81,9 +97,11 @@ def is_cluster() -> bool:
 
 
 def on_worker_start(receiver: Callable[[], None]) -> None:
-    """Call ``receiver`` in every worker process that starts; what it raises is logged, and the worker lives on."""
+    """Call ``receiver`` in every worker of our cluster that starts; what it raises is logged, the worker lives on."""
 
     def start(**_: Any) -> None:
+        if _cluster() not in (None, Conf.CLUSTER_NAME):
+            return
         try:
             receiver()
         except Exception:
@@ -93,8 +111,8 @@ def on_worker_start(receiver: Callable[[], None]) -> None:
 
 
 def settings_in_force() -> dict[str, Any]:
-    """Return the values of the host's ``Q_CLUSTER`` that the system checks look at."""
-    return {
+    """Return the values, as far as system checks look at them, of the cluster that works for this app."""
+    values: dict[str, Any] = {
         "timeout": Conf.TIMEOUT,
         "retry": Conf.RETRY,
         "workers": Conf.WORKERS,
@@ -106,3 +124,11 @@ def settings_in_force() -> dict[str, Any]:
         "orm": Conf.ORM,
         "sync": Conf.SYNC,
     }
+    if _cluster() in (None, Conf.CLUSTER_NAME):
+        return values
+    given: dict[str, Any] = settings.Q_CLUSTER
+    own = given["ALT_CLUSTERS"][_cluster()]
+    if "workers" in own and "queue_limit" not in given:
+        values["queue_limit"] = own["workers"] ** 2
+    # What is read where a task is sent, or one for all clusters, stays that of the host.
+    return {**values, **{name: value for name, value in own.items() if name in values and name not in ("orm", "sync")}}

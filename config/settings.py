@@ -71,6 +71,7 @@ CODEREPOS = environment.given(
         "ACCESS_POLICY": environment.text,
         "CONNECT_RATE_PER_USER": environment.text,
         "CONNECT_RATE_PER_PROJECT": environment.text,
+        "QUEUE_CLUSTER": environment.text,
         "NODE_ID": environment.text,
     }
 )
@@ -100,6 +101,15 @@ Q_CLUSTER = {
     "recycle": 50,
     "poll": 0.5,
     "ALT_CLUSTERS": {},
+}
+
+# Rates are counted in a cache that all processes of this machine share ---------------------------------------------
+
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
+        "LOCATION": VAR_DIR / "cache",
+    },
 }
 
 # HTTP ------------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ STATIC_ROOT = TEST_DIR / "static"
 STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 STORAGES = {**STORAGES, "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}
 
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 CODEREPOS = {
     "MASTER_ENCRYPTION_KEY": base64.b64encode(bytes(range(32))).decode(),
     "SANDBOX_BASE_PATH": str(TEST_DIR / "repos"),

@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 from django.db import transaction
+from django_q.conf import Conf
 from django_q.models import OrmQ, Schedule
+from django_q.signals import post_spawn
 from model_bakery import baker
+from pytest_django import Settings
 
-from coderepos import queue
+from coderepos import queue, services
+from coderepos.crypto import process
 from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, Job
 from coderepos.projects.models import Project
@@ -57,7 +61,7 @@ def test_rolled_back_work_rings_no_bell(job: Job) -> None:
 def test_broken_queue_does_not_break_the_request(job: Job, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     """A queue that is down leaves a job that the reaper finds, and says so in the log."""
 
-    def down(*arguments: object) -> None:
+    def down(*arguments: object, **options: object) -> None:
         raise ConnectionError("the broker is down")
 
     monkeypatch.setattr(queue, "async_task", down)
@@ -88,3 +92,33 @@ def test_schedules_are_made_once() -> None:
         "coderepos.reap": 5,
         "coderepos.sweep": None,
     }
+
+
+def test_cluster_of_its_own(job: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notifications, retries and schedules go to the cluster that works for the app, whose workers alone keep it up."""
+    started = []
+    monkeypatch.setattr(services, "start_worker", lambda: started.append(Conf.CLUSTER_NAME))
+    monkeypatch.setattr(process, "close_process", lambda: None)
+    settings.CODEREPOS = {**settings.CODEREPOS, "QUEUE_CLUSTER": "code"}
+    with transaction.atomic(using=ALIAS):
+        queue.ring(job)
+    queue.ring_later(job, datetime.now(UTC))
+    queue.ensure_schedules()
+    for name in ("host", "code"):
+        monkeypatch.setattr(Conf, "CLUSTER_NAME", name)
+        post_spawn.send(sender="django_q")
+
+    assert set(OrmQ.objects.values_list("key", flat=True)) == {"code"}
+    assert queue.waiting() == 1
+    assert set(Schedule.objects.values_list("cluster", flat=True)) == {"code"}
+    assert started == ["code"]
+
+
+def test_failures_are_acknowledged_whatever_the_host_does(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task of ours that fails is not delivered again; the job in our table says what happens next."""
+    monkeypatch.setattr(Conf, "ACK_FAILURES", False)
+    with transaction.atomic(using=ALIAS):
+        queue.ring(job)
+
+    (task,) = rung()
+    assert task["ack_failure"] is True

@@ -4,14 +4,15 @@ E001 unknown key          E002 wrong type or range    E003 rate             E004
 E006 access policy        E007 project model          E009 sandbox group    E010 CA bundle
 E011 a token field without the field of its key (crypto.fields)             E012 key of the project model
 E013 tables that belong to another project model (check --database)         E014 one database
-E020 to E029 keys         W030 to W034 Q_CLUSTER    W040 insecure hosts         W042 isolation        W043 log redaction
-E015 proxy                W044 password of the proxy
+E015 proxy                E016 name of the cluster    E017 database of the queue
+E020 to E029 keys         W030 to W037 Q_CLUSTER      W040 insecure hosts   W042 isolation       W043 log redaction
+W044 password of a proxy  W045 temporary folder       W046 SQLite           W047 isolation of level 1
+W048 cache of one process
 """
 
 from __future__ import annotations
 
 import grp
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -20,16 +21,16 @@ from django.conf import settings
 from django.core import checks
 from django.utils.module_loading import import_string
 
-from coderepos import queue
 from coderepos.access import parse_rate
-from coderepos.checks.messages import error, warning
+from coderepos.checks.cluster import check_queue
+from coderepos.checks.deployment import check_deployment
+from coderepos.checks.messages import error
 from coderepos.checks.project import check_one_database, check_project_model, check_project_tables
 from coderepos.conf import KEYS, ConfigurationError, conf
 from coderepos.crypto import keyring
-from coderepos.crypto.redaction import RedactingFilter
-from coderepos.git.isolation import available_level
 from coderepos.git.proxy import parse_proxy_url
-from coderepos.hidden import HiddenText
+
+__all__ = ["check_deployment", "check_keys", "check_queue", "check_settings", "register"]
 
 NUMBERS: Final = {
     "MAX_REPO_SIZE_MB": (0.1, 10_000),
@@ -49,7 +50,14 @@ LISTS: Final = (
 )
 HOSTS: Final = LISTS[2:]
 WITH_WILDCARDS: Final = ("ALLOWED_GIT_HOSTS", "PROXY_RESOLVED_HOSTS", "NO_PROXY_HOSTS")
-TEXTS: Final = ("SANDBOX_BASE_PATH", "ACCESS_POLICY", "CONNECT_RATE_PER_USER", "CONNECT_RATE_PER_PROJECT", "NODE_ID")
+TEXTS: Final = (
+    "SANDBOX_BASE_PATH",
+    "ACCESS_POLICY",
+    "CONNECT_RATE_PER_USER",
+    "CONNECT_RATE_PER_PROJECT",
+    "NODE_ID",
+    "QUEUE_CLUSTER",
+)
 POLICY_METHODS: Final = ("visible_projects", "allows")
 
 
@@ -149,56 +157,3 @@ def _wrong_policy() -> Iterator[checks.CheckMessage]:
 def check_keys(**_: Any) -> list[checks.CheckMessage]:
     """Check the encryption keys; no message holds a byte of one."""
     return [error(20 + number, message, hint) for number, message, hint in keyring.problems()]
-
-
-def check_queue(**_: Any) -> list[checks.CheckMessage]:
-    """Check the values of ``Q_CLUSTER`` that decide whether jobs run twice, for ever or not at all."""
-    cluster = queue.settings_in_force()
-    timeout, retry = cluster["timeout"], cluster["retry"]
-    messages: list[checks.CheckMessage] = []
-    if not timeout or timeout < conf.GIT_CLONE_TIMEOUT + 60:
-        hint = f"Set it to at least {conf.GIT_CLONE_TIMEOUT + 60:g}: the queue is only the outer net."
-        messages.append(warning(30, "Q_CLUSTER['timeout'] ends a clone before its own time limit does.", hint))
-    rounds = 1 + -(-2 // max(1, cluster["workers"]))
-    if timeout and retry <= timeout * rounds:
-        hint = f"Set it above {timeout * rounds:g}."
-        messages.append(warning(31, "Q_CLUSTER['retry'] hands a task to a second worker while it runs.", hint))
-    if not cluster["ack_failures"]:
-        messages.append(
-            warning(32, "Q_CLUSTER['ack_failures'] is off: failures repeat without end.", "Set it to True.")
-        )
-    if cluster["bulk"] != 1 or cluster["queue_limit"] > cluster["workers"]:
-        messages.append(
-            warning(
-                33, "Q_CLUSTER fetches tasks ahead, which starts their retry clock.", "Set bulk and queue_limit to 1."
-            )
-        )
-    if cluster["sync"]:
-        messages.append(warning(34, "Q_CLUSTER['sync'] clones inside the web request.", "Set it to False."))
-    return messages
-
-
-def check_deployment(**_: Any) -> list[checks.CheckMessage]:
-    """Check what is fine for a demo and a test but not in production."""
-    messages: list[checks.CheckMessage] = []
-    if conf.INSECURE_HTTP_HOSTS:
-        messages.append(warning(40, "INSECURE_HTTP_HOSTS sends tokens unencrypted.", "Use https, with GIT_CA_BUNDLE."))
-    has_password = isinstance(conf.HTTPS_PROXY_URL, str) and "@" in conf.HTTPS_PROXY_URL
-    if has_password and not isinstance(conf.HTTPS_PROXY_URL, HiddenText):
-        hint = "Write HiddenText('http://…') of coderepos.hidden."
-        messages.append(warning(44, "Error reports of Django show the password of HTTPS_PROXY_URL.", hint))
-    if available_level() < conf.SANDBOX_MIN_LEVEL:
-        hint = f"This kernel offers level {available_level()}; lower SANDBOX_MIN_LEVEL or use a newer kernel."
-        messages.append(warning(42, "No clone can run: SANDBOX_MIN_LEVEL is above what this machine offers.", hint))
-    handlers = [handler for logger in _loggers() for handler in logger.handlers]
-    if not any(isinstance(one, RedactingFilter) for handler in handlers for one in handler.filters):
-        hint = "Add coderepos.crypto.redaction.RedactingFilter to the handlers in LOGGING."
-        messages.append(warning(43, "No log handler masks access tokens.", hint))
-    return messages
-
-
-def _loggers() -> Iterator[logging.Logger]:
-    logger: logging.Logger | None = logging.getLogger("coderepos")
-    while logger is not None:
-        yield logger
-        logger = logger.parent if logger.propagate else None

@@ -38,7 +38,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
             "PATH": os.environ["PATH"],
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "DATABASE_URL": f"sqlite:///{folder}/db.sqlite3",
-            "SANDBOX_BASE_PATH": f"{folder}/repos",
+            "SANDBOX_BASE_PATH": "/srv/repos",
             **environment,
         },
         cwd=settings.BASE_DIR,
