@@ -26,7 +26,7 @@ PACK_FOLDER: Final = f"{NAME}/objects/pack"
 INCOMING_PACK: Final = f"{PACK_FOLDER}/incoming.pack"
 
 _FOLDERS: Final = (NAME, f"{NAME}/objects", PACK_FOLDER, f"{NAME}/refs")
-_CONFIG: Final = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
+CONFIG: Final = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -71,7 +71,7 @@ class GitFolder:
         """
         head = b"ref: " + refs.branch if refs.branch else refs.commit_id.encode()
         written = self._write(f"{NAME}/HEAD", head + b"\n")
-        written += self._write(f"{NAME}/config", _CONFIG)
+        written += self._write(f"{NAME}/config", CONFIG)
         lines = [b"# pack-refs with: peeled fully-peeled sorted \n"]
         for name in sorted(refs.ids):
             lines.append(b"%s %s\n" % (refs.ids[name].encode(), name))

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError, RemoteProtocolError
 from coderepos.git import events, launcher
+from coderepos.git.inspection import inspect
 from coderepos.git.launcher import Child
 from coderepos.git.limits import Limits
 from coderepos.git.messages import (
@@ -30,12 +31,16 @@ from coderepos.git.messages import (
     dump_line,
     request_line,
 )
+from coderepos.git.process_group import has_ended
 from coderepos.git.reports import CloneReport, Credentials, Progress, token_expiry
 from coderepos.git.text import display_ref
-from coderepos.git.watchdog import Watchdog
+from coderepos.git.watchdog import TICK_SECONDS, Watchdog
 from coderepos.hidden import HiddenText
 
 logger = logging.getLogger(__name__)
+
+INSPECTION_SECONDS: Final = 60.0
+"""How long the inspection of what was built may take, which comes after the deadline of the children."""
 
 _GRACE_SECONDS: Final = 2.0
 """How long the other child may still name the true cause once one has failed."""
@@ -86,7 +91,7 @@ def clone(
     :param incoming: absolute path of an empty, writable folder; removing it after an error is the caller's part.
     :param on_progress: called at least once a second. What it raises ends the clone and goes through.
     :raises GitError: the leaf that names what went wrong.
-    :raises InternalError: a child died or misbehaved; the log says how.
+    :raises InternalError: a child died, misbehaved or left what it should not; the log says how.
     """
     with ExitStack() as running:
         fetch, build = _start(programs, running)
@@ -101,7 +106,33 @@ def clone(
                 )
             )
         )
-        return _Conversation(fetch, build, request, on_progress).report()
+        report = _Conversation(fetch, build, request, on_progress).report()
+    return _inspected(report, build, incoming, request.limits, on_progress)
+
+
+def _inspected(
+    report: CloneReport, build: Child, incoming: Path, limits: Limits, on_progress: Callable[[Progress], None]
+) -> CloneReport:
+    """Return a report with the figures of what is really there, once nothing can change that any more."""
+    if not has_ended(build.pid, within_seconds=_GRACE_SECONDS):
+        raise build.misbehaved("left a process behind that does not end")
+    objects = report.build.objects
+    progress = Progress(
+        phase="publishing", received_bytes=report.received_bytes, objects=objects, total_objects=objects
+    )
+    started = told = time.monotonic()
+
+    def on_pause() -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - started > INSPECTION_SECONDS:
+            raise CloneTimeout
+        if now - told > TICK_SECONDS:
+            told = now
+            on_progress(progress)
+
+    found = inspect(incoming, limits, on_pause=on_pause)
+    return CloneReport(**{**vars(report), "build": BuildReport(**{**vars(report.build), **vars(found)})})
 
 
 def fetch_request(request: CloneRequest, *, depth: int | None, count_only: bool = False) -> FetchRequest:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coderepos.git import isolation
+from coderepos.git.git_folder import CONFIG
 from coderepos.git.messages import dump_line, load_line
 
 COMMIT = "1" * 40
@@ -59,13 +60,17 @@ def error(code: str, **fields: object) -> list[Any]:
 
 
 FETCH = [STARTED, ["send", 3], outcome()]
-BUILD = [STARTED, ["receive"], ["await_outcome"], report()]
+BUILD = [STARTED, ["receive"], ["await_outcome"], ["leave"], report()]
 
 
 def main(pack_fd: int) -> int:
     """Play the script."""
     request = load_line(sys.stdin.buffer.readline())
-    script = request["ref"] if "ref" in request else Path(request["incoming"], "script").read_text()
+    if "ref" in request:
+        script = request["ref"]
+    else:
+        os.chdir(request["incoming"])
+        script = Path("script").read_text()
     for name, *arguments in json.loads(script):
         STEPS[name](pack_fd, *arguments)
     return 0
@@ -74,6 +79,35 @@ def main(pack_fd: int) -> int:
 def say(pack_fd: int, event: dict[str, Any]) -> None:
     """Emit one event."""
     raw(pack_fd, dump_line(event).decode())
+
+
+def leave(pack_fd: int, code: str = "") -> None:
+    """Leave what a build child leaves, in its working directory, and do to it what the code says."""
+    Path("script").unlink()
+    make_version(Path())
+    exec(code, {"os": os, "Path": Path, "time": time})  # noqa: S102  the tests' own
+
+
+def make_version(place: Path) -> None:
+    """Make a working tree and Git data as the build child does."""
+    contents = {
+        "tree/file": b"content",
+        "tree/folder/program": b"#!/bin/sh\n",
+        "git/HEAD": b"ref: refs/heads/main\n",
+        "git/config": CONFIG,
+        "git/packed-refs": b"# pack-refs with: peeled fully-peeled sorted \n",
+        f"git/objects/pack/pack-{COMMIT}.pack": b"PACK",
+        f"git/objects/pack/pack-{COMMIT}.idx": b"index",
+    }
+    for name, content in contents.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content)
+        (place / name).chmod(0o400)
+    (place / "git/refs").mkdir()
+    (place / "tree/link").symlink_to("folder/program")
+    (place / "tree/folder/program").chmod(0o500)
+    for folder in ("tree/folder", "tree", "git/refs", "git/objects/pack", "git/objects", "git"):
+        (place / folder).chmod(0o500)
 
 
 def raw(pack_fd: int, text: str, times: int = 1) -> None:
@@ -136,6 +170,7 @@ def signals(pack_fd: int) -> None:
 
 STEPS: dict[str, Callable[..., None]] = {
     "say": say,
+    "leave": leave,
     "raw": raw,
     "send": send,
     "receive": receive,

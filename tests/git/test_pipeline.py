@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -72,7 +73,9 @@ def play(tmp_path: Path) -> Play:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         credentials: Credentials | None = None,
     ) -> CloneReport:
-        (tmp_path / "script").write_text(json.dumps(build))
+        incoming = tmp_path / uuid.uuid4().hex
+        incoming.mkdir()
+        (incoming / "script").write_text(json.dumps(build))
         request = CloneRequest(
             url="https://git.example/r.git",
             credentials=credentials,
@@ -83,7 +86,7 @@ def play(tmp_path: Path) -> Play:
             min_level=1,
             group_readable=False,
         )
-        return clone(request, incoming=tmp_path, on_progress=on_progress, programs=SCRIPTED)
+        return clone(request, incoming=incoming, on_progress=on_progress, programs=SCRIPTED)
 
     return run
 
@@ -111,7 +114,7 @@ def test_a_long_outcome_reaches_build_whole(play: Play) -> None:
 
     play(
         [STARTED, outcome(tags=tags)],
-        [STARTED, ["receive"], ["sleep", 0.3], ["await_outcome"], ["sleep", 0.5], report()],
+        [STARTED, ["receive"], ["sleep", 0.3], ["await_outcome"], ["sleep", 0.5], ["leave"], report()],
         on_progress=seen.append,
     )
 
@@ -136,6 +139,7 @@ def test_progress_of_both_is_merged_and_never_goes_back(play: Play) -> None:
             ["receive"],
             ["await_outcome"],
             ["sleep", 0.5],
+            ["leave"],
             report(),
         ],
         on_progress=seen.append,

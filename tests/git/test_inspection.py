@@ -1,0 +1,289 @@
+"""The parent publishes nothing that the build child should not have left, whatever the child says of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError, SandboxUnavailable
+from coderepos.git import inspection, pipeline, process_group
+from coderepos.git.inspection import inspect
+from coderepos.git.limits import Limits
+from coderepos.git.messages import NetworkPolicy
+from coderepos.git.pipeline import CloneRequest, Programs, clone
+from coderepos.git.reports import CloneReport, Progress
+from tests.git.http_backend import GitServer, git, make_repository
+from tests.git.scripted import COMMIT, FETCH, STARTED, make_version, report
+from tests.git.users import NOBODY
+
+pytestmark = pytest.mark.usefixtures("no_children_left")
+
+SCRIPTED = Programs(fetch="tests.git.scripted", build="tests.git.scripted")
+LIMITS = Limits(clone_seconds=20, disk_bytes=200_000, entries=50, depth=4)
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Iterator[Path]:
+    """The folder in which a build child works."""
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    yield folder
+    subprocess.run(["chmod", "-R", "u+rwx", str(folder)], check=False)
+
+
+def built(incoming: Path, code: str = "", on_progress: Callable[[Progress], None] = lambda _: None) -> CloneReport:
+    """Clone with a build child that leaves what it should, and does to it what the code says."""
+    steps = [STARTED, ["receive"], ["await_outcome"], ["leave", code], report(git_bytes=1, tree_bytes=2, entries=3)]
+    (incoming / "script").write_text(json.dumps(steps))
+    request = CloneRequest(
+        url="https://git.example/r.git",
+        credentials=None,
+        ref=json.dumps(FETCH),
+        depth=None,
+        policy=NetworkPolicy(),
+        limits=LIMITS,
+        min_level=1,
+        group_readable=False,
+    )
+    return clone(request, incoming=incoming, on_progress=on_progress, programs=SCRIPTED)
+
+
+def test_what_is_there_counts_not_what_was_said(incoming: Path) -> None:
+    """Figures are those of the parent's own look."""
+    made = built(incoming)
+
+    files = [path for path in (incoming / "git").rglob("*") if path.is_file()]
+    assert made.build.git_bytes == sum(path.stat().st_size for path in files)
+    assert (made.build.tree_bytes, made.build.entries) == (5 * 4_096, 4)
+    assert (made.build.commit_id, made.build.objects) == (COMMIT, 3)
+
+
+def test_honest_figures_are_the_same(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parent and child count alike, so that nothing is refused that the child found to be within the limits."""
+    repository = make_repository(tmp_path / "served/repository")
+    (repository / "folder/inner").mkdir(parents=True)
+    (repository / "folder/inner/large").write_bytes(os.urandom(9_000))
+    (repository / "folder/empty").write_bytes(b"")
+    (repository / "folder/program").write_text("#!/bin/sh")
+    (repository / "folder/program").chmod(0o755)
+    (repository / "inside").symlink_to("folder/inner")
+    (repository / "outside").symlink_to("../../etc")
+    git("add", "-A", cwd=repository)
+    git("update-index", "--add", "--cacheinfo", f"160000,{COMMIT},module", cwd=repository)
+    git("commit", "--quiet", "-m", "all kinds", cwd=repository)
+    said = []
+
+    def compare(report: CloneReport, *rest: Any) -> CloneReport:
+        said.append(report)
+        return inspected(report, *rest)
+
+    inspected = pipeline._inspected
+    monkeypatch.setattr(pipeline, "_inspected", compare)
+    with GitServer(tmp_path / "served") as server:
+        request = CloneRequest(
+            url=server.url("repository"),
+            credentials=None,
+            ref="",
+            depth=None,
+            policy=NetworkPolicy(private_hosts=(server.host,), insecure_http_hosts=(server.host,)),
+            limits=Limits(clone_seconds=60),
+            min_level=1,
+            group_readable=False,
+        )
+        made = clone(request, incoming=incoming, on_progress=lambda _: None)
+
+    assert made == said[0]
+
+
+OPEN = "[os.chmod(folder, 0o700) for folder in (TREE, GIT, GIT + '/objects', GIT + '/objects/pack', GIT + '/refs')]; "
+
+LEFT = {
+    "tree that is a link": "os.chmod('tree', 0o700); os.rename('tree', '../aside'); os.symlink('/etc', 'tree')",
+    "tree that is a file": "os.rename('tree', '../aside'); open('tree', 'w').close()",
+    "git that is a link": "os.rename('git', '../aside'); os.symlink('/etc', 'git')",
+    "no tree": "os.rename('tree', '../aside')",
+    "no git": "os.rename('git', '../aside')",
+    "something beside": "open('beside', 'w').close()",
+    "folder beside": "os.mkdir('.hidden')",
+    "link out": OPEN + "os.symlink('/etc/passwd', 'tree/out')",
+    "link up": OPEN + "os.symlink('../git/config', 'tree/out')",
+    "links in a chain": OPEN + "os.symlink('a', 'tree/b'); os.symlink('..', 'tree/a'); os.symlink('b/..', 'tree/c')",
+    "links in a circle": OPEN + "os.symlink('a', 'tree/b'); os.symlink('b', 'tree/a')",
+    "program of its owner": "os.chmod('tree/file', 0o4500)",
+    "program of its group": "os.chmod('tree/file', 0o2500)",
+    "sticky folder": "os.chmod('tree/folder', 0o1500)",
+    "writable file": "os.chmod('tree/file', 0o600)",
+    "file for all to write": "os.chmod('tree/file', 0o402)",
+    "writable folder": "os.chmod('tree/folder', 0o700)",
+    "closed folder": "os.chmod('tree/folder', 0o000)",
+    "closed file": "os.chmod('tree/file', 0o000)",
+    "writable tree": "os.chmod('tree', 0o700)",
+    "writable git": "os.chmod('git', 0o700)",
+    "pipe": OPEN + "os.mkfifo('tree/pipe', 0o400)",
+    "second name": OPEN + "os.link('tree/file', 'tree/second')",
+    "second name elsewhere": OPEN + "os.link('tree/file', '../outside')",
+    "pack with a second name": OPEN + f"os.link('git/objects/pack/pack-{COMMIT}.pack', '../outside')",
+    "too many": OPEN + "[open(f'tree/{n}', 'w').close() or os.chmod(f'tree/{n}', 0o400) for n in range(60)]",
+    "too deep": OPEN + "os.makedirs('tree/1/2/3/4/5/6'); [os.chmod(p, 0o500) for p, _, _ in os.walk('tree')]",
+    "too large": OPEN + "f = open('tree/large', 'w'); f.truncate(300_000); f.close(); os.chmod('tree/large', 0o400)",
+    "huge and sparse": OPEN
+    + "f = open('tree/large', 'w'); f.truncate(1 << 40); f.close(); os.chmod('tree/large', 0o400)",
+    "too large together": OPEN + "open('tree/a', 'w').truncate(150_000); os.chmod('tree/a', 0o400); "
+    f"os.truncate('git/objects/pack/pack-{COMMIT}.pack', 150_000)",
+    "own configuration": OPEN + "os.chmod('git/config', 0o600); "
+    "open('git/config', 'a').write('[core]\\n\\tfsmonitor = touch /tmp/x\\n'); os.chmod('git/config', 0o400)",
+    "other configuration of the same length": OPEN + "old = open('git/config').read(); os.chmod('git/config', 0o600); "
+    "open('git/config', 'w').write(old.replace('true', 'tru1')); os.chmod('git/config', 0o400)",
+    "configuration that is a link": OPEN + "os.unlink('git/config'); os.symlink('/etc/gitconfig', 'git/config')",
+    "no configuration": OPEN + "os.unlink('git/config')",
+    "hooks": OPEN + "os.mkdir('git/hooks', 0o500)",
+    "other work tree": OPEN + "open('git/commondir', 'w').write('/etc'); os.chmod('git/commondir', 0o400)",
+    "alternates": OPEN + "os.mkdir('git/objects/info'); open('git/objects/info/alternates', 'w').write('/')",
+    "loose object": OPEN + "os.mkdir('git/objects/aa'); os.chmod('git/objects/aa', 0o500)",
+    "empty tree with content": OPEN + "os.mkdir('git/objects/4b'); "
+    "p = 'git/objects/4b/825dc642cb6eb9a060e54bf8d69288fbee4904'; open(p, 'w').write('x'); os.chmod(p, 0o400); "
+    "os.chmod('git/objects/4b', 0o500)",
+    "loose ref": OPEN + "os.mkdir('git/refs/heads'); os.chmod('git/refs/heads', 0o500)",
+    "two packs": OPEN + "[open(f'git/objects/pack/pack-{40 * \"2\"}.{k}', 'w').close() for k in ('pack', 'idx')]",
+    "pack without index": OPEN + f"os.unlink('git/objects/pack/pack-{COMMIT}.idx')",
+    "index of another pack": OPEN + f"os.rename('git/objects/pack/pack-{COMMIT}.idx', "
+    f"'git/objects/pack/pack-{40 * '2'}.idx')",
+    "unfinished pack": OPEN + f"os.rename('git/objects/pack/pack-{COMMIT}.pack', 'git/objects/pack/incoming.pack')",
+    "pack that is a link": OPEN
+    + f"p = 'git/objects/pack/pack-{COMMIT}.pack'; os.unlink(p); os.symlink('/etc/passwd', p)",
+    "HEAD elsewhere": OPEN + "os.chmod('git/HEAD', 0o600); open('git/HEAD', 'w').write('ref: refs/heads/../../x\\n'); "
+    "os.chmod('git/HEAD', 0o400)",
+    "HEAD without an end": OPEN + "os.chmod('git/HEAD', 0o600); open('git/HEAD', 'w').write('ref: refs/heads/main'); "
+    "os.chmod('git/HEAD', 0o400)",
+    "long HEAD": OPEN + "os.chmod('git/HEAD', 0o600); open('git/HEAD', 'w').write('ref: refs/heads/' + 'x' * 5_000); "
+    "os.chmod('git/HEAD', 0o400)",
+}
+
+
+@pytest.mark.parametrize("code", [pytest.param(code, id=name) for name, code in LEFT.items()])
+def test_what_should_not_be_there_is_not_published(incoming: Path, code: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Our error, and one line in the log that says what it was, without a name that hostile data chose."""
+    with pytest.raises(InternalError):
+        built(incoming, f"TREE, GIT = 'tree', 'git'; {code}{CLOSE if code.startswith(OPEN) else ''}")
+
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+    assert "The build child left" in caplog.text
+
+
+CLOSE = "; [os.chmod(folder, 0o500) for folder in (TREE, GIT + '/refs', GIT + '/objects/pack', GIT + '/objects', GIT)]"
+
+
+def test_opening_and_closing_alone_changes_nothing(incoming: Path) -> None:
+    """What the cases above have in common is not what is refused."""
+    assert built(incoming, f"TREE, GIT = 'tree', 'git'; {OPEN}pass{CLOSE}").build.entries == 4
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away and make devices")
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda place: os.chown(place / "tree/file", NOBODY, NOBODY),
+        lambda place: os.chown(place / "tree/folder", NOBODY, NOBODY),
+        lambda place: os.lchown(place / "tree/link", NOBODY, NOBODY),
+        lambda place: os.chown(place / "git", NOBODY, NOBODY),
+        lambda place: os.mknod(place / "tree/device", 0o020400, os.makedev(1, 3)),
+    ],
+)
+def test_what_is_somebody_elses_is_not_published(incoming: Path, harm: Callable[[Path], None]) -> None:
+    """Neither files nor folders, links or devices."""
+    make_version(incoming)
+    harm(incoming)
+
+    with pytest.raises(InternalError):
+        inspect(incoming, LIMITS, on_pause=lambda: None)
+
+
+def test_socket_is_not_published(incoming: Path) -> None:
+    """Whoever opens one talks to a process."""
+    make_version(incoming)
+    (incoming / "tree").chmod(0o700)
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = os.getcwd()
+        os.chdir(incoming / "tree")  # its address has to be short
+        listener.bind("socket")
+        os.chdir(here)
+    (incoming / "tree/socket").chmod(0o400)
+    (incoming / "tree").chmod(0o500)
+
+    with pytest.raises(InternalError):
+        inspect(incoming, LIMITS, on_pause=lambda: None)
+
+
+def test_disk_that_fails_is_no_fault_of_the_child(incoming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of the system is told."""
+    make_version(incoming)
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "scandir", fail)
+
+    with pytest.raises(SandboxUnavailable):
+        inspect(incoming, LIMITS, on_pause=lambda: None)
+
+
+def test_process_that_the_child_left_is_gone_before_the_look(incoming: Path) -> None:
+    """What would plant a link a moment later is killed, and waited for."""
+    code = (
+        "os.chmod('tree', 0o700)\n"
+        "if not os.fork():\n"
+        "    while True:\n"
+        "        try:\n"
+        "            os.symlink('/etc', 'tree/planted')\n"
+        "            os.unlink('tree/planted')\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "os.chmod('tree', 0o500)\n"
+    )
+    try:
+        built(incoming, code)
+    except CodeReposError:
+        seen = True
+    else:
+        seen = False
+
+    assert seen == os.path.lexists(incoming / "tree/planted")
+
+
+def test_process_that_does_not_end_is_waited_for_in_vain() -> None:
+    """A group at work is told from one that has ended, also where nobody reaped its last process."""
+    working = subprocess.Popen(["sleep", "60"], process_group=0)
+    try:
+        assert not process_group.has_ended(working.pid, within_seconds=0.3)
+        working.kill()
+        started = time.monotonic()
+        assert process_group.has_ended(working.pid, within_seconds=10)  # a zombie
+        assert time.monotonic() - started < 5
+    finally:
+        working.kill()
+        working.wait()
+    assert process_group.has_ended(working.pid, within_seconds=0)
+
+
+def test_long_inspection_gives_signs_of_life(incoming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease is renewed meanwhile, and an inspection without end is a time-out."""
+    told: list[Progress] = []
+    monkeypatch.setattr(inspection, "_ENTRIES_PER_PAUSE", 1)
+    monkeypatch.setattr(pipeline, "TICK_SECONDS", 0)
+    built(incoming, on_progress=told.append)
+    assert told[-1].phase == "publishing"
+
+    subprocess.run(["rm", "-rf", str(incoming)], check=True)
+    incoming.mkdir()
+    monkeypatch.setattr(pipeline, "INSPECTION_SECONDS", -1)
+    with pytest.raises(CloneTimeout):
+        built(incoming)
