@@ -12,6 +12,7 @@ import pytest
 from coderepos.api.urls import urlpatterns
 from coderepos.conf import AppSettings
 from coderepos.exceptions import leaves
+from coderepos.git.substitutions import MEANINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -42,6 +43,15 @@ def test_api_page_has_every_endpoint() -> None:
 def test_api_page_has_every_error(code: str) -> None:
     """Every code that an answer or a job may hold is explained."""
     assert f"`{code}`" in (DOCS / "api.md").read_text()
+
+
+def test_every_reason_of_a_substitution_is_explained() -> None:
+    """The table and the sentences of the admin have the same reasons, and no clone counts for another one."""
+    rows = re.findall(r"^\| `([a-z_]+)` \|", (DOCS / "how-it-works.md").read_text(), re.MULTILINE)
+    engine = "".join(path.read_text() for path in (ROOT / "coderepos/git").glob("*.py"))
+    counted = re.findall(r'(?:\bdiffers\(tree, |substitutions\.add(?:_unnamed)?\()"([a-z_]+)"', engine)
+
+    assert set(rows) == set(MEANINGS) == set(counted)
 
 
 def test_links_between_pages_lead_somewhere() -> None:

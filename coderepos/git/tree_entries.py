@@ -40,7 +40,7 @@ class Entry:
     __slots__ = ("instead_of", "is_directory", "is_odd", "mode", "name", "position")
 
     def __init__(
-        self, mode: int, name: bytes, position: int, *, is_odd: bool = False, instead_of: Entry | None = None
+        self, mode: int, name: bytes, position: int, is_odd: bool = False, instead_of: Entry | None = None
     ) -> None:
         self.mode: Final = mode
         self.name: Final = name

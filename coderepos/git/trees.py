@@ -150,7 +150,7 @@ class TreeReader:
             entries = self._parsed[position] = []
             for mode, is_odd, name, object_id in parse_tree(data, most=self._limits.entries):
                 check_name(name, mode)
-                entries.append(Entry(mode, name, self._number(object_id, mode), is_odd=is_odd))
+                entries.append(Entry(mode, name, self._number(object_id, mode), is_odd))
             self._charge(len(entries))
 
     def _entries(self, tree: int, trees: Trees) -> list[Entry]:
@@ -243,8 +243,8 @@ def compute_totals(trees: Trees, pack: Pack, limits: Limits, other_bytes: int) -
 def _totals(tree: int, trees: Trees, pack: Pack) -> TreeTotals:
     count, is_empty, has_links = _settle(tree, trees)
     entries = trees.entries[tree]
-    has_head = any(entry.name == HEAD and not (entry.is_directory or entry.is_gitlink) for entry in entries)
-    is_repository = has_head and is_git_directory({entry.name for entry in entries})
+    names = {entry.name for entry in entries if not (entry.name == HEAD and (entry.is_directory or entry.is_gitlink))}
+    is_repository = is_git_directory(names)
     if is_repository and tree == trees.root:
         trees.entries[tree] = entries = [entry for entry in entries if entry.name != HEAD]
         trees.differs(tree, "bare_repository", HEAD)
