@@ -175,7 +175,7 @@ class RefNotFound(GitError):
 
 
 class RepositoryEmpty(GitError):
-    """The repository has no commit yet; push one and connect it again."""
+    """The repository has no commit yet; push one and try again."""
 
     code = "repository_empty"
 
@@ -390,12 +390,10 @@ class LimitExceeded(GitError):
 
 
 class RepositoryTooLarge(LimitExceeded):
-    """The repository is larger than this installation allows; connect it with a smaller depth."""
+    """The repository is larger than this installation allows; choose a smaller depth."""
 
     code = "repository_too_large"
-    sentence = (
-        "The repository takes at least {figure:,} bytes; the limit is {limit:,}. Connect it with a smaller depth."
-    )
+    sentence = "The repository takes at least {figure:,} bytes; the limit is {limit:,}. Choose a smaller depth."
 
     @classmethod
     def of(cls, size_bytes: int, limit_bytes: int, *, at_least: bool = False) -> RepositoryTooLarge:
@@ -426,10 +424,10 @@ class TooManyRefs(LimitExceeded):
 
 
 class TooManyObjects(LimitExceeded):
-    """The repository has more objects than this installation allows; connect it with a smaller depth."""
+    """The repository has more objects than this installation allows; choose a smaller depth."""
 
     code = "too_many_objects"
-    sentence = "The repository has at least {figure:,} objects; the limit is {limit:,}. Try a smaller depth."
+    sentence = "The repository has at least {figure:,} objects; the limit is {limit:,}. Choose a smaller depth."
 
 
 class ObjectTooLarge(LimitExceeded):

@@ -16,6 +16,7 @@ from coderepos.crypto.fields import MAX_TOKEN_CHARACTERS, validate_token
 from coderepos.crypto.secret import Secret
 from coderepos.models.database import vendor
 
+LARGEST_DEPTH: Final = 2**31 - 1
 REF_BYTES: Final = 255
 
 MAX_USERNAME_CHARACTERS: Final = 2_048
@@ -98,6 +99,32 @@ class UserNameField(serializers.CharField):
             max_length=MAX_USERNAME_CHARACTERS,
             # RFC 7617, section 2: a user-id with a colon would move where the password starts.
             validators=[no_control_characters, RegexValidator(":", "A colon is not allowed.", inverse_match=True)],
+            **kwargs,
+        )
+
+
+class RefField(serializers.CharField):
+    """A branch, tag or commit."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            allow_blank=True,
+            trim_whitespace=False,
+            validators=[no_control_characters, at_most_ref_bytes],
+            help_text="Branch, tag or commit; the remote's default branch when empty.",
+            **kwargs,
+        )
+
+
+class DepthField(serializers.IntegerField):
+    """A number of commits."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            allow_null=True,
+            min_value=1,
+            max_value=LARGEST_DEPTH,
+            help_text="Commits of history to clone; all when null.",
             **kwargs,
         )
 

@@ -26,6 +26,7 @@ from coderepos.api.errors import STATUS
 from coderepos.api.listing import AllRepositoriesQuery, RepositoryQuery
 from coderepos.api.serializers import (
     AuditEntrySerializer,
+    ChangeSerializer,
     ConnectedSerializer,
     ConnectSerializer,
     JobSerializer,
@@ -83,6 +84,7 @@ REPLACE: Final = (
     *(code for code in CONNECT if code not in {"already_connected", "repository_too_large"}),
     "invalid_state",
 )
+CHANGE: Final = (*CONNECT, "job_running", "invalid_state", "token_undecryptable")
 CLONE: Final = (*WRITE, "job_running", "invalid_state")
 """Codes that each kind of call may answer with."""
 
@@ -107,6 +109,7 @@ class ErrorSerializer(serializers.Serializer[Any]):
 
 for _serializer in (
     AuditEntrySerializer,
+    ChangeSerializer,
     ConnectedSerializer,
     ConnectSerializer,
     ErrorDetailSerializer,
@@ -128,6 +131,10 @@ class PrefixedSchema(api_settings.DEFAULT_SCHEMA_CLASS):  # type: ignore[name-de
     def get_paginated_name(self, serializer_name: str) -> str:
         """Return the name of a page of something."""
         return f"{serializer_name}Page"
+
+    def _get_serializer_name(self, *args: Any, **kwargs: Any) -> str:
+        # Of a PATCH the generator puts a word of its own in front.
+        return str(super()._get_serializer_name(*args, **kwargs)).removeprefix("Patched")
 
 
 class NamedChoiceExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # its __init_subclass__
@@ -252,6 +259,14 @@ class RepositoryExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call
                 tags=TAGS,
                 parameters=[REPO_ID],
                 responses={200: RepositorySerializer, **_errors(READ)},
+            ),
+            change=extend_schema(
+                operation_id="coderepos_change_repository",
+                summary="Change what is cloned of a repository",
+                tags=TAGS,
+                parameters=[REPO_ID],
+                request=ChangeSerializer,
+                responses={202: StartedSerializer, **_errors(CHANGE)},
             ),
             status=extend_schema(
                 operation_id="coderepos_get_repository_status",

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from rest_framework import serializers
 
 from coderepos.api.fields import (
+    DepthField,
     GitUrlField,
     MegabytesField,
     NamedChoiceField,
+    RefField,
     TextOrNullField,
     TokenField,
     UserNameField,
     UtcTimeField,
-    at_most_ref_bytes,
-    no_control_characters,
 )
 from coderepos.api.status import RETRYABLE
 from coderepos.crypto.redaction import redact
 from coderepos.crypto.secret import Secret
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, JobState, TokenStatus
 from coderepos.services.arguments import check_username
-
-LARGEST_DEPTH: Final = 2**31 - 1
 
 
 class TokenTakingSerializer(serializers.Serializer[Any]):
@@ -52,23 +50,11 @@ class ConnectSerializer(TokenTakingSerializer):
     git_url = GitUrlField(help_text="HTTPS URL such as https://host/owner/repository.git, without user or password.")
     access_token = TokenField(help_text="Token that may read the repository; leave it out for a public one.")
     project_id = serializers.CharField(help_text="Project that the repository is connected to.")
-    ref = serializers.CharField(
-        default="",
-        allow_blank=True,
-        trim_whitespace=False,
-        validators=[no_control_characters, at_most_ref_bytes],
-        help_text="Branch, tag or commit; the remote's default branch when empty.",
-    )
+    ref = RefField(default="")
     username = UserNameField(
         default="", help_text="User name that goes with the token, where the platform's usual one is not wanted."
     )
-    depth = serializers.IntegerField(
-        default=None,
-        allow_null=True,
-        min_value=1,
-        max_value=LARGEST_DEPTH,
-        help_text="Commits of history to clone; all when null.",
-    )
+    depth = DepthField(default=None)
 
 
 class ReplaceTokenSerializer(TokenTakingSerializer):
@@ -78,6 +64,26 @@ class ReplaceTokenSerializer(TokenTakingSerializer):
     username = UserNameField(
         required=False, help_text="User name that goes with it; the stored one stays where this is left out."
     )
+
+
+class ChangeSerializer(serializers.Serializer[Any]):
+    """The body of a call that changes what is cloned; what is left out stays as it is."""
+
+    ref = RefField(required=False)
+    depth = DepthField(required=False)
+    username = UserNameField(
+        required=False, help_text="User name that goes with the token; empty for the platform's usual one."
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Return the values.
+
+        :raises ValidationError: there are none, or the user name is a token.
+        """
+        if not attrs:
+            raise serializers.ValidationError("Give at least one of ref, depth and username.")
+        check_username(attrs.get("username") or "", Secret(""))
+        return attrs
 
 
 class TokenSerializer(serializers.Serializer[Any]):

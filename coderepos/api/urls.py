@@ -11,6 +11,7 @@ from django.db import connections, transaction
 from django.urls import path
 from rest_framework.serializers import Serializer
 
+from coderepos.api.serializers import ChangeSerializer
 from coderepos.api.views import ConnectViewSet, RepositoryViewSet, TokenViewSet
 
 if apps.is_installed("drf_spectacular"):
@@ -28,7 +29,15 @@ app_name = "coderepos"
 urlpatterns = [
     path("connect", outside_transactions(ConnectViewSet.as_view({"post": "connect"})), name="connect"),
     path("repos", RepositoryViewSet.as_view({"get": "list"}, name="Repositories"), name="repos"),
-    path("repos/<str:repo_id>", RepositoryViewSet.as_view({"get": "retrieve"}, name="Repository"), name="repo"),
+    path(
+        "repos/<str:repo_id>",
+        outside_transactions(
+            RepositoryViewSet.as_view(
+                {"get": "retrieve", "patch": "change"}, name="Repository", serializer_class=ChangeSerializer
+            )
+        ),
+        name="repo",
+    ),
     path(
         "repos/<str:repo_id>/status",
         RepositoryViewSet.as_view({"get": "status"}, name="Status"),

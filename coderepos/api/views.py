@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from django.http import HttpRequest
 from django.utils.decorators import method_decorator
@@ -47,6 +47,9 @@ from coderepos.exceptions import NotFound
 from coderepos.models import AuditEntry, CodeRepository, Job
 from coderepos.models.repository import CodeRepositoryQuerySet
 
+ASKING_ACTIONS: Final = ("connect", "change", "replace")
+"""Actions that ask a Git host while the caller waits."""
+
 
 class CodeReposViewSet(GenericViewSet[Any]):
     """What all endpoints have in common."""
@@ -67,6 +70,10 @@ class CodeReposViewSet(GenericViewSet[Any]):
     def parser_classes(self) -> list[type[BaseParser]]:  # type: ignore[override]  # as above
         """What reads bodies."""
         return formats.parser_classes()
+
+    def get_throttles(self) -> list[BaseThrottle]:
+        """Add our limit to the host's, for calls that try credentials on a remote."""
+        return [*super().get_throttles(), *([ConnectThrottle()] if self.action in ASKING_ACTIONS else [])]
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
         """Read bodies and query strings as UTF-8, whatever codec of Python the content type names."""
@@ -113,10 +120,6 @@ class ConnectViewSet(CodeReposViewSet):
     """Connect a Git repository to a project: it is probed, its token is sealed, and its clone is queued."""
 
     serializer_class = ConnectSerializer
-
-    def get_throttles(self) -> list[BaseThrottle]:
-        """Add our limit to the host's, for calls that connect."""
-        return [*super().get_throttles(), *([ConnectThrottle()] if self.action == "connect" else [])]
 
     @sensitive_variables()
     def connect(self, request: Request, **kwargs: str) -> Response:
@@ -172,6 +175,13 @@ class RepositoryViewSet(CodeReposViewSet):
         """Return the repository in the path, for what describes the endpoint (``OPTIONS``)."""
         return self._repository()
 
+    @sensitive_variables()
+    def change(self, request: Request, **kwargs: str) -> Response:
+        """Change what is cloned of a repository: its ref, its depth or the user name of its token; clones it so."""
+        job = services.change_repository(user=request.user, repository=self._repository(), **self._read(request))
+        job.repository.refresh_from_db(fields=["clone_status"])
+        return Response(dict(StartedSerializer(job).data), status=202)
+
     def _repository(self) -> CodeRepository:
         """Return the repository in the path.
 
@@ -191,10 +201,6 @@ class TokenViewSet(RepositoryViewSet):
     """The token of a repository: it goes in, and never comes out."""
 
     serializer_class = ReplaceTokenSerializer
-
-    def get_throttles(self) -> list[BaseThrottle]:
-        """Count a new token as a connect call: it is tried on the remote."""
-        return [*super().get_throttles(), *([ConnectThrottle()] if self.action == "replace" else [])]
 
     @sensitive_variables()
     def replace(self, request: Request, **kwargs: str) -> Response:

@@ -272,6 +272,7 @@ class Migration(migrations.Migration):
                         choices=[
                             ("connected", "Connected"),
                             ("rejected", "Rejected"),
+                            ("changed", "Changed"),
                             ("denied", "Denied"),
                             ("token_opened", "Token Opened"),
                             ("replaced", "Replaced"),

@@ -21,7 +21,10 @@ class AuditEvent(models.TextChoices):
 
     CONNECTED = "connected"
     REJECTED = "rejected"
-    """A connect call was refused; there is no repository."""
+    """A connect call was refused, and there is no repository; or a change of one was."""
+
+    CHANGED = "changed"
+    """What is cloned of a repository was changed: its ref, its depth or the user name of its token."""
 
     DENIED = "denied"
     """The role of a user did not allow a call about a repository."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from coderepos.services.changing import change_repository
 from coderepos.services.cloning import run_clone
 from coderepos.services.connecting import Connection, clone_again, connect_repository
 from coderepos.services.disconnecting import disconnecting_as, record_disconnection
@@ -13,6 +14,7 @@ from coderepos.services.upkeep import adopt_root, reap, register_node, sweep
 __all__ = [
     "Connection",
     "adopt_root",
+    "change_repository",
     "clone_again",
     "connect_repository",
     "disconnecting_as",

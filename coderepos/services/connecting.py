@@ -94,7 +94,7 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
     """Test a repository that is not stored yet against the remote, and store it."""
     url = parse_git_url(repository.git_url, network_policy())
     repository.url_key, repository.platform = url.key, platform_of(url)
-    _refuse_second(repository)
+    refuse_second(repository)
     access.spend_connect_quota(repository.project_id)
     keyring().require_primary()
 
@@ -128,7 +128,7 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
                 using=alias(),
             )
     except IntegrityError:
-        _refuse_second(repository)
+        refuse_second(repository)
         raise
     logger.info("repository %s connected to project %s, job %s", repository.pk, repository.project_id, job.pk)
     return Connection(repository=repository, job=job)
@@ -146,16 +146,26 @@ def clone_again(*, user: Any, repository: CodeRepository) -> Job:
     require(user, Action.CLONE, repository)
     try:
         with transaction.atomic(using=alias()):
-            if repository.restart():
-                return _queue_clone(repository)
-            if not repository.hold_completed():
-                repository.refresh_from_db(fields=["clone_status"])
-                if repository.clone_status in (CloneStatus.PENDING, CloneStatus.CLONING, CloneStatus.CLEANING):
-                    raise JobRunning
-                raise InvalidState(f"A repository that is {repository.clone_status} cannot be cloned again.")
-            return _queue_clone(repository, JobKind.UPDATE)
+            return start_again(repository)
     except IntegrityError:
         raise JobRunning from None
+
+
+def start_again(repository: CodeRepository) -> Job:
+    """Queue another clone of a repository, inside a transaction of the caller's.
+
+    :raises JobRunning: work on it is under way.
+    :raises InvalidState: it is in any other state that allows none.
+    :raises IntegrityError: it got another job at the same time.
+    """
+    if repository.restart():
+        return _queue_clone(repository)
+    if not repository.hold_completed():
+        repository.refresh_from_db(fields=["clone_status"])
+        if repository.clone_status in (CloneStatus.PENDING, CloneStatus.CLONING, CloneStatus.CLEANING):
+            raise JobRunning
+        raise InvalidState(f"A repository that is {repository.clone_status} cannot be cloned again.")
+    return _queue_clone(repository, JobKind.UPDATE)
 
 
 def _queue_clone(repository: CodeRepository, kind: JobKind = JobKind.CLONE) -> Job:
@@ -164,9 +174,14 @@ def _queue_clone(repository: CodeRepository, kind: JobKind = JobKind.CLONE) -> J
     return job
 
 
-def _refuse_second(repository: CodeRepository) -> None:
+def refuse_second(repository: CodeRepository) -> None:
+    """Refuse a repository that its project has already, at the same ref.
+
+    :raises AlreadyConnected: with the id of the other one.
+    """
+    twins = CodeRepository.objects.exclude(pk=repository.pk)
     twin: uuid.UUID | None = (
-        CodeRepository.objects.filter(project_id=repository.project_id, url_key=repository.url_key, ref=repository.ref)
+        twins.filter(project_id=repository.project_id, url_key=repository.url_key, ref=repository.ref)
         .values_list("pk", flat=True)
         .first()
     )

@@ -20,6 +20,7 @@ OPERATIONS = {
     ("post", "/connect"): "coderepos_connect_repository",
     ("get", "/repos"): "coderepos_list_repositories",
     ("get", "/repos/{repo_id}"): "coderepos_get_repository",
+    ("patch", "/repos/{repo_id}"): "coderepos_change_repository",
     ("get", "/repos/{repo_id}/status"): "coderepos_get_repository_status",
     ("get", "/repos/{repo_id}/jobs"): "coderepos_list_repository_jobs",
     ("get", "/repos/{repo_id}/audit"): "coderepos_list_repository_audit",
