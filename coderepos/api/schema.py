@@ -39,6 +39,7 @@ from coderepos.api.serializers import (
 )
 from coderepos.exceptions import (
     LimitExceeded,
+    RemoteError,
     RemoteMoved,
     RemoteThrottled,
     RepositoryTooLarge,
@@ -169,6 +170,9 @@ def _example(code: str) -> OpenApiExample:
             fields = {"fields": {"git_url": ["This field is required."]}}
         case "already_connected":
             fields = {"repo_id": "660e8400-e29b-41d4-a716-446655440001"}
+        case "remote_error":
+            error_of_host = RemoteError(remote_text="access denied or repository not exported")
+            message, fields = error_of_host.message, error_of_host.fields
         case "throttled":
             fields = {"retry_after_seconds": 60}
         case "remote_throttled":

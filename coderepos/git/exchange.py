@@ -11,7 +11,7 @@ from coderepos.exceptions import (
     TooManyRefs,
 )
 from coderepos.git.messages import FetchOutcome
-from coderepos.git.pack_writer import StoppedEarly
+from coderepos.git.pack_writer import CountedLongEnough, StoppedEarly
 from coderepos.git.refs import (
     HEAD,
     HEADS,
@@ -124,6 +124,8 @@ class Exchange:
             return client.fetch(wanted.object_id.encode(), writer, depth=self._depth, with_tags=with_tags), False
         except StoppedEarly:
             return frozenset(), True
+        except CountedLongEnough:
+            return frozenset(), False
         except (RemoteError, RemoteProtocolError) as error:
             is_by_id = client.is_fetching and not wanted.name and not writer.pack_bytes
             if is_by_id and _refuses_id(error, wanted.object_id):

@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 PROGRESS_SECONDS: Final = 0.2
 """Least time between two progress events."""
 
+COUNTING_SHARE: Final = 0.75
+"""Part of its time that a probe may count a whole history for."""
+
 LINE_BYTES: Final = 64
 """What a line of a side band counts besides its bytes: small ones cost time."""
 
 
 class StoppedEarly(Exception):
     """A probe counted enough to know that the repository is too large; never leaves the fetch child."""
+
+
+class CountedLongEnough(Exception):
+    """A probe that counts a whole history has to come to an end; never leaves the fetch child."""
 
 
 class PackWriter:
@@ -35,6 +42,7 @@ class PackWriter:
         self.pack_bytes = 0
         self.size_factor = SIZE_FACTOR
         """Bytes of the repository per pack byte that a probe counts; 1 where it counts all of them."""
+        self._count_until: Final = time.monotonic() + COUNTING_SHARE * request.limits.clone_seconds
         self._limits: Final = request.limits
         self._count_only: Final = request.count_only
         self._pack_fd: Final = pack_fd
@@ -50,6 +58,7 @@ class PackWriter:
         :param lines: lines of side bands that these came in, those of progress and empty ones included.
         :raises RepositoryTooLarge: the pack is larger than the limit.
         :raises StoppedEarly: a probe knows enough.
+        :raises CountedLongEnough: a probe that counts everything has little time left.
         """
         limit_bytes = self._limits.wire_bytes
         if parts and not self.pack_bytes:
@@ -62,6 +71,8 @@ class PackWriter:
         if self._count_only:
             if self.pack_bytes * self.size_factor > limit_bytes:
                 raise StoppedEarly
+            if self.size_factor == 1 and self.pack_bytes and time.monotonic() > self._count_until:
+                raise CountedLongEnough
         elif self.pack_bytes > limit_bytes:
             raise RepositoryTooLarge(figure=self.pack_bytes, limit=limit_bytes)
         else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from coderepos.exceptions import RemoteProtocolError
+from coderepos.exceptions import GitError, RemoteProtocolError
 from coderepos.git.advertisement import read_advertisement, read_ls_refs
 from coderepos.git.network import NOT_SERVED, USER_AGENT
 from coderepos.git.opening import RESULT
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Final
 
-    from coderepos.exceptions import GitError
     from coderepos.git.limits import Limits
     from coderepos.git.network import Answer, GuardedConnection
     from coderepos.git.opening import Opening
@@ -91,7 +90,13 @@ class UploadPackClient:
         """
         if self.lists_on_request:
             arguments = [b"symrefs", *(b"ref-prefix " + prefix for prefix in prefixes)]
-            read_ls_refs(self._listing(self._post(self._command(b"ls-refs", arguments))), refs)
+            lines = self._listing(self._post(self._command(b"ls-refs", arguments)))
+            try:
+                read_ls_refs(lines, refs)
+            except GitError:
+                # What is left of the answer must not be waited for: a part of it may be lost.
+                self._connection.close()
+                raise
 
     def fetch(self, wanted_id: bytes, writer: PackWriter, *, depth: int | None, with_tags: bool) -> frozenset[bytes]:
         """Fetch what a commit or tag reaches, and return the ids of the commits whose parents were cut off.

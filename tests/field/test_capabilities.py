@@ -18,6 +18,16 @@ from coderepos.git.messages import NetworkPolicy
 from coderepos.models import CodeRepository
 from tests.field.conftest import Site
 from tests.field.judging import git_run, listing
+from tests.git.hostile_server import (
+    ADVERTISEMENT,
+    V2_CAPABILITIES,
+    Exchange,
+    HostileServer,
+    capabilities,
+    pkt,
+    sideband,
+    v2_server,
+)
 from tests.git.http_backend import git, make_repository
 from tests.git.lacking import LackingServer
 
@@ -155,6 +165,29 @@ def test_size_where_the_server_knows_no_depth(site: Site, tmp_path: Path) -> Non
     assert refused.status_code == 413
     assert refused.json()["detail"]["message"].startswith("Repository size at least 0.")
     assert refused.json()["detail"]["limit_mb"] == 0.5
+
+
+def test_size_where_a_whole_history_takes_too_long(site: Site) -> None:
+    """A probe that counts everything ends in time, and tells what it has counted: the clone has more of it."""
+    told = [line for line in V2_CAPABILITIES if not line.startswith(b"fetch")]
+
+    def slowly(exchange: Exchange) -> Iterator[bytes]:
+        yield from sideband(b"PACK" + bytes(50_000))
+        while exchange.wait(0.05):
+            yield pkt(b"\1" + bytes(100))
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.is_advertisement:
+            exchange.answer(capabilities([*told, b"fetch\n"]), ADVERTISEMENT)
+        else:
+            v2_server(pack=slowly)(exchange)
+
+    with HostileServer(answer) as server:
+        site.trust(server, PROBE_TIMEOUT=3)
+        connected = site.connect(server.url)
+
+    assert connected.status_code == 201
+    assert (connected.json()["estimated_size_mb"], connected.json()["size_source"]) == (0.1, "full_fetch")
 
 
 class _Silent(WSGIRequestHandler):

@@ -118,6 +118,32 @@ def test_outcome_passes_the_border(server: GitServer) -> None:
     assert outcome.pack_bytes == len(fetched.pack)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"skipped_tags": -1},
+        {"skipped_tags": True},
+        {"skipped_tags": "1"},
+        {"skipped_tags": 10**9},
+        {"shallow": ["x"]},
+        {"shallow": None},
+        {"tags": [["refs/tags/a b", "1" * 40]]},
+        {"tags": [["refs/tags/a", "1" * 39]]},
+        {"ref_name": "refs/heads/a..b"},
+        {"head_branch": "HEAD"},
+        {"wanted_id": "A" * 40},
+        {"pack_bytes": -1},
+    ],
+    ids=str,
+)
+def test_odd_outcome_does_not_pass_the_border(server: GitServer, odd: dict[str, object]) -> None:
+    """Each field is checked on the other side."""
+    fetched = run_fetch(fetch_request(server, server.url("repo"), depth=2))
+
+    with pytest.raises(ValueError, match=r"tags|shallow|ref name|object id|pack_bytes"):
+        FetchOutcome.from_json({**fetched.outcome, **odd}, limits=Limits())
+
+
 def test_depth(server: GitServer, root: Path) -> None:
     """A depth of two cuts history after the second commit and tells where."""
     fetched = run_fetch(fetch_request(server, server.url("repo"), depth=2))
@@ -413,15 +439,17 @@ def test_too_many_refs(root: Path, count_only: bool) -> None:
     assert fetched.outcome["skipped_tags"] == 0
 
 
-@pytest.mark.parametrize("limits", [Limits(listed_refs=100), Limits(preamble_bytes=10_000)], ids=["refs", "bytes"])
-def test_tags_that_make_the_list_too_long(tmp_path: Path, limits: Limits) -> None:
-    """Where the list with all tags is too long, the clone asks for what the probe asked for."""
+@pytest.mark.parametrize("bound", [{"listed_refs": 100}, {"preamble_bytes": 10_000}], ids=["refs", "bytes"])
+def test_tags_that_make_the_list_too_long(tmp_path: Path, bound: dict[str, int]) -> None:
+    """Where the list with all tags is too long, the clone asks for what the probe asked for, without waiting for it."""
+    limits = Limits(receive_seconds=5, clone_seconds=10).replace(**bound)
     repo = make_repository(tmp_path / "repo", commits=1)
     lines = [f"create refs/tags/v{number} HEAD\n" for number in range(1_000)]
     subprocess.run(["git", "update-ref", "--stdin"], input="".join(lines), text=True, check=True, cwd=repo)
     with GitServer(tmp_path) as server:
         fetched = run_fetch(fetch_request(server, server.url("repo"), ref="v990", limits=limits))
 
+        assert server.connections == 2
     assert fetched.outcome["ref_name"] == "refs/tags/v990"
     assert len(fetched.outcome["tags"]) < 1_000
     assert fetched.outcome["skipped_tags"] >= 1
