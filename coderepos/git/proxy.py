@@ -38,14 +38,21 @@ def parse_proxy_url(text: str) -> Proxy:
 
     :raises ValueError: it looks different; the message holds nothing of it.
     """
-    found = _URL.match(text)
-    if found is None or not 0 < int(found["port"]) < 65_536:
+    username, password, host, port = _parts(text)
+    if not 0 < int(port) < 65_536:
         raise ValueError("It must look like http://host:port or http://user:password@host:port.")
-    username, password = (HiddenText(unquote(found[name] or "")) for name in ("username", "password"))
     if ":" in username:
         raise ValueError("A user name has no colon (RFC 7617).")
-    host = found["host"].strip("[]").lower()
-    return Proxy(host=host, port=int(found["port"]), username=username, password=password)
+    return Proxy(host=host.strip("[]").lower(), port=int(port), username=username, password=password)
+
+
+def _parts(text: str) -> tuple[str, str, str, str]:
+    """Return user name, password, host and port, the port 0 where the URL looks different."""
+    found = _URL.match(text)
+    if found is None:
+        return "", "", "", "0"
+    username, password = (HiddenText(unquote(found[name] or "")) for name in ("username", "password"))
+    return username, password, found["host"], found["port"]
 
 
 def tunnelled(proxy: Proxy, targets: Iterable[str], meter: Meter) -> socket.socket:

@@ -70,7 +70,7 @@ def refusal(head: Head, asked_url: str, policy: NetworkPolicy, *, authorization:
         return RemoteAuthFailed()
     if status in (404, 410):
         return RemoteNotFound()
-    if status == 503:
+    if status == 503 or (status >= 500 and retry_after(headers)):
         return RemoteUnavailable(retry_after_seconds=retry_after(headers))
     if status in (408, 425) or status >= 500:
         return RemoteUnreachable(reason=SERVER_ERROR, http_status=status)
@@ -84,17 +84,22 @@ def refusal(head: Head, asked_url: str, policy: NetworkPolicy, *, authorization:
 
 
 def retry_after(headers: Mapping[str, str]) -> int | None:
-    """Return the seconds that ``Retry-After`` asks to wait (RFC 9110, section 10.2.3); ``None`` where it says nothing.
+    """Return the seconds that ``Retry-After`` asks to wait (RFC 9110, section 10.2.3); ``None`` where nothing is said.
 
-    A date is compared with the host's own ``Date`` where there is one: clocks differ.
+    Without it the end of a used-up rate limit counts, which GitHub tells as a Unix time. Times are compared with the
+    host's own ``Date`` where there is one: clocks differ.
 
     :param headers: by their lower-case names.
     """
-    value = headers.get("retry-after", "")
+    value, reset = headers.get("retry-after", ""), headers.get("x-ratelimit-reset", "")
     if _SECONDS.match(value):
         return int(value)
-    moment, now = _date(value), _date(headers.get("date", "")) or datetime.now(UTC)
-    return None if moment is None else max(0, round((moment - now).total_seconds()))
+    now = _date(headers.get("date", "")) or datetime.now(UTC)
+    if moment := _date(value):
+        return max(0, round((moment - now).total_seconds()))
+    if headers.get("x-ratelimit-remaining") == "0" and _SECONDS.match(reset):
+        return max(0, int(reset) - round(now.timestamp()))
+    return None
 
 
 def _is_rate_limit(headers: Mapping[str, str]) -> bool:

@@ -46,6 +46,7 @@ WAITS = [
     (429, "remote_throttled", "120", 120),
     (503, "remote_unavailable", "120", 120),
     (403, "remote_throttled", "120", 120),
+    (502, "remote_unavailable", "120", 120),
     (429, "remote_throttled", "999999999", 3_600),
     (429, "remote_throttled", "9" * 20, 3_600),
     (429, "remote_throttled", "Fri, 31 Dec 9999 23:59:59 -2359", 3_600),
@@ -86,6 +87,10 @@ def test_dates_of_retry_after() -> None:
     assert retry_after(wrong_clock) == 120
     for text in ("Wednesday, 21-Oct-15 07:30:00 GMT", "Wed Oct 21 07:30:00 2015"):
         assert retry_after({**wrong_clock, "retry-after": text}) == 120
+    used_up = {"date": "Wed, 21 Oct 2015 07:28:00 GMT", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "1445412600"}
+    assert retry_after(used_up) == 120
+    assert retry_after({**used_up, "retry-after": "60"}) == 60
+    assert retry_after({**used_up, "x-ratelimit-remaining": "1"}) is None
     for text in ("", "Wed, 99 Oct 2015 07:28:00 GMT", "1.5", "1" * 400):
         assert retry_after({"retry-after": text}) is None
 
