@@ -14,17 +14,24 @@ IDLE_SECONDS: Final = 20
 Far more than two statements are apart, and well below a lease: a stopped process must not keep a job from the others.
 """
 
+WAIT_SECONDS: Final = 5
+"""How long a statement in such a transaction waits for a row that somebody else holds, before it fails."""
+
 
 @contextmanager
 def row_transaction(using: str) -> Iterator[None]:
     """Run a ``with`` block in a transaction on the database ``using``.
 
-    On PostgreSQL a process that freezes inside loses its session after :data:`IDLE_SECONDS`, and with it the locks.
-    SQLite has nothing of the kind, so the block must hold nothing but statements: no file system, no network.
+    On PostgreSQL a process that freezes inside loses its session after :data:`IDLE_SECONDS`, and with it the locks, and
+    one that meets a frozen one gets an ``OperationalError`` after :data:`WAIT_SECONDS` instead of waiting. SQLite has
+    nothing of the kind, so the block must hold nothing but statements: no file system, no network.
     """
     with transaction.atomic(using=using):
         connection = connections[using]
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
-                cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+                cursor.execute(
+                    f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s';"
+                    f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'"
+                )
         yield
