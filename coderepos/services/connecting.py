@@ -22,6 +22,7 @@ from coderepos.git.probe import probe
 from coderepos.git.url import parse_git_url
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, alias
 from coderepos.models.address import network_policy
+from coderepos.models.locking import row_transaction
 from coderepos.models.project import project_key
 from coderepos.models.token_status import database_time
 from coderepos.services import engine
@@ -107,8 +108,10 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
     repository.token_ciphertext = access_token
     repository.token_accepted = True
     repository.token_expires_at = database_time(report.token_expires_at)
+    # Before the transaction: a key service that hangs would hold everybody up who writes to SQLite.
+    CodeRepository._meta.get_field("token_ciphertext").seal_pending(repository)
     try:
-        with transaction.atomic(using=alias()):
+        with row_transaction(alias()):
             repository.save(force_insert=True)
             job = _queue_clone(repository)
             AuditEntry.objects.record(
@@ -145,7 +148,7 @@ def clone_again(*, user: Any, repository: CodeRepository) -> Job:
     """
     require(user, Action.CLONE, repository)
     try:
-        with transaction.atomic(using=alias()):
+        with row_transaction(alias()):
             return start_again(repository)
     except IntegrityError:
         raise JobRunning from None

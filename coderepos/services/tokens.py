@@ -6,7 +6,6 @@ import logging
 from datetime import datetime
 from typing import Any
 
-from django.db import transaction
 from django.db.models.functions import Now
 
 from coderepos import access
@@ -17,6 +16,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, InvalidState, RepositoryTooLarge
 from coderepos.git.probe import probe
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, alias
+from coderepos.models.locking import row_transaction
 from coderepos.models.token_status import database_time
 from coderepos.services import engine
 from coderepos.services.arguments import as_secret, check_username, refuse_transaction
@@ -72,7 +72,7 @@ def _swap(repository: CodeRepository, access_token: Secret, expires_at: datetime
     """Write the token and all that belongs to it in one step, where the URL is still the one that was asked."""
     repository.token_ciphertext = access_token
     CodeRepository._meta.get_field("token_ciphertext").seal_pending(repository)
-    with transaction.atomic(using=alias()):
+    with row_transaction(alias()):
         won = CodeRepository.objects.filter(pk=repository.pk, git_url=repository.git_url).update(
             token_ciphertext=repository.token_ciphertext,
             token_kid=repository.token_kid,

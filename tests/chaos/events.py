@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 from tests.chaos.installation import RESTART_SECONDS, Member, Room, send
 
@@ -18,6 +19,8 @@ OPERATOR_SECONDS = 20
 """How soon an operator restarts a cluster that stands still."""
 
 HARMFUL_SHARE = 0.6
+MOST_RESTARTS = 2
+"""Of each server, until every harmful event has happened once more."""
 
 
 class Events:
@@ -33,12 +36,16 @@ class Events:
         self._server = room.server
         self._sqlite_file = room.sqlite_file
         self._later: list[tuple[float, Callable[[], None]]] = []
-        short = [self._freeze_worker, self._kill_cluster, self._kill_sentinel, self._kill_helper]
-        self._harmful: list[Callable[[Member], bool]] = [*chance.sample(short, len(short)), self._freeze_cluster]
+        self._restarting: set[Member] = set()
+        self._deals = 0
+        self._harmful: list[Callable[[Member], bool]] = []
+        self._restarts: Counter[str] = Counter()
 
     def happen(self) -> None:
         """Carry out one event by chance; each of the harmful ones has its turn."""
         self.catch_up()
+        if not self._harmful:
+            self._deal()
         healthy = [member for member in self._members if not member.is_impaired]
         member = self._chance.choice(healthy)
         if len(healthy) == len(self._members) and self._harmful and self._chance.random() < HARMFUL_SHARE:
@@ -51,6 +58,13 @@ class Events:
             events.append(self._restart_database)
         self._carry_out(self._chance.choice(events), member)
 
+    def _deal(self) -> None:
+        """Let every harmful event come again, the longest one last, and some restarts."""
+        short = [self._freeze_worker, self._kill_cluster, self._kill_sentinel, self._kill_helper]
+        self._harmful = [*self._chance.sample(short, len(short)), self._freeze_cluster]
+        self._restarts.clear()
+        self._deals += 1
+
     def _carry_out(self, event: Callable[[Member], bool], member: Member) -> bool:
         if event(member):
             self.done[event.__name__.strip("_").replace("_", " ")] += 1
@@ -58,16 +72,28 @@ class Events:
         return False
 
     def catch_up(self) -> None:
-        """Do what is due by now: a supervisor's restart, a waking."""
+        """Do what is due by now: a waking, an operator's restart, and a supervisor's of a cluster that has ended.
+
+        A cluster ends by itself too: django-q2 does where the database is away when it starts.
+        """
+        for member in self._members:
+            if member.has_ended and member not in self._restarting:
+                self._restarting.add(member)
+                member.impair(RESTART_SECONDS + 10)
+                self._in(RESTART_SECONDS, partial(self._restart, member))
         due = [entry for entry in self._later if entry[0] <= time.monotonic()]
         self._later = [entry for entry in self._later if entry not in due]
         for _, action in due:
             action()
 
+    def _restart(self, member: Member) -> None:
+        self._restarting.discard(member)
+        member.restart()
+
     @property
     def had_their_turn(self) -> bool:
         """Has each of the harmful events happened?"""
-        return not self._harmful
+        return self._deals > 1 or not self._harmful
 
     @property
     def pending(self) -> bool:
@@ -105,13 +131,11 @@ class Events:
             return False
         send(sentinel, signal.SIGKILL)
         member.impair(RESTART_SECONDS + 10)
-        self._in(RESTART_SECONDS, member.restart)
         return True
 
     def _kill_cluster(self, member: Member) -> bool:
         member.cluster.kill()
         member.impair(RESTART_SECONDS + 10)
-        self._in(RESTART_SECONDS, member.restart)
         return True
 
     def _freeze_worker(self, member: Member) -> bool:
@@ -149,14 +173,16 @@ class Events:
         return False
 
     def _restart_git_server(self, member: Member) -> bool:
-        if self.done["restart git server"] >= 2:
+        if self._restarts["Git server"] == MOST_RESTARTS:
             return False
+        self._restarts["Git server"] += 1
         self._git_server.restart(pause_seconds=0.5)
         return True
 
     def _restart_database(self, member: Member) -> bool:
-        if self._server is None or self.done["restart database"] >= 3:
+        if self._server is None or self._restarts["database"] == MOST_RESTARTS:
             return False
+        self._restarts["database"] += 1
         began = time.monotonic()
         self._server.restart(
             pause_seconds=self._chance.choice([0.2, 3]), number=self._chance.choice([signal.SIGINT, signal.SIGQUIT])

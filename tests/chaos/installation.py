@@ -53,9 +53,16 @@ class Member:
 
     @property
     def is_impaired(self) -> bool:
+        """Is something wrong with it?"""
         return time.monotonic() < self.impaired_until
 
+    @property
+    def has_ended(self) -> bool:
+        """Is its main process gone?"""
+        return self.cluster.process.poll() is not None
+
     def impair(self, seconds: float) -> None:
+        """Note that something is wrong with it for so long."""
         self.impaired_until = max(self.impaired_until, time.monotonic() + seconds)
 
     def restart(self) -> None:
