@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final, Self
 
-from django.db import connections, models, router
+from django.db import connections, models
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 
-from coderepos.models.database import PrimaryQuerySet
+from coderepos.models.database import PrimaryQuerySet, alias
 from coderepos.models.locking import row_transaction
 from coderepos.models.repository import CodeRepository
 
@@ -107,12 +107,11 @@ class JobQuerySet(PrimaryQuerySet["Job"]):
         :returns: ``None`` where it is somebody else's, finished, not due, out of attempts, or gone.
         """
         token = lease_token or uuid.uuid4()
-        jobs = self.on_primary()
-        claimed = jobs.select_related("repository").filter(pk=job_id, state=JobState.RUNNING, lease_token=token)
+        claimed = self.select_related("repository").filter(pk=job_id, state=JobState.RUNNING, lease_token=token)
         free = Q(state=JobState.QUEUED) & (Q(next_attempt_at=None) | Q(next_attempt_at__lte=Now()))
         expired = Q(state=JobState.RUNNING, lease_until__lt=Now())
-        claimable = jobs.filter(free | expired, pk=job_id, attempt__lt=F("max_attempts"))
-        with row_transaction(jobs.db):
+        claimable = self.filter(free | expired, pk=job_id, attempt__lt=F("max_attempts"))
+        with row_transaction(self.db):
             won = claimable.lock_free() and claimable.update(
                 state=JobState.RUNNING,
                 attempt=F("attempt") + 1,
@@ -131,10 +130,6 @@ class JobQuerySet(PrimaryQuerySet["Job"]):
                 job._finish(JobState.CANCELLED)
                 return None
         return job
-
-    def on_primary(self) -> Self:
-        """Read from the database that is written to: a replica may not know yet what was just written."""
-        return self.using(self._db or router.db_for_write(self.model))
 
     def lock_free(self) -> bool:
         """Lock these jobs and their repositories up to the end of the transaction, unless somebody else holds them.
@@ -203,7 +198,7 @@ class Job(models.Model):
 
     def has_ended(self, state: JobState, *, error_code: str = "") -> bool:
         """Return whether it is finished so, under this very lease: tells after a failed COMMIT who won."""
-        mine = Job.objects.on_primary().filter(pk=self.pk, lease_token=self.lease_token)
+        mine = Job.objects.filter(pk=self.pk, lease_token=self.lease_token)
         return mine.filter(state=state, error_code=error_code).exists()
 
     def rung(self) -> None:
@@ -243,7 +238,7 @@ class Job(models.Model):
         :param at_least_seconds: how long the Git host asked to wait.
         """
         delay_seconds = max(at_least_seconds, FIRST_RETRY_SECONDS * 2 ** (self.attempt - 1))
-        with row_transaction(_alias()):
+        with row_transaction(alias()):
             won = self._owned().update(
                 state=JobState.QUEUED,
                 next_attempt_at=_in(delay_seconds),
@@ -260,7 +255,7 @@ class Job(models.Model):
 
     def fail(self, *, error_code: str, error_message: str) -> bool:
         """RUNNING → FAILED and the repository FAILED, unless a version of it can be read; under the lease."""
-        with row_transaction(_alias()):
+        with row_transaction(alias()):
             won = self._owned().update(
                 state=JobState.FAILED,
                 finished_at=Now(),
@@ -278,9 +273,9 @@ class Job(models.Model):
         :returns: the new state, or ``None`` where the owner came back or still holds the row, or somebody else was
             quicker.
         """
-        expired = Job.objects.on_primary().lapsed().filter(pk=self.pk, lease_token=self.lease_token)
+        expired = Job.objects.lapsed().filter(pk=self.pk, lease_token=self.lease_token)
         error = {"error_code": error_code, "error_message": error_message}
-        with row_transaction(_alias()):
+        with row_transaction(alias()):
             if not expired.lock_free():
                 return None
             if self.attempts_left:
@@ -300,10 +295,6 @@ class Job(models.Model):
 
     def _finish(self, state: JobState) -> None:
         self._owned().update(state=state, finished_at=Now(), lease_until=None)
-
-
-def _alias() -> str:
-    return router.db_for_write(Job)
 
 
 def _in(seconds: float) -> models.expressions.CombinedExpression:

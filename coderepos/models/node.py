@@ -7,7 +7,7 @@ import uuid
 from datetime import timedelta
 from typing import Final, Self
 
-from django.db import models, router
+from django.db import models
 from django.db.models import ExpressionWrapper, F, Q
 from django.db.models.functions import Now
 
@@ -74,7 +74,7 @@ class Node(models.Model):
     def upkeep_age_seconds(self) -> float:
         """Return how long ago the last round of upkeep began; endless where none did."""
         age = ExpressionWrapper(Now() - F("upkeep_at"), output_field=models.DurationField())
-        found: timedelta | None = Node.objects.using(_alias()).filter(pk=self.pk).values_list(age, flat=True).first()
+        found: timedelta | None = Node.objects.filter(pk=self.pk).values_list(age, flat=True).first()
         return math.inf if found is None else found.total_seconds()
 
     def begin_sweep(self, *, every_seconds: float) -> bool:
@@ -84,7 +84,3 @@ class Node(models.Model):
     def _begin(self, field: str, every_seconds: float) -> bool:
         due = Q(**{field: None}) | Q(**{f"{field}__lte": Now() - timedelta(seconds=every_seconds)})
         return bool(Node.objects.filter(due, pk=self.pk).update(**{field: Now()}))
-
-
-def _alias() -> str:
-    return router.db_for_write(Node)

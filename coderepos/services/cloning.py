@@ -7,15 +7,13 @@ import uuid
 from itertools import chain
 from typing import Any, Final
 
-from django.db import router
-
 from coderepos import queue, signals
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import AskedToWait, CloneTimeout, CodeReposError, CryptoError, InternalError, RemoteAuthFailed
 from coderepos.git.pipeline import clone
 from coderepos.git.reports import CloneReport
 from coderepos.git.sandbox import Sandbox
-from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, JobState, LeaseLost
+from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, JobState, LeaseLost, alias
 from coderepos.models.locking import row_transaction
 from coderepos.services import engine, leases, publication
 from coderepos.services.afterwards import failures_logged
@@ -59,7 +57,7 @@ def run_clone(*, job_id: uuid.UUID) -> str:
 def _claim(job_id: uuid.UUID) -> Lease | None:
     """Claim the job that a notification names, or another that is due: its own notification may be lost."""
     node = leases.bear_for(leases.CLAIM_SECONDS, register_node).name
-    due = Job.objects.on_primary().oldest_due().values_list("pk", flat=True)
+    due = Job.objects.oldest_due().values_list("pk", flat=True)
     for candidate in chain((job_id,), due[:OTHER_CANDIDATES].iterator()):
         if lease := leases.claim(candidate, node=node):
             return lease
@@ -163,7 +161,7 @@ def _write_failure(job: Job, error: CodeReposError) -> str:
     values = {"error_code": error.code, "error_message": error.message}
     at_least_seconds = error.retry_after_seconds if isinstance(error, AskedToWait) else 0
     again = error.retryable and job.attempts_left
-    with row_transaction(router.db_for_write(Job)):
+    with row_transaction(alias()):
         won = job.postpone(**values, at_least_seconds=at_least_seconds) if again else job.fail(**values)
         if won:
             if isinstance(error, RemoteAuthFailed):
@@ -174,7 +172,7 @@ def _write_failure(job: Job, error: CodeReposError) -> str:
 
 
 def _ring_later(job: Job) -> None:
-    row = Job.objects.on_primary().filter(pk=job.pk)
+    row = Job.objects.filter(pk=job.pk)
     when = row.values_list("next_attempt_at", flat=True).first()
     if when is not None:
         queue.ring_later(job, when)

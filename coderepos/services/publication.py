@@ -14,12 +14,10 @@ from collections.abc import Iterable
 from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
-from django.db import router
-
 from coderepos import signals
 from coderepos.git.reports import CloneReport
 from coderepos.git.sandbox import Sandbox
-from coderepos.models import CodeRepository, JobState, LeaseLost
+from coderepos.models import CodeRepository, JobState, LeaseLost, alias
 from coderepos.models.locking import row_transaction
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.leases import Lease
@@ -57,7 +55,7 @@ def _write(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
     """Write the outcome in one transaction that touches nothing but the database."""
     job, build = lease.job, report.build
     try:
-        with row_transaction(router.db_for_write(CodeRepository)):
+        with row_transaction(alias()):
             job.succeed(
                 repository_values={
                     "repository_size_mb": size_mb(build.git_bytes + build.tree_bytes),
@@ -95,7 +93,7 @@ def align(sandbox: Sandbox, repository_id: uuid.UUID) -> None:
 
 
 def _published(repository_id: uuid.UUID) -> str:
-    rows = CodeRepository.objects.using(router.db_for_write(CodeRepository)).filter(pk=repository_id)
+    rows = CodeRepository.objects.filter(pk=repository_id)
     return rows.values_list("version", flat=True).first() or ""
 
 

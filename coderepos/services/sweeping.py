@@ -130,7 +130,7 @@ class _Sweep:
         Jobs first: what one of them publishes between both queries is in the second answer.
         """
         building: dict[uuid.UUID, set[str]] = defaultdict(set)
-        running = Job.objects.on_primary().filter(repository_id__in=repository_ids, state=JobState.RUNNING)
+        running = Job.objects.filter(repository_id__in=repository_ids, state=JobState.RUNNING)
         for repository_id, lease_token in running.values_list("repository_id", "lease_token"):
             building[repository_id].add(str(lease_token))
         rows = _repositories().filter(pk__in=repository_ids).values_list("pk", "version", "clone_status", "node")

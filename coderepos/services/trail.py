@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from django.db import router, transaction
+from django.db import transaction
 
 from coderepos import access
 from coderepos.access import Action
 from coderepos.crypto.redaction import redact
 from coderepos.exceptions import CodeReposError, PermissionDenied
-from coderepos.models import AuditEntry, AuditEvent, CodeRepository
+from coderepos.models import AuditEntry, AuditEvent, CodeRepository, alias
 from coderepos.services.afterwards import failures_logged
 
 
@@ -25,7 +25,7 @@ def record_failure(
     """
     with (
         failures_logged("The audit trail misses an entry: %s, %s", event, error.code),
-        transaction.atomic(using=router.db_for_write(AuditEntry)),
+        transaction.atomic(using=alias()),
     ):
         AuditEntry.objects.record(event, details={**(details or {}), **failure(error)}, **about)
 

@@ -75,7 +75,7 @@ def _marked_root(node: Node, *, may_be_new: bool) -> SandboxRoot:
 
 def reap() -> str:
     """Take jobs whose lease expired, notify workers of jobs that wait unnoticed, and record the round; idempotent."""
-    taken = [_abandon(job) for job in Job.objects.on_primary().lapsed().select_related("repository")[:BATCH]]
+    taken = [_abandon(job) for job in Job.objects.lapsed().select_related("repository")[:BATCH]]
     rung = 0
     with failures_logged("Due jobs can't be notified of: the queue fails"):
         rung = _ring_again()
@@ -108,7 +108,7 @@ def _ring_again() -> int:
     A notification can be lost with the cluster that fetched it, or waits there behind long work while other clusters
     are idle. All but the first are sent twice: there may be a cluster that takes but does not work.
     """
-    unrung = list(Job.objects.on_primary().oldest_due().unrung()[:MOST_WAITING])
+    unrung = list(Job.objects.oldest_due().unrung()[:MOST_WAITING])
     if not unrung:
         return 0
     wanted = [job for job in unrung for _ in range(2 if job.rung_at or job.attempt else 1)]
@@ -120,7 +120,7 @@ def _ring_again() -> int:
 
 
 def _warn_of_standstill() -> None:
-    jobs = Job.objects.on_primary()
+    jobs = Job.objects
     if jobs.overdue().exists() and not jobs.with_recent_heartbeat().exists():
         logger.critical(
             "Jobs are due for more than %d s and no worker takes any: restart the cluster, and look for a worker that "
