@@ -11,6 +11,7 @@ from django.db import connections
 from coderepos.crypto.fields import validate_token
 from coderepos.crypto.redaction import redact
 from coderepos.crypto.secret import HIDDEN, Secret
+from coderepos.git.refs import commit_id
 from coderepos.hidden import HiddenText
 
 URL_CHARACTERS: Final = 300
@@ -44,6 +45,11 @@ def as_secret(access_token: Secret | str | None) -> Secret:
     access_token = HiddenText(access_token or "")
     validate_token(access_token)
     return Secret(access_token)
+
+
+def normal_ref(ref: str) -> str:
+    """Return a ref as it is stored: a full commit id in lower case, so that it is the same one in either."""
+    return commit_id(ref) or ref
 
 
 def check_username(username: str, access_token: Secret) -> str:

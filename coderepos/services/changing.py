@@ -17,7 +17,7 @@ from coderepos.git.probe import probe
 from coderepos.git.reports import ProbeReport
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
 from coderepos.services import engine
-from coderepos.services.arguments import check_username, refuse_transaction
+from coderepos.services.arguments import check_username, normal_ref, refuse_transaction
 from coderepos.services.connecting import refuse_second, start_again
 from coderepos.services.publication import size_mb
 from coderepos.services.trail import record_failure, require
@@ -49,6 +49,7 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Any) 
     require(user, Action.CLONE, repository)
     for name, value in changes.items():
         setattr(repository, name, value)
+    repository.ref = normal_ref(repository.ref)
     try:
         if repository.jobs.unfinished().exists():
             raise JobRunning

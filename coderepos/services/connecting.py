@@ -26,7 +26,7 @@ from coderepos.models.locking import row_transaction
 from coderepos.models.project import project_key
 from coderepos.models.token_status import database_time
 from coderepos.services import engine
-from coderepos.services.arguments import as_secret, check_username, refuse_transaction, shown_url
+from coderepos.services.arguments import as_secret, check_username, normal_ref, refuse_transaction, shown_url
 from coderepos.services.publication import size_mb
 from coderepos.services.trail import record_failure, require
 
@@ -77,7 +77,7 @@ def connect_repository(
             CodeRepository(
                 project_id=project.pk,
                 git_url=git_url.strip(),
-                ref=ref,
+                ref=normal_ref(ref),
                 depth=depth,
                 username=username,
                 connected_by_id=user.pk,

@@ -109,6 +109,17 @@ def test_host_that_repeats_the_token(site: Site, echo: bytes, caplog: pytest.Log
         assert not [at for at in range(len(plain) - 15) if plain[at : at + 16] in squeezed]
 
 
+def test_branch_that_repeats_the_token(site: Site) -> None:
+    """Names of branches that are told to users are text of the host too: one with the token in it is not among them."""
+    refs = [("refs/heads/good", ID), (f"refs/heads/{TOKEN}", ID), (f"refs/heads/{TOKEN.encode().hex()}", ID)]
+    with HostileServer(v2_server(refs)) as server:
+        site.trust(server)
+        detail = site.connect(server.url, access_token=TOKEN).json()["detail"]
+
+    assert detail["names"] == ["good"]
+    assert detail["message"] == "The repository's default branch does not exist; name a branch, such as good."
+
+
 def test_long_text_of_the_host(site: Site) -> None:
     """Only the beginning of a long text is kept, on one line."""
     with HostileServer(reports("refs", b"line\n" * 1_000)) as server:

@@ -79,6 +79,8 @@ CASES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "nothing said": (["main"], ()),
     "cut where it is said": (CUT, ["shallow main~1"]),
     "cut where it is said, and said twice": (CUT, ["shallow main~1", "shallow main~1"]),
+    "cut, and nothing said": (CUT, ()),
+    "cut above where it is said": (CUT, ["shallow main~2"]),
     "the newest commit alone": (["main", "^main~1"], ["shallow main"]),
     "whole, yet said to be cut": (["main"], ["shallow main~1"]),
     "whole, yet said to be the newest commit": (["main"], ["shallow main"]),

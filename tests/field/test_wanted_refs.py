@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coderepos.models import CodeRepository
-from tests.field.conftest import Site
+from tests.field.conftest import ADDRESS, Site
 from tests.field.judging import ENVIRONMENT, git_run, listing
 from tests.git.http_backend import GitServer, git, make_repository
 
@@ -46,8 +46,17 @@ def test_a_full_id_is_an_id_first(site: Site, tmp_path: Path, protocol_v2: bool)
     with GitServer(repo.parent, protocol_v2=protocol_v2) as server:
         site.trust(server)
         for ref in (pinned, pinned.upper()):
-            row = cloned(site, server.url("repo"), ref)
-            assert (row.commit_id, row.ref_name) == (pinned, "")
+            answer = site.connect(server.url("repo"), ref=ref)
+            if ref == pinned:
+                assert site.work(answer.json()["repo_id"]) == "succeeded"
+                row = CodeRepository.objects.get(pk=answer.json()["repo_id"])
+                assert (row.commit_id, row.ref_name, row.ref) == (pinned, "", pinned)
+            else:
+                assert answer.json()["detail"]["error"] == "already_connected"
+        other = site.connected(server.url("repo"))
+        site.work(other)
+        changed = site.client.patch(f"{ADDRESS}/repos/{other}", {"ref": pinned.upper()}, format="json")
+        assert changed.json()["detail"]["error"] == "already_connected"
         row = cloned(site, server.url("repo"), f"refs/heads/{pinned}")
         assert (row.commit_id, row.ref_name) == (newest, f"refs/heads/{pinned}")
 
