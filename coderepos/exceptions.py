@@ -136,11 +136,12 @@ class RemoteAuthFailed(GitError):
     """The Git host refused access; check the URL, and that the token is valid and may read this repository."""
 
     code = "remote_auth_failed"
-    sentences = dict.fromkeys(
-        ("sign-in page", "redirect"),
-        "The Git host answered the token with a web page, as hosts do for one that is not valid or has expired; check"
-        " the URL, and that the token is valid and may read this repository.",
-    )
+    sentences = {
+        "sign-in page": "The Git host answered the token with a web page, as hosts do for one that is not valid or has"
+        " expired; check the URL, and that the token is valid and may read this repository.",
+        "redirect": "The Git host answered the token with a redirect to what is not a repository, such as its page for"
+        " signing in; check the URL, and that the token is valid and may read this repository.",
+    }
 
 
 class RemoteNotFound(GitError):

@@ -1,8 +1,8 @@
 """A guarded HTTP connection to one origin: pinned addresses, fixed requests, bounded bytes and time.
 
-It follows no redirect, repeats no request apart from one whose kept connection had ended, and knows no proxy, no
-``.netrc`` and no cookie, so that nothing has to be switched off. Every byte, those of headers, chunk sizes and trailers
-included, passes a :class:`~coderepos.git.connection.Meter`.
+It follows no redirect, repeats no request apart from one whose kept connection had ended, and knows no proxy of the
+environment, no ``.netrc`` and no cookie, so that nothing has to be switched off. Every byte, those of headers, chunk
+sizes and trailers included, passes a :class:`~coderepos.git.connection.Meter`.
 """
 
 from __future__ import annotations

@@ -166,6 +166,18 @@ def test_repository_that_was_renamed(
     site.connected(detail["moved_to"], access_token=TOKEN)
 
 
+def test_repository_that_was_renamed_after_it_was_connected(site: Site, host: HostileServer, switch: Switch) -> None:
+    """A clone ends with the new URL in its error, at once: the same request would lead to the same answer."""
+    repo_id = site.connected(host.url, access_token=TOKEN)
+    switch.answer = says(308, Location="/new/name.git/info/refs?service=git-upload-pack")
+
+    assert site.work(repo_id) == "failed"
+
+    status = site.status(repo_id)
+    assert (status["error_code"], status["retryable"], status["token_status"]) == ("remote_moved", False, "ok")
+    assert f"connect http://{host.host}/new/name.git instead" in status["error_message"]
+
+
 @pytest.mark.parametrize(
     ("location", "reason"),
     [

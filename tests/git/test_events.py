@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from coderepos.exceptions import (
+    AskedToWait,
     CodeReposError,
     GitError,
     InternalError,
@@ -16,7 +17,7 @@ from coderepos.exceptions import (
     leaves,
 )
 from coderepos.git import events
-from coderepos.git.messages import BuildReport
+from coderepos.git.messages import BuildReport, NetworkPolicy
 from coderepos.git.reports import Progress
 
 START = Progress(phase="receiving", received_bytes=10, objects=5, total_objects=7)
@@ -152,6 +153,43 @@ def test_an_error_is_raised_as_what_it_is() -> None:
     assert isinstance(error, UnsafeRepository)
     assert error.fields == {"reason": "dot git"}
     assert not isinstance(error, RepositoryTooLarge)
+
+
+POLICY = NetworkPolicy()
+
+
+def test_place_to_which_a_repository_has_moved() -> None:
+    """A child tells a path; the URL that users read is made here, of the origin that was asked."""
+    event = {"code": "remote_moved", "fields": {"moved_to": "/new/name.git"}}
+
+    error = events.error(event, child="fetch", url="HTTPS://Git.Example:443/old.git", policy=POLICY)
+
+    assert error.fields == {"moved_to": "https://git.example/new/name.git"}
+    assert "connect https://git.example/new/name.git instead" in error.message
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "new", "//evil.example/x", "/a/../b", "/a b", "/a\x1b[31m", "/a?b", "https://evil.example/x", 5, ["/a"]],
+)
+def test_odd_places_are_refused(path: object) -> None:
+    """What is no path of a Git URL is no place either, nor is one where nobody was asked."""
+    event = {"code": "remote_moved", "fields": {"moved_to": path}}
+
+    with pytest.raises(ValueError, match="fields"):
+        events.error(event, child="fetch", url="https://git.example/old.git", policy=POLICY)
+    with pytest.raises(ValueError, match="fields"):
+        events.error({"code": "remote_throttled", "fields": {"moved_to": "/new"}}, child="fetch")
+
+
+@pytest.mark.parametrize(("told", "seconds"), [(7, 7), (2**50, 3_600), (-1, 0), (0, 0), ("7", 0), (7.5, 0), (True, 0)])
+def test_wait_that_a_child_tells_is_bounded(told: object, seconds: int) -> None:
+    """Whatever a child says that a host asked for, a job waits an hour at most."""
+    error = events.error({"code": "remote_unavailable", "fields": {"retry_after_seconds": told}}, child="fetch")
+
+    assert isinstance(error, AskedToWait)
+    assert error.retry_after_seconds == seconds
+    assert error.fields == ({"retry_after_seconds": seconds} if seconds else {})
 
 
 def test_only_places_are_logged(caplog: pytest.LogCaptureFixture) -> None:
