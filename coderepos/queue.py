@@ -93,7 +93,7 @@ def cluster_exists() -> bool:
 
 def is_cluster() -> bool:
     """Return whether this process is ``manage.py qcluster``, of which all others of the cluster are forks."""
-    return sys.argv[1:2] == ["qcluster"]
+    return "qcluster" in sys.argv
 
 
 def on_worker_start(receiver: Callable[[], None]) -> None:

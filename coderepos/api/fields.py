@@ -14,6 +14,7 @@ from rest_framework.fields import empty
 
 from coderepos.crypto.fields import MAX_TOKEN_CHARACTERS, validate_token
 from coderepos.crypto.secret import Secret
+from coderepos.hidden import HiddenText
 from coderepos.models.database import vendor
 
 LARGEST_DEPTH: Final = 2**31 - 1
@@ -85,6 +86,7 @@ class TokenField(serializers.CharField):
             return Secret("")
         if not isinstance(data, str):
             self.fail("invalid")
+        data = HiddenText(data)
         validate_token(data)
         return Secret(data)
 

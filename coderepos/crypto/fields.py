@@ -175,6 +175,14 @@ class TokenAttribute(DeferredAttribute):
         instance.__dict__[self.field.attname] = form
 
 
+class TokenFormField(forms.CharField):
+    """A form's field for a token, whose value hides itself as soon as it is read."""
+
+    def to_python(self, value: Any) -> str:
+        """Return the text."""
+        return HiddenText(super().to_python(value))
+
+
 class EncryptedTokenField(_Field):
     """An access token, sealed for its row, its field and its project; the key's name stands in a field beside it.
 
@@ -398,7 +406,7 @@ class EncryptedTokenField(_Field):
     def formfield(self, **kwargs: Any) -> Any:
         """Return a password field that is never rendered back and, left empty, changes nothing."""
         widget = forms.PasswordInput(render_value=False, attrs={"autocomplete": "off"})
-        return forms.CharField(
+        return TokenFormField(
             **{
                 "required": False,
                 "strip": False,
