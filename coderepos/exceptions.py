@@ -164,6 +164,7 @@ class RefNotFound(GitError):
         "no ref name": "Git allows no branch or tag of this name; check the ref",
         "short id": "A commit is found by its full id alone; give all 40 digits of it, or a branch or tag",
         "hidden commit": "The Git host gives away only commits that a branch or tag names; name a branch or tag",
+        "no commit": "What the ref names is not a commit; name a branch, a commit, or a tag of a commit",
     }
 
     def __init__(self, message: str | None = None, *, names: Sequence[str] = (), **fields: object) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from coderepos.exceptions import GitError
     from coderepos.git.child import Emit
+    from coderepos.git.commit_search import CommitSearch
     from coderepos.git.connection import Meter
     from coderepos.git.messages import FetchRequest
 
@@ -42,6 +43,8 @@ class PackWriter:
         self.pack_bytes = 0
         self.size_factor = SIZE_FACTOR
         """Bytes of the repository per pack byte that a probe counts; 1 where it counts all of them."""
+        self.search: CommitSearch | None = None
+        """Takes the bytes of a probe too, where what it counts may hold no commit."""
         self._count_until: Final = time.monotonic() + COUNTING_SHARE * request.limits.clone_seconds
         self._limits: Final = request.limits
         self._count_only: Final = request.count_only
@@ -69,6 +72,8 @@ class PackWriter:
         self._lines += lines
         self._set_allowance()
         if self._count_only:
+            if self.search:
+                self.search.take(parts)
             if self.pack_bytes * self.size_factor > limit_bytes:
                 raise StoppedEarly
             if self.size_factor == 1 and self.pack_bytes and time.monotonic() > self._count_until:
