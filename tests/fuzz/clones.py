@@ -48,7 +48,9 @@ def variants(repository: RandomRepository, chance: random.Random, count: int) ->
     choices = {
         "branch": [name for name in repository.branches if is_text(name)],
         # ``git clone --branch`` takes the branch where both have the name.
-        "tag": [name for name in repository.tags if is_text(name) and name.replace(b"tags", b"heads", 1) not in branches],
+        "tag": [
+            name for name in repository.tags if is_text(name) and name.replace(b"tags", b"heads", 1) not in branches
+        ],
         "commit": [one.encode() for one in repository.commits],
     }
     possible = [kind for kind, refs in choices.items() if refs]
