@@ -32,10 +32,15 @@ class CodeReposConfig(AppConfig):
             close_process()
 
 
-def _after_migrate(**_: Any) -> None:
-    from coderepos import queue
+def _after_migrate(*, using: str, **_: Any) -> None:
+    from coderepos import models, queue
 
-    queue.ensure_schedules()
+    if using != models.alias():
+        return
+    if models.tables_exist():
+        queue.ensure_schedules()
+    else:
+        queue.forget()
 
 
 def _before_delete(*, instance: Any, using: str, **_: Any) -> None:

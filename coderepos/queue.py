@@ -16,14 +16,15 @@ from django.conf import settings
 from django.db import connections, router, transaction
 from django_q.brokers import get_broker
 from django_q.conf import Conf
-from django_q.models import Schedule
+from django_q.models import OrmQ, Schedule, Task
 from django_q.signals import post_spawn
 from django_q.tasks import async_task, schedule
 
 from coderepos.conf import conf
 from coderepos.models import Job, alias
 
-RUN_JOB: Final = "coderepos.tasks.run_job"
+TASKS: Final = "coderepos.tasks."
+RUN_JOB: Final = f"{TASKS}run_job"
 SCHEDULES: Final = {
     "coderepos.reap": {"func": "coderepos.tasks.reap", "schedule_type": Schedule.MINUTES, "minutes": 1},
     "coderepos.sweep": {"func": "coderepos.tasks.sweep", "schedule_type": Schedule.HOURLY},
@@ -69,7 +70,7 @@ def waiting() -> int:
 def ensure_schedules() -> None:
     """Create the missing schedules of the reaper and the sweep; does nothing before django-q2 has its tables."""
     using = router.db_for_write(Schedule)
-    if Schedule._meta.db_table not in connections[using].introspection.table_names():
+    if not _has_table(Schedule, using):
         return
     for name, defaults in SCHEDULES.items():
         # The names are not unique in their table, which two `migrate` at once make use of.
@@ -77,6 +78,31 @@ def ensure_schedules() -> None:
         if not ours.exists():
             ours.create(name=name, cluster=_cluster(), **defaults)
         ours.exclude(cluster=_cluster()).update(cluster=_cluster())
+
+
+def forget() -> dict[str, int]:
+    """Remove schedules, waiting tasks and results of tasks of ours; returns how many of each.
+
+    Tasks that wait with another broker than the ORM are left there: each is one line in a worker's log.
+    """
+    counts = {"schedules": _delete(Schedule), "results of tasks": _delete(Task)}
+    if Conf.ORM and _has_table(OrmQ, Conf.ORM):
+        waiting = OrmQ.objects.using(Conf.ORM)
+        ours = [row.pk for row in waiting.iterator() if str(row.task.get("func")).startswith(TASKS)]
+        counts["waiting tasks"] = waiting.filter(pk__in=ours).delete()[0]
+    return counts
+
+
+def _delete(model: Any) -> int:
+    using = router.db_for_write(model)
+    if not _has_table(model, using):
+        return 0
+    count: int = model.objects.using(using).filter(func__startswith=TASKS).delete()[0]
+    return count
+
+
+def _has_table(model: Any, using: str) -> bool:
+    return model._meta.db_table in connections[using].introspection.table_names()
 
 
 def _cluster() -> str | None:

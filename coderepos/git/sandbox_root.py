@@ -5,7 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -13,7 +13,7 @@ from typing import Final
 from coderepos.exceptions import SandboxRefused, SandboxRootMissing
 from coderepos.git.ancestors import require_safe_way
 from coderepos.git.folders import opened_folder, set_mode, translated
-from coderepos.git.marker import read_marker, write_marker
+from coderepos.git.marker import MARKER, read_marker, write_marker
 from coderepos.git.sandbox import NAME, Sandbox
 
 
@@ -104,6 +104,27 @@ class SandboxRoot:
             except FileNotFoundError:
                 return found
         return found
+
+    def dissolve(self, root_ids: Collection[str]) -> int:
+        """Remove all sandboxes, the marker, and the root itself where nothing else is in it; not there is fine.
+
+        :param root_ids: markers that say whose the root is.
+        :returns: how many sandboxes there were.
+        :raises SandboxRefused: the marker is none of these, or another user's; nothing was touched.
+        """
+        marker = self.read_marker()
+        if marker is None:
+            return 0
+        if marker not in root_ids:
+            raise SandboxRefused("The sandbox root belongs to another installation; it was not touched.")
+        sandboxes = self.sandboxes()
+        for sandbox in sandboxes:
+            sandbox.remove()
+        with translated(self.path), self.opened() as base:
+            os.unlink(MARKER, dir_fd=base)
+        with suppress(OSError):
+            self.path.rmdir()
+        return len(sandboxes)
 
     def free_bytes(self) -> int:
         """Return how much room an unprivileged user has left on the root's file system."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coderepos.models.audit import AuditEntry, AuditEvent
-from coderepos.models.database import alias
+from coderepos.models.database import alias, tables_exist
 from coderepos.models.job import Job, JobKind, JobState, LeaseLost
 from coderepos.models.node import Node
 from coderepos.models.project import ProjectMembership, Role, get_project_model
@@ -25,4 +25,5 @@ __all__ = [
     "TokenStatus",
     "alias",
     "get_project_model",
+    "tables_exist",
 ]

@@ -20,6 +20,12 @@ def vendor() -> str:
     return connections[alias()].vendor
 
 
+def tables_exist() -> bool:
+    """Return whether our tables are there: after the first ``migrate``, and before ``migrate coderepos zero``."""
+    using = connections[alias()]
+    return apps.get_model("coderepos", "CodeRepository")._meta.db_table in using.introspection.table_names()
+
+
 class PrimaryQuerySet(models.QuerySet[_Model]):
     """Base of our querysets: rows are read where they are written.
 

@@ -9,6 +9,7 @@ from coderepos.services.disconnecting import disconnecting_as, record_disconnect
 from coderepos.services.maintenance import start_worker, sweep_if_due
 from coderepos.services.tokens import replace_token
 from coderepos.services.trail import require
+from coderepos.services.uninstalling import other_nodes, remove_sandboxes, remove_traces
 from coderepos.services.upkeep import adopt_root, reap, register_node, sweep
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "clone_again",
     "connect_repository",
     "disconnecting_as",
+    "other_nodes",
     "reap",
     "record_disconnection",
     "register_node",
+    "remove_sandboxes",
+    "remove_traces",
     "replace_token",
     "require",
     "run_clone",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 
@@ -73,6 +76,33 @@ class HostProject:
         """Run code inside the project and return what it printed; raises as :meth:`manage`."""
         start = "import os, django\nos.environ['DJANGO_SETTINGS_MODULE'] = 'mysite.settings'\ndjango.setup()\n"
         return self._run([sys.executable, "-c", start + dedent(code)])
+
+    @contextmanager
+    def running(self, *arguments: str, **environment: str) -> Iterator[None]:
+        """Run a command such as ``qcluster`` in a session of its own for the length of a ``with`` block."""
+        log = self.folder / f"{arguments[0]}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "manage.py", *arguments],
+                cwd=self.folder,
+                env={**self.environment, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            yield
+        except BaseException:
+            print(log.read_text(errors="replace")[-4_000:])
+            raise
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(timeout=10)
 
     def _run(self, command: list[str]) -> str:
         done = subprocess.run(

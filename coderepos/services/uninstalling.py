@@ -1,0 +1,41 @@
+"""Taking the app out of a host so that nothing of it is left: files, tasks, permissions, content types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from django.contrib.contenttypes.models import ContentType
+from django.db import router
+
+from coderepos import queue
+from coderepos.conf import conf
+from coderepos.git.sandbox_root import SandboxRoot
+from coderepos.models import Node
+from coderepos.services import engine
+
+APP_LABELS: Final = ("coderepos", "coderepos_projects")
+
+
+def remove_sandboxes() -> int:
+    """Remove every sandbox root of this machine that one of our rows marked, and return how many sandboxes went.
+
+    :raises SandboxRefused: one belongs to another installation or user; it was not touched.
+    """
+    known = [str(root_id) for root_id in Node.objects.values_list("root_id", flat=True)]
+    here = Node.objects.filter(name=conf.node_id).first()
+    paths = {engine.sandbox_root().path, *(Path(path) for path in (here.marked_roots if here else ()))}
+    return sum(SandboxRoot(path, conf.SANDBOX_GROUP).dissolve(known) for path in sorted(paths))
+
+
+def other_nodes() -> list[str]:
+    """Return the names of other machines that may have sandboxes."""
+    return sorted(Node.objects.exclude(name=conf.node_id).values_list("name", flat=True))
+
+
+def remove_traces() -> dict[str, int]:
+    """Remove what stands in tables of others, after our own tables went; returns how many rows of each."""
+    types = ContentType.objects.using(router.db_for_write(ContentType)).filter(app_label__in=APP_LABELS)
+    _, counts = types.delete()
+    ContentType.objects.clear_cache()
+    return {**queue.forget(), **{label: count for label, count in counts.items() if count}}
