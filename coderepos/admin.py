@@ -19,6 +19,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.timesince import timesince
 
 from coderepos import services
+from coderepos.crypto.redaction import redact
 from coderepos.exceptions import CodeReposError
 from coderepos.git.substitutions import MEANINGS
 from coderepos.models import (
@@ -116,7 +117,7 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
             {"fields": ("differences", "different_paths")},
         ),
         ("Size in MB", {"fields": ("repository_size_mb", "estimated_size_mb", "size_source")}),
-        ("Access", {"fields": ("username", "token", "token_expires_at", "token_kid", "trail")}),
+        ("Access", {"fields": ("user_name", "token", "token_expires_at", "token_kid", "trail")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CodeRepository]:
@@ -140,6 +141,11 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
     def has_clone_permission(self, request: HttpRequest) -> bool:
         """Who could change repositories may clone them again, as far as their role in the project allows it too."""
         return request.user.has_perm("coderepos.change_coderepository")
+
+    @admin.display(description="username")
+    def user_name(self, repository: CodeRepository) -> str:
+        """User name that goes with the token; one that is a token itself is masked."""
+        return redact(repository.username) or "-"
 
     @admin.display(description="host")
     def host(self, repository: CodeRepository) -> str:

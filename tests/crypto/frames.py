@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -77,11 +78,13 @@ def _printed(value: Any) -> str:
 
 @contextmanager
 def watched(*secrets: str | bytes) -> Iterator[Watched]:
-    """Look at all frames of this thread in a ``with`` block."""
+    """Look at all frames of this thread, and of those that it starts, in a ``with`` block."""
     watching = Watched(secrets)
     before = sys.gettrace()
+    threading.settrace(watching.trace)
     sys.settrace(watching.trace)
     try:
         yield watching
     finally:
         sys.settrace(before)
+        threading.settrace(None)

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from coderepos.crypto.envelope import KeyWrapper
 from coderepos.crypto.providers.gcp import crc32c
+from coderepos.hidden import HiddenBytes
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -243,7 +244,7 @@ class Gcp(Service):
             "name": f"{name}/cryptoKeyVersions/{len(self.keys)}",
             "ciphertext": encode(ciphertext),
             "ciphertextCrc32c": str(crc32c(ciphertext)),
-            "verifiedPlaintextCrc32c": int(asked["plaintextCrc32c"]) == crc32c(plaintext),
+            "verifiedPlaintextCrc32c": int(asked["plaintextCrc32c"]) == crc32c(HiddenBytes(plaintext)),
             "verifiedAdditionalAuthenticatedDataCrc32c": int(asked["additionalAuthenticatedDataCrc32c"]) == crc32c(aad),
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from coderepos.crypto import envelope
 from coderepos.crypto.envelope import Context, KeyWrapper, LocalKeyWrapper
 from coderepos.crypto.providers import asking
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
+from coderepos.hidden import HiddenBytes
+from tests.crypto.frames import watched
 from tests.crypto.providers.services import LEFT_OPEN, Aws, Azure, Gcp, Service, Vault, running
 
 pytestmark = pytest.mark.filterwarnings(LEFT_OPEN)
@@ -50,6 +53,18 @@ def test_a_data_key_comes_back(service: Service, wrapper: KeyWrapper) -> None:
     assert wrapper.unwrap(wrapped, AAD) == DEK
     assert DEK not in wrapped
     assert wrapper.kid == service.kid
+
+
+def test_no_frame_of_ours_names_a_data_key(service: Service, wrapper: KeyWrapper) -> None:
+    """An exception in the middle of a question, or in the thread that asks it, shows the data key to no reporter."""
+    with watched(DEK, b64encode(DEK)) as seen:
+        sealed = envelope._seal_from_parts(
+            b"token", wrapper=wrapper, context=CONTEXT, dek=HiddenBytes(DEK), message_id=bytes(32), nonce=bytes(12)
+        )
+        envelope.open_sealed(sealed, wrapper=wrapper, context=CONTEXT)
+
+    assert {place for place in seen.found if place.startswith("coderepos")} == set()
+    assert seen.lines > 50
 
 
 def test_a_message_is_sealed_by_a_service_and_moves_to_a_local_key(wrapper: KeyWrapper) -> None:
