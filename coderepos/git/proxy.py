@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final
 
+    from coderepos.exceptions import GitError
     from coderepos.git.connection import Meter
     from coderepos.git.http_reader import Head
 
@@ -55,6 +56,10 @@ def _parts(text: str) -> tuple[str, str, str, str]:
     return username, password, found["host"], found["port"]
 
 
+class _NoAnswer(Exception):
+    """The proxy said nothing, or what is no answer."""
+
+
 def tunnelled(proxy: Proxy, targets: Iterable[str], meter: Meter) -> socket.socket:
     """Return a connection through the proxy to the first of ``targets`` that it reaches.
 
@@ -63,6 +68,7 @@ def tunnelled(proxy: Proxy, targets: Iterable[str], meter: Meter) -> socket.sock
     :raises RemoteUnreachable: it reaches none, or may not.
     :raises RemoteTimeout: it takes too long.
     """
+    failure: GitError = RemoteUnreachable(reason="proxy")
     for target in targets:
         connected = _connected_to(proxy, meter)
         try:
@@ -71,11 +77,15 @@ def tunnelled(proxy: Proxy, targets: Iterable[str], meter: Meter) -> socket.sock
                 return connected
             if head.status == 407:
                 raise ProxyUnavailable(reason="proxy credentials")
+            failure = RemoteUnreachable(reason="proxy")
+        except _NoAnswer:
+            # Some proxies hang up where others would say that they do not reach a target.
+            failure = ProxyUnavailable(reason="proxy answer")
         except BaseException:
             connected.close()
             raise
         connected.close()
-    raise RemoteUnreachable(reason="proxy")
+    raise failure
 
 
 def _connected_to(proxy: Proxy, meter: Meter) -> socket.socket:
@@ -101,7 +111,10 @@ def _connected_to(proxy: Proxy, meter: Meter) -> socket.socket:
 
 
 def _asked(connected: socket.socket, proxy: Proxy, target: str, meter: Meter) -> Head:
-    """Ask for a tunnel, and return the head of the answer."""
+    """Ask for a tunnel, and return the head of the answer.
+
+    :raises _NoAnswer: there is none that could be understood.
+    """
 
     def receive_into(buffer: memoryview) -> int:
         connected.settimeout(meter.wait_seconds())
@@ -117,10 +130,10 @@ def _asked(connected: socket.socket, proxy: Proxy, target: str, meter: Meter) ->
     except TimeoutError:
         raise RemoteTimeout from None
     except (OSError, RemoteProtocolError, RemoteUnreachable):
-        raise ProxyUnavailable(reason="proxy answer") from None
+        raise _NoAnswer from None
     if reader.has_rest and 200 <= head.status < 300:
         # The Git host speaks second in TLS, so that nobody but the proxy can have said this.
-        raise ProxyUnavailable(reason="proxy answer")
+        raise _NoAnswer
     return head
 
 

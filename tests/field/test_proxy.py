@@ -186,8 +186,8 @@ def test_blocked_address_is_not_told_to_the_proxy(site: Site, server: GitServer)
         assert proxy.targets == []
 
 
-@pytest.mark.parametrize("resolves", [False, True])
-def test_what_the_proxy_is_told(tmp_path: Path, resolves: bool) -> None:
+@pytest.mark.parametrize(("resolves", "hangs_up"), [(False, False), (False, True), (True, False)])
+def test_what_the_proxy_is_told(tmp_path: Path, resolves: bool, hangs_up: bool) -> None:
     """The checked addresses until one is reached, or the name where the proxy resolves; TLS has the name."""
     certificate, key = write_certificate(tmp_path, "git.example")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -210,7 +210,7 @@ def test_what_the_proxy_is_told(tmp_path: Path, resolves: bool) -> None:
                 raise OSError("no route")
             return "127.0.0.1", port
 
-        with ConnectProxy(reach=reach) as proxy:
+        with ConnectProxy(reach=reach, hangs_up=hangs_up) as proxy:
             policy = NetworkPolicy(
                 ca_bundle=str(certificate),
                 proxy=Proxy(host="127.0.0.1", port=proxy.port),

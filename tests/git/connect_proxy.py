@@ -20,6 +20,7 @@ class ConnectProxy:
     :param credentials: user name and password that it insists on.
     :param answer: is sent instead of opening a tunnel; the connection is closed after it.
     :param reach: returns where a target is really connected to; by default where it says.
+    :param hangs_up: close the connection where a target cannot be reached, instead of saying so.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class ConnectProxy:
         credentials: tuple[str, str] | None = None,
         answer: bytes | None = None,
         reach: Reach | None = None,
+        hangs_up: bool = False,
         greeting: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n",
     ) -> None:
         self.targets: list[str] = []
@@ -39,6 +41,7 @@ class ConnectProxy:
         self._credentials = credentials
         self._answer = answer
         self._reach = reach or split
+        self._hangs_up = hangs_up
         self._greeting = greeting
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -100,7 +103,8 @@ class ConnectProxy:
         try:
             other = socket.create_connection(self._reach(target), 5)
         except OSError:
-            connection.sendall(b"HTTP/1.1 502 no\r\nContent-Length: 0\r\n\r\n")
+            if not self._hangs_up:
+                connection.sendall(b"HTTP/1.1 502 no\r\nContent-Length: 0\r\n\r\n")
             return
         with other:
             connection.sendall(self._greeting)
