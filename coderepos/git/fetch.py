@@ -14,6 +14,7 @@ from binascii import b2a_base64
 from coderepos.exceptions import (
     CodeReposError,
     InternalError,
+    OutOfMemory,
     PreambleTooLarge,
 )
 from coderepos.git.child import emit_to, error_event
@@ -70,7 +71,8 @@ def run(line: bytes, pack_fd: int, emit: Emit) -> int:
         emit(error_event(error))
         return 1
     except Exception as error:
-        emit(error_event(InternalError(), cause=error))
+        told = OutOfMemory() if isinstance(error, MemoryError) else InternalError()
+        emit(error_event(told, cause=error))
         return 1
     return 0
 

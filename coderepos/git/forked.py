@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -21,7 +22,8 @@ class Forked:
 
     It dies with this process. What it makes must go through shared memory or files. Only for a process without threads.
 
-    :param call: what to run; of an exception only the error number of an ``OSError`` comes back.
+    :param call: what to run; of an exception only the error number of an ``OSError`` comes back,
+        and ``ENOMEM`` for a lack of memory.
     """
 
     def __init__(self, call: Callable[[], None]) -> None:
@@ -82,6 +84,8 @@ def _run(call: Callable[[], None], parent: int) -> None:
         die_with(parent)
         call()
         code = 0
+    except MemoryError:
+        code = errno.ENOMEM
     except OSError as error:
         code = min(error.errno or _FAILED, _FAILED)
     finally:

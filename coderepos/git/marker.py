@@ -12,6 +12,9 @@ from coderepos.exceptions import SandboxRefused
 MARKER: Final = ".coderepos-root"
 """Its name in the root."""
 
+MARKER_DRAFT: Final = f"{MARKER}-"
+"""How the names of markers begin that are being written."""
+
 _MARKER_BYTES: Final = 256
 
 
@@ -32,7 +35,7 @@ def read_marker(base: int) -> str | None:
 
 def write_marker(base: int, root_id: str) -> None:
     """Write the marker whole or not at all; who comes second leaves that of the first."""
-    draft = f"{MARKER}-{os.getpid()}-{time.monotonic_ns()}"
+    draft = f"{MARKER_DRAFT}{os.getpid()}-{time.monotonic_ns()}"
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=base), "wb") as file:
         file.write(root_id.encode("ascii") + b"\n")
         file.flush()

@@ -15,6 +15,9 @@ from typing import Final
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+CANNOT_MOVE: Final = frozenset({errno.EXDEV, errno.EMLINK, errno.ENOSPC, errno.EDQUOT})
+"""What stops a folder from being moved, but not from being removed: where it is, or that its new place has no room."""
+
 _ATTEMPTS: Final = 5
 
 
@@ -110,7 +113,7 @@ def _lift(name: str, folder: int, top: int, fresh_names: Iterator[str]) -> bool:
         except FileNotFoundError:
             break
         except OSError as error:
-            if error.errno == errno.EXDEV:
+            if error.errno in CANNOT_MOVE:
                 return False
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise

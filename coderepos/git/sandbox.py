@@ -50,6 +50,7 @@ LINKS: Final = {"repository": f"{CURRENT}/tree", "git": f"{CURRENT}/git"}
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 """Names of projects, repositories and versions: each a path segment of its own, and none of ours."""
 
+_TRIES: Final = 3
 _INCOMING: Final = ".incoming-"
 
 
@@ -84,11 +85,22 @@ class Sandbox:
         :raises SandboxFull: there is no room.
         """
         name = _INCOMING + _checked(token)
-        with translated(self.path), self._opened(create=True) as folder:
+        with translated(self.path):
+            for tries_left in reversed(range(_TRIES)):
+                try:
+                    self._make_incoming(name)
+                    break
+                except FileNotFoundError:
+                    # Whoever removed the last sandbox of the project took its folder along.
+                    if not tries_left:
+                        raise
+        return self.path / name
+
+    def _make_incoming(self, name: str) -> None:
+        with self._opened(create=True) as folder:
             os.mkdir(name, 0o700, dir_fd=folder)
             with opened_folder(name, parent=folder) as incoming:
                 set_mode(incoming, self.root.folder_mode)
-        return self.path / name
 
     def publish(self, token: str) -> None:
         """Give what a job built a name of its own, read-only; no reader sees it before :meth:`flip`.

@@ -12,8 +12,9 @@ from typing import Final
 
 from coderepos.exceptions import SandboxRefused, SandboxRootMissing
 from coderepos.git.ancestors import require_safe_way
-from coderepos.git.folders import opened_folder, set_mode, translated
-from coderepos.git.marker import MARKER, read_marker, write_marker
+from coderepos.git.folders import ages_seconds, opened_folder, remove_if_empty, set_mode, translated
+from coderepos.git.marker import MARKER, MARKER_DRAFT, read_marker, write_marker
+from coderepos.git.removal import remove_tree
 from coderepos.git.sandbox import NAME, Sandbox
 
 
@@ -125,6 +126,16 @@ class SandboxRoot:
         with suppress(OSError):
             self.path.rmdir()
         return len(sandboxes)
+
+    def tidy(self, *, older_than_seconds: float) -> None:
+        """Remove folders of projects without a sandbox, and unfinished markers, that a killed process left."""
+        with translated(self.path), self.opened() as base:
+            old = [name for name, age in ages_seconds(base).items() if age > older_than_seconds]
+            for name in {*old}.intersection(names_of_folders(base)):
+                remove_if_empty(name, base)
+            for name in old:
+                if name.startswith(MARKER_DRAFT):
+                    remove_tree(name, parent=base)
 
     def free_bytes(self) -> int:
         """Return how much room an unprivileged user has left on the root's file system."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from coderepos.git.folders import opened_folder
-from coderepos.git.removal import open_writable, remove_tree
+from coderepos.git.removal import CANNOT_MOVE, open_writable, remove_tree
 
 VERSIONS: Final = "versions"
 CURRENT: Final = "current"
@@ -59,8 +59,8 @@ def _moved(token: str, doomed: str, versions: int, folder: int) -> bool:
         os.close(open_writable(token, parent=versions))
         os.rename(token, doomed, src_dir_fd=versions, dst_dir_fd=folder)
     except OSError as error:
-        # Overlayfs can't move folders of its lower layers.
-        if error.errno not in (errno.ENOENT, errno.EXDEV):
+        # Overlayfs can't move folders of its lower layers, and a full disk may have no room for a name.
+        if error.errno != errno.ENOENT and error.errno not in CANNOT_MOVE:
             raise
         return False
     return True

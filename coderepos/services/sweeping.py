@@ -39,6 +39,7 @@ def sweep_root(root: SandboxRoot, node: Node, *, older_than_seconds: float) -> s
     """
     sweep = _Sweep(root, node, older_than_seconds)
     sweep.tidy()
+    root.tidy(older_than_seconds=older_than_seconds)
     sweep.report_missing()
     sweep.report_found()
     return f"{sweep.removed} removed, {sweep.missing} missing, {sweep.found} found again"

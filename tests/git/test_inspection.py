@@ -108,10 +108,10 @@ OPEN = "[os.chmod(folder, 0o700) for folder in (TREE, GIT, GIT + '/objects', GIT
 
 LEFT = {
     "tree that is a link": "os.chmod('tree', 0o700); os.rename('tree', '../aside'); os.symlink('/etc', 'tree')",
-    "tree that is a file": "os.rename('tree', '../aside'); open('tree', 'w').close()",
-    "git that is a link": "os.rename('git', '../aside'); os.symlink('/etc', 'git')",
-    "no tree": "os.rename('tree', '../aside')",
-    "no git": "os.rename('git', '../aside')",
+    "tree that is a file": "os.chmod('tree', 0o700); os.rename('tree', '../aside'); open('tree', 'w').close()",
+    "git that is a link": "os.chmod('git', 0o700); os.rename('git', '../aside'); os.symlink('/etc', 'git')",
+    "no tree": "os.chmod('tree', 0o700); os.rename('tree', '../aside')",
+    "no git": "os.chmod('git', 0o700); os.rename('git', '../aside')",
     "something beside": "open('beside', 'w').close()",
     "folder beside": "os.mkdir('.hidden')",
     "link out": OPEN + "os.symlink('/etc/passwd', 'tree/out')",
@@ -138,7 +138,7 @@ LEFT = {
     "huge and sparse": OPEN
     + "f = open('tree/large', 'w'); f.truncate(1 << 40); f.close(); os.chmod('tree/large', 0o400)",
     "too large together": OPEN + "open('tree/a', 'w').truncate(150_000); os.chmod('tree/a', 0o400); "
-    f"os.truncate('git/objects/pack/pack-{COMMIT}.pack', 150_000)",
+    f"p = 'git/objects/pack/pack-{COMMIT}.pack'; os.chmod(p, 0o600); os.truncate(p, 150_000); os.chmod(p, 0o400)",
     "own configuration": OPEN + "os.chmod('git/config', 0o600); "
     "open('git/config', 'a').write('[core]\\n\\tfsmonitor = touch /tmp/x\\n'); os.chmod('git/config', 0o400)",
     "other configuration of the same length": OPEN + "old = open('git/config').read(); os.chmod('git/config', 0o600); "
@@ -282,7 +282,8 @@ def test_long_inspection_gives_signs_of_life(incoming: Path, monkeypatch: pytest
     built(incoming, on_progress=told.append)
     assert told[-1].phase == "publishing"
 
-    subprocess.run(["rm", "-rf", str(incoming)], check=True)
+    subprocess.run(["chmod", "-R", "u+w", str(incoming)], check=True)
+    subprocess.run(["rm", "-r", str(incoming)], check=True)
     incoming.mkdir()
     monkeypatch.setattr(pipeline, "INSPECTION_SECONDS", -1)
     with pytest.raises(CloneTimeout):

@@ -567,22 +567,75 @@ def test_folders_of_a_lower_layer_are_removed(place: Path) -> None:
         subprocess.run(["umount", str(merged)], check=True)
 
 
-def test_a_file_system_that_moves_no_folder_at_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EMLINK, errno.ENOSPC, errno.EDQUOT])
+def test_a_file_system_that_moves_no_folder_at_all(place: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing can be moved up, folders are removed where they are, also deep ones and closed ones."""
-    for number in range(30):
-        (place / f"doomed/{number}/a/b/c").mkdir(parents=True)
-        (place / f"doomed/{number}/a/file").write_text("here")
-        (place / f"doomed/{number}/a").chmod(0o500)
+    for name in range(30):
+        (place / f"doomed/{name}/a/b/c").mkdir(parents=True)
+        (place / f"doomed/{name}/a/file").write_text("here")
+        (place / f"doomed/{name}/a").chmod(0o500)
     (place / "doomed" / "/".join(["d"] * 400)).mkdir(parents=True)
 
     def refuse(*names: str, **folders: int) -> None:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "rename", refuse)
     top = os.open(place, os.O_DIRECTORY)
     assert removal.remove_tree("doomed", parent=top)
     assert os.listdir(top) == []
     os.close(top)
+
+
+def test_a_full_disk_can_be_swept(root: SandboxRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room even for a name, versions go all the same."""
+    sandbox = root.sandbox("project", "repository")
+    publish(sandbox, "one")
+    publish(sandbox, "two")
+
+    def refuse(*names: str, **folders: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "rename", refuse)
+
+    assert sandbox.discard("one")
+    assert sandbox.tokens() == {"two"}
+    sandbox.remove()
+    assert root.sandboxes() == []
+
+
+def test_a_project_folder_that_goes_meanwhile_is_made_again(
+    root: SandboxRoot, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removing the last sandbox of a project does not fail a job that begins in another one."""
+    make = folders.make_folder
+    seen: list[str] = []
+
+    def make_and_lose(name: str, *, parent: int, mode: int) -> None:
+        make(name, parent=parent, mode=mode)
+        seen.append(name)
+        if seen.count("project") < 3 and name == "project":
+            os.rmdir(name, dir_fd=parent)
+
+    monkeypatch.setattr("coderepos.git.sandbox.make_folder", make_and_lose)
+
+    assert sandbox.incoming("token").is_dir()
+    assert seen.count("project") == 3
+
+
+def test_what_killed_processes_left_in_the_root_goes(root: SandboxRoot) -> None:
+    """Empty folders of projects and unfinished markers, once they are old; nothing else."""
+    publish(root.sandbox("project", "repository"), "one")
+    (root.path / "empty").mkdir(mode=0o700)
+    (root.path / f"{marker.MARKER}-123-456").write_text("half")
+    (root.path / "lost+found").mkdir()
+    before = snapshot(root.path)
+
+    root.tidy(older_than_seconds=60)
+    assert snapshot(root.path) == before
+
+    root.tidy(older_than_seconds=-1)
+    assert snapshot(root.path) == before - {"empty", f"{marker.MARKER}-123-456"}
+    assert root.read_marker() == ROOT_ID
 
 
 def test_many_remove_the_same_tree(place: Path) -> None:

@@ -89,7 +89,7 @@ def stop(error: int | type[Exception]) -> None:
     [
         pytest.param(errno.ENOSPC, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), id="full"),
         pytest.param(errno.EEXIST, FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)), id="in the way"),
-        pytest.param(MemoryError, InternalError(), id="no memory"),
+        pytest.param(MemoryError, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), id="no memory"),
         pytest.param(signal.SIGKILL, InternalError(), id="killed"),
     ],
 )
