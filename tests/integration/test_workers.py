@@ -12,7 +12,7 @@ from django.test import Client
 from django_q.models import OrmQ
 
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
-from tests.cluster import wait_until
+from tests.cluster import Cluster, wait_until
 from tests.git.http_backend import GitServer, make_repository
 from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster
 
@@ -113,3 +113,13 @@ def test_lost_notification_is_made_up_for_while_workers_are_idle(
         wait_until(done.exists, seconds=40, what="the clone")
 
     assert CodeRepository.objects.get().clone_status == CloneStatus.COMPLETED
+
+
+def test_workers_that_only_start_are_not_alive(child_environment: dict[str, str], tmp_path: Path) -> None:
+    """A machine whose workers die as soon as they start was never at work, and /health says so."""
+    environment = {**child_environment, "DJANGO_SETTINGS_MODULE": "tests.integration.crashing"}
+
+    with Cluster(environment, tmp_path / "cluster.log", settings={}) as cluster:
+        wait_until(lambda: cluster.log.read_text().count("after death") >= 5, seconds=60, what="a row of deaths")
+
+        assert health() == (503, {"database": "ok", "worker": "absent"})
