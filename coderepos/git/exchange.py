@@ -13,6 +13,7 @@ from coderepos.exceptions import (
 from coderepos.git.messages import FetchOutcome
 from coderepos.git.pack_writer import CountedLongEnough, StoppedEarly
 from coderepos.git.refs import (
+    DEFAULT_BRANCH,
     HEAD,
     HEADS,
     TAGS,
@@ -66,7 +67,7 @@ class Exchange:
         :raises GitError: the leaf that says what went wrong.
         """
         self._list()
-        wanted = self._refs.wanted()
+        wanted = self._refs.wanted() or self._default_branch()
         if wanted is None:
             raise self._nothing_found()
         if not (wanted.name or self._refs.has_commit or self._client.gives_hidden_commits):
@@ -105,6 +106,16 @@ class Exchange:
                 self._client.list_refs(self._refs, self._refs.prefixes)
             except (TooManyRefs, PreambleTooLarge):
                 raise error from None
+
+    def _default_branch(self) -> WantedRef | None:
+        """Return what ``git clone`` takes where the default branch is wanted, and the server cannot say where it is."""
+        if self._request.ref not in ("", "HEAD") or self._client.tells_unborn_head:
+            return None
+        try:
+            self._client.list_refs(self._refs, [DEFAULT_BRANCH])
+        except (TooManyRefs, PreambleTooLarge):
+            self._writer.allow_preamble_again()
+        return self._refs.default_branch()
 
     def _head_branch(self, wanted: WantedRef) -> bytes:
         """Return the branch of HEAD; where none is told, the one that ``git clone`` would guess."""

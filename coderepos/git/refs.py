@@ -27,7 +27,9 @@ SHOWN_NAMES: Final = 10
 TAG_BYTES: Final = 4 * 10**6
 """Most bytes that the names and ids of all tags may take in a message."""
 
-_HISTORICAL_DEFAULT: Final = b"refs/heads/master"
+DEFAULT_BRANCH: Final = b"refs/heads/master"
+"""What Git takes for the default branch where nobody has set ``init.defaultBranch``."""
+
 _FULL_ID: Final = re.compile(r"[0-9a-fA-F]{40}\Z")
 _SHORT_ID: Final = re.compile(r"[0-9a-fA-F]{4,39}\Z")
 _TAG_OVERHEAD_BYTES: Final = 50
@@ -98,6 +100,7 @@ class RefListing:
         """Is the commit that is wanted by its id the target of some ref?"""
         self._commit_id: Final = commit_id(ref).encode()
         self._candidates: Final = ref_candidates(ref)
+        self._kept_names: Final = {HEAD, *self._candidates, DEFAULT_BRANCH}
         self._ids: Final[dict[bytes, bytes]] = {}
         self._with_tags = with_tags
         self._limits: Final = limits
@@ -121,7 +124,7 @@ class RefListing:
         if self._number > self._limits.listed_refs:
             raise TooManyRefs(figure=self._number, limit=self._limits.listed_refs)
         self.has_commit |= object_id == self._commit_id
-        if name == HEAD or name in self._candidates:
+        if name in self._kept_names:
             self._ids[name] = object_id
         if name == HEAD:
             return
@@ -156,8 +159,13 @@ class RefListing:
                 return WantedRef(name=name, object_id=object_id(self._ids[name]))
         return None
 
+    def default_branch(self) -> WantedRef | None:
+        """Return the branch that ``git clone`` checks out where HEAD is not listed and nobody says why."""
+        target = self._ids.get(DEFAULT_BRANCH)
+        return WantedRef(name=DEFAULT_BRANCH, object_id=object_id(target)) if target else None
+
     def _guess(self, name: bytes, object_id: bytes) -> None:
-        if self._ids.get(HEAD) == object_id and (name == _HISTORICAL_DEFAULT or not self.guessed_branch):
+        if self._ids.get(HEAD) == object_id and (name == DEFAULT_BRANCH or not self.guessed_branch):
             self.guessed_branch = name
 
     def _keep_tag(self, name: bytes, object_id: bytes) -> None:

@@ -71,6 +71,11 @@ class UploadPackClient:
         return self._advertisement.version == 2
 
     @property
+    def tells_unborn_head(self) -> bool:
+        """Does the server say where a HEAD points that is not listed, so that it is known to lead nowhere?"""
+        return self.lists_on_request and b"unborn" in self._advertisement.capabilities.get(b"ls-refs", b"").split()
+
+    @property
     def knows_depth(self) -> bool:
         """Can the server cut history off?"""
         capabilities = self._advertisement.capabilities

@@ -13,6 +13,7 @@ from coderepos.models import CodeRepository
 from tests.field.conftest import ADDRESS, Site
 from tests.field.judging import ENVIRONMENT, git_run, listing
 from tests.git.http_backend import GitServer, git, make_repository
+from tests.git.lacking import LackingServer
 
 
 def cloned(site: Site, url: str, ref: str = "", **values: Any) -> CodeRepository:
@@ -156,6 +157,33 @@ def test_nothing_to_check_out_by_default(site: Site, tmp_path: Path, protocol_v2
             assert cloned(site, url, named).commit_id
         git("update-ref", "-d", "refs/pull/7/head", cwd=repo)
         assert refused(site, url)[0] == "repository_empty"
+
+
+@pytest.mark.parametrize(("version", "tells_unborn"), [(0, False), (1, False), (2, False), (2, True)])
+@pytest.mark.parametrize("branches", [["main", "master"], ["main"]], ids=str)
+def test_head_that_the_server_says_nothing_of(
+    site: Site, tmp_path: Path, branches: list[str], version: int, tells_unborn: bool
+) -> None:
+    """Git takes ``master`` then, where nothing else is configured; a server that tells of an unborn HEAD is believed.
+
+    josh-project/josh#10
+    """
+    repo = make_repository(tmp_path / "repo", commits=2, branch="main")
+    for name in branches[1:]:
+        git("branch", name, "HEAD~1", cwd=repo)
+    git("symbolic-ref", "HEAD", "refs/heads/gone", cwd=repo)
+    lacks = {b"ls-refs=unborn"} if not tells_unborn else set()
+    with LackingServer(repo, lambda name: name in lacks, version=version) as server:
+        site.trust(server)
+        git_run("clone", "--quiet", server.url, tmp_path / "judge")
+        if judged := listing(tmp_path / "judge"):
+            row = cloned(site, server.url)
+            assert row.sandbox_path
+            assert listing(Path(row.sandbox_path)) == judged
+            assert row.ref_name == git("symbolic-ref", "HEAD", cwd=tmp_path / "judge")
+        else:
+            assert refused(site, server.url)[0] == "ref_not_found"
+    assert bool(judged) == ("master" in branches and not tells_unborn)
 
 
 def many_tags(repository: Path, number: int, *, annotated: bool) -> None:
