@@ -44,9 +44,16 @@ def _master_keys() -> tuple[str | None, ...]:
 
 def _overwrite(keys: list[HiddenBytes]) -> None:
     """Overwrite keys in the memory that the process was started with: the kernel shows it whatever was deleted."""
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError as error:
+        logger.warning("The environment that this process was started with keeps its keys: %s", error.strerror)
+        return
     start, end = int(fields[_ENV_START]), int(fields[_ENV_END])
+    if not 0 < start < end:  # some sandboxes do not tell
+        logger.warning("The environment that this process was started with keeps its keys: it cannot be found")
+        return
     for key in keys:
         at = ctypes.string_at(start, end - start).find(key)
         while at >= 0:

@@ -254,6 +254,7 @@ class CodeRepository(SealedTokenModel):
         :raises InvalidGitUrl: it is not usable.
         :raises UrlNotAllowed: its scheme is not supported.
         """
+        self.git_url = self.git_url.strip()
         url = read_git_url(self.git_url)
         self.url_key, self.platform = url.key, platform_of(url)
         return url

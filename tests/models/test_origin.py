@@ -236,10 +236,11 @@ def test_key_and_platform_come_from_the_url(row: CodeRepository) -> None:
         project=row.project, git_url="https://GitLab.com/A/b.git/", url_key="wrong", token_ciphertext=""
     )
     (many,) = CodeRepository.objects.bulk_create(
-        [CodeRepository(project=row.project, git_url="https://bitbucket.org/a/b", token_ciphertext="")]
+        [CodeRepository(project=row.project, git_url=" https://bitbucket.org/a/b\n", token_ciphertext=TOKEN)]
     )
 
     made.refresh_from_db()
     many.refresh_from_db()
     assert (made.url_key, made.platform) == ("https://gitlab.com/A/b", "gitlab")
+    assert (many.git_url, many.token_ciphertext.reveal()) == ("https://bitbucket.org/a/b", TOKEN)
     assert (many.url_key, many.platform) == ("https://bitbucket.org/a/b", "bitbucket")
