@@ -97,7 +97,7 @@ class TokenStatusFilter(admin.SimpleListFilter):
 class CodeRepositoryAdmin(ReadOnlyAdmin):
     """Connected repositories."""
 
-    list_display = ("git_url", "host", "ref", "project", "status", "token", "size", "age", "node", "error_code")
+    list_display = ("git_url", "host", "asked_ref", "project", "status", "token", "size", "age", "node", "error_code")
     list_filter = ("clone_status", TokenStatusFilter, "platform", "error_code", "node", "created_at")
     list_select_related = ("project",)
     search_fields = ("git_url", "ref", "commit_id", "id__startswith")
@@ -106,7 +106,10 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
     ordering = ("-created_at", "id")
     actions = ("clone_again",)
     fieldsets = (
-        (None, {"fields": ("id", "project", "git_url", "ref", "depth", "platform", "connected_by", "created_at")}),
+        (
+            None,
+            {"fields": ("id", "project", "git_url", "asked_ref", "depth", "platform", "connected_by", "created_at")},
+        ),
         ("State", {"fields": ("status", "error_code", "error_message", "updated_at", "history")}),
         (
             "Clone",
@@ -151,6 +154,11 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
     def host(self, repository: CodeRepository) -> str:
         """Where the repository is."""
         return urlsplit(repository.git_url).hostname or "-"
+
+    @admin.display(description="ref", ordering="ref", empty_value="-")
+    def asked_ref(self, repository: CodeRepository) -> str | None:
+        """What was asked for, printable."""
+        return repository.shown_ref or None
 
     @admin.display(description="status", ordering="clone_status")
     def status(self, repository: CodeRepository) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from coderepos.git.pack import Pack
     from coderepos.git.substitutions import Substitutions
     from coderepos.git.tree_entries import Entry
-    from coderepos.git.trees import Trees
+    from coderepos.git.tree_totals import Trees
 
 _OPEN_FOLDERS: Final = 900
 _OTHER_DESCRIPTORS: Final = 50

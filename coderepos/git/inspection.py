@@ -23,7 +23,8 @@ from coderepos.git.limits import Limits
 from coderepos.git.links import Links
 from coderepos.git.messages import is_ref_name
 from coderepos.git.record import Record
-from coderepos.git.trees import BLOCK_BYTES, EMPTY_TREE
+from coderepos.git.tree_totals import BLOCK_BYTES
+from coderepos.git.trees import EMPTY_TREE
 
 logger = logging.getLogger(__name__)
 

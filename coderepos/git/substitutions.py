@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 REPORTED_PATHS: Final = 100
 
 MEANINGS: Final = {
-    "symlink": "links that leave the tree are small files with the link's text",
+    "symlink": "links that leave the tree, or lead round in a circle, are small files with the link's text",
     "gitlink": "submodules are empty folders",
     "lfs_pointer": "files in Git LFS are pointers",
     "name": "names with control bytes or over 255 bytes are left out, with all that is below them",

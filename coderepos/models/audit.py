@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from django.db import models
 from django.db.models.functions import Now
 
+from coderepos.git.text import display_text, is_display_text
 from coderepos.models.database import PrimaryQuerySet
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class AuditEntryQuerySet(PrimaryQuerySet["AuditEntry"]):
 
         :param project_id: of an event without a repository.
         :param actor: user who asked for it; ``None`` for what a worker, a command or a shell did.
-        :param details: JSON values; no secret, no text of the remote.
+        :param details: JSON values; no secret, no text of the remote. Texts are kept as people can read them.
         """
         if repository is not None:
             project_id = repository.project_id
@@ -75,7 +76,7 @@ class AuditEntryQuerySet(PrimaryQuerySet["AuditEntry"]):
             project_id="" if project_id is None else str(project_id),
             repository_id=None if repository is None else repository.pk,
             job_id=job_id,
-            details=dict(details or {}),
+            details={name: _shown(value) for name, value in (details or {}).items()},
         )
 
     def newest_first(self) -> Self:
@@ -173,3 +174,10 @@ class AuditEntry(models.Model):
 
 def _unchangeable() -> TypeError:
     return TypeError("The audit trail is added to; its entries are neither changed nor deleted.")
+
+
+def _shown(value: Any) -> Any:
+    """Return a text with what does not print escaped: a ref may turn the direction of a whole page."""
+    if not isinstance(value, str) or is_display_text(value):
+        return value
+    return display_text(value.encode("utf-8", "replace"), most_characters=10 * len(value))

@@ -19,6 +19,7 @@ from coderepos.crypto.rows import SealedTokenModel, SealedTokenQuerySet
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import TokenUndecryptable
 from coderepos.git.platforms import platform_of
+from coderepos.git.text import display_text
 from coderepos.git.url import GitUrl, parse_git_url, read_git_url
 from coderepos.models.address import has_origin, network_policy
 from coderepos.models.audit import AuditEntry, AuditEvent
@@ -205,7 +206,12 @@ class CodeRepository(SealedTokenModel):
         ]
 
     def __str__(self) -> str:
-        return f"{self.git_url} @ {self.ref}" if self.ref else self.git_url
+        return f"{self.git_url} @ {self.shown_ref}" if self.ref else self.git_url
+
+    @property
+    def shown_ref(self) -> str:
+        """The ref with what does not print escaped, for pages and logs."""
+        return display_text(self.ref.encode("utf-8", "replace"), most_characters=10 * len(self.ref))
 
     def save(
         self,

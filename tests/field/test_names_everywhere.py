@@ -111,6 +111,26 @@ def test_a_branch_with_such_a_name_can_be_asked_for(site: Site, tmp_path: Path) 
     assert (details["ref"], details["ref_name"], details["commit_id"]) == (name, f"refs/heads/{name}", commit_id)
 
 
+def test_a_ref_that_turns_the_page_is_shown_escaped(site: Site, tmp_path: Path, admin_client: Client) -> None:
+    """A user may ask for such a branch; operators and the audit trail see what it is."""
+    name = "main\u202egnp.exe"
+    source(tmp_path / "served/odd.git", name.encode())
+    with GitServer(tmp_path / "served") as host:
+        site.trust(host)
+        repo_id = site.connected(host.url("odd.git"), ref=name)
+        assert site.work(repo_id) == "succeeded"
+    ProjectMembership.objects.update(role=Role.MAINTAINER)
+    entries = site.client.get(f"{ADDRESS}/repos/{repo_id}/audit").json()["results"]
+    assert entries[-1]["details"]["ref"] == "main\\u202egnp.exe"
+    for page in ("coderepository", "job", "auditentry"):
+        shown = admin_client.get(reverse(f"admin:coderepos_{page}_changelist")).content.decode()
+        assert "\u202e" not in shown
+        assert "main\\u202egnp.exe" in shown or "main\\\\u202egnp.exe" in shown
+    shown = admin_client.get(reverse("admin:coderepos_coderepository_change", args=[repo_id])).content.decode()
+    assert "main\\u202egnp.exe" in shown
+    assert "\u202e" not in shown
+
+
 @pytest.mark.parametrize("target", ["refs/replace/{id}", "refs/notes/commits", "refs/tags/v1", "refs/stash"])
 @pytest.mark.parametrize("protocol_v2", [True, False])
 def test_a_head_that_points_to_no_branch_is_detached(

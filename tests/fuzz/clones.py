@@ -160,7 +160,14 @@ def leaves(top: bytes, path: bytes, target: bytes) -> bool:
     try:
         os.path.realpath(place, strict=True)
     except FileNotFoundError:
-        pass
+        # Of what is not there the names count, so these may lead round in a circle too.
+        for _ in range(41):
+            if not os.path.islink(place):
+                break
+            place = os.path.normpath(os.path.join(os.path.dirname(place), os.readlink(place)))
+        else:
+            return True
+        place = os.path.join(top, path)
     except NotADirectoryError:
         pass
     except OSError:

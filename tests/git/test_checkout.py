@@ -27,7 +27,7 @@ from coderepos.git.messages import BuildReport, dump_line, load_line
 from coderepos.git.names import check_name, is_writable
 from coderepos.git.pack import Pack
 from coderepos.git.tree_entries import Entry
-from coderepos.git.trees import Trees, compute_totals
+from coderepos.git.tree_totals import Trees, compute_totals
 from tests.git import packs
 from tests.git.building import LIMITS, built_of, tree_of
 from tests.git.packs import FILE, FOLDER, GITLINK, LINK, PROGRAM, Line, Object, blob
