@@ -15,7 +15,7 @@ from pytest_django import Settings
 from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.git.sandbox import Sandbox
-from coderepos.models import CloneStatus, CodeRepository, Job, JobState
+from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.projects.models import Project
 from coderepos.services import cloning, engine, publication, upkeep
 from tests.git.http_backend import GitServer, make_repository
@@ -128,6 +128,52 @@ def test_what_a_dead_attempt_left_goes_with_the_next_one(job: Job) -> None:
     assert services.run_clone(job_id=job.pk) == "succeeded"
 
     assert_published(job, sandbox)
+
+
+def test_readers_keep_their_version_until_the_next_one_is_published(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A COMPLETED repository is cloned again: the old version stays up to the last step, and then goes."""
+    sandbox = engine.sandbox_of(job.repository)
+    assert services.run_clone(job_id=job.pk) == "succeeded"
+    first = sandbox.current()
+    again = Job.objects.create(repository=job.repository, kind=JobKind.UPDATE)
+    seen = []
+
+    def read() -> None:
+        status = CodeRepository.objects.values_list("clone_status", flat=True).get()
+        seen.append((status, sandbox.current(), any(sandbox.repository_path.iterdir())))
+
+    freeze_at(monkeypatch, "before it sets the link", read)
+
+    assert services.run_clone(job_id=again.pk) == "succeeded"
+    assert seen == [(CloneStatus.COMPLETED, first, True)]
+    assert_published(again, sandbox)
+    assert sandbox.current() != first
+
+
+def test_clone_that_is_gone_is_reported_and_got_back(job: Job) -> None:
+    """The sweep notices, the row says so, and cloning again mends it."""
+    sandbox = engine.sandbox_of(job.repository)
+    services.run_clone(job_id=job.pk)
+    sandbox.remove()
+    services.sweep()
+    repository = CodeRepository.objects.get()
+    assert (repository.clone_status, repository.error_code) == (CloneStatus.FAILED, "sandbox_missing")
+
+    assert repository.restart()
+    again = Job.objects.create(repository=repository)
+    assert services.run_clone(job_id=again.pk) == "succeeded"
+    assert_published(again, sandbox)
+
+
+def test_clone_that_is_gone_is_got_back_before_anybody_noticed(job: Job) -> None:
+    """A row that still says COMPLETED can be cloned again at once."""
+    sandbox = engine.sandbox_of(job.repository)
+    services.run_clone(job_id=job.pk)
+    sandbox.remove()
+
+    again = Job.objects.create(repository=job.repository, kind=JobKind.UPDATE)
+    assert services.run_clone(job_id=again.pk) == "succeeded"
+    assert_published(again, sandbox)
 
 
 def make_leftover(job: Job, sandbox: Sandbox) -> None:
