@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 # One line of a tree: a file or link, a directory, a submodule, or all the rest where it is none. Modes as canon_mode()
 # of Git takes them. The rest is a group of its own, so that a search never goes on behind what does not match.
 _LINE: Final = re.compile(
-    rb"(?:100644|100755|120000|[0-7]*[1357][02][0-7]{4}) [^\0]++\0(.{20})"
-    rb"|(?:40000|(?:[0-7]*[0246])?4[0-7]{4}) [^\0]++\0(.{20})"
+    rb"(?:100644|100755|120000|(?=[0-7]{6})[0-7]++(?<=[1357][02][0-7]{4})) [^\0]++\0(.{20})"
+    rb"|(?:4[0-7]{4}|(?=[0-7]{6})[0-7]++(?<=[0246]4[0-7]{4})) [^\0]++\0(.{20})"
     rb"|[0-7]++ [^\0]++\0.{20}"
     rb"|(.++)",
     re.DOTALL,

@@ -189,7 +189,21 @@ def test_what_a_tag_leads_to(tmp_path: Path) -> None:
 def test_trees_are_split_as_they_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any mode that Git reads, names of any length, however the windows fall."""
     chance = random.Random(20_251_125)
-    modes = (b"100644", b"100755", b"120000", b"40000", b"160000", b"0", b"040000", b"777777777", b"106000", b"60000")
+    modes = (
+        b"100644",
+        b"100755",
+        b"120000",
+        b"40000",
+        b"160000",
+        b"0",
+        b"040000",
+        b"777777777",
+        b"106000",
+        b"60000",
+        b"20000",
+        b"04000",
+        b"140000",
+    )
     for _ in range(300):
         monkeypatch.setattr(connectivity, "_WINDOW_BYTES", chance.choice((1, 30, 100, 1 << 20)))
         data = b"".join(
@@ -197,7 +211,7 @@ def test_trees_are_split_as_they_are_parsed(monkeypatch: pytest.MonkeyPatch) -> 
             % (
                 chance.choice(modes),
                 (chance.randbytes(chance.choice((1, 3, 300))).replace(b"\0", b"x")),
-                chance.choice((bytes(20), b"40000 x\0" * 2 + b"1234", chance.randbytes(20))),
+                chance.choice((bytes(20), b"1" * 20, b"40000 x\0" * 2 + b"1234", chance.randbytes(20))),
             )
             for _ in range(chance.choice((0, 1, 2, 9)))
         )
@@ -235,7 +249,7 @@ def test_splitting_costs_no_square(kind: int, data: bytes) -> None:
     started = time.process_time()
     Links(10).add(kind, data)
 
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 3
 
 
 class _History:
