@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections import deque
 from hashlib import sha1
 from zlib import decompress
 
 from coderepos.exceptions import InflatedTooLarge, RemoteProtocolError
 from coderepos.git.delta import LARGE_BYTES, STEP_BYTES, apply_delta, apply_delta_in_pieces
-from coderepos.git.pack import ID_BYTES, REF_DELTA, TREE, TYPE_NAMES, Pack
+from coderepos.git.pack import ID_BYTES, KEEPING_BYTES, REF_DELTA, TREE, TYPE_NAMES, Pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
     from typing import Final
 
     from coderepos.git.connectivity import Links
     from coderepos.git.limits import Limits
 
 _HELD_BYTES: Final = 32 * 10**6
+_RECENT_BYTES: Final = 16 * 10**6
 
 
 class _Generation:
@@ -51,6 +53,11 @@ class Families:
         self._held_bytes = 0
         self._dropped = 0
         self._made_again_bytes = 0
+        self._was_made: Final = bytearray(len(pack))
+        self._recent: Final[dict[int, bytes]] = {}
+        """Trees that :meth:`objects` made last, whether or not they were asked for: the next call may."""
+        self._recent_order: Final[deque[int]] = deque()
+        self._recent_bytes = 0
 
     def resolve(self, positions: range, links: Links) -> None:
         """Fill in the ids of the deltas among ``positions``, whose bases are all given by offset.
@@ -109,28 +116,57 @@ class Families:
     def objects(self, positions: set[int]) -> Iterator[tuple[int, bytes]]:
         """Yield position and content of these objects, family by family; each is made once.
 
-        Only for a pack whose deltas are resolved.
+        Only for a pack whose deltas are resolved. Trees may be asked for level by level, however they are built on each
+        other: those that were made last are kept, and what has to be made again is counted.
+
+        :raises InflatedTooLarge: too much had to be made again.
         """
-        for root in self._linked(sorted(positions)):
-            data = self._pack.undeltified(root)
+        roots = self._linked(sorted(positions), self._recent)
+        known = {root: self._recent[root] for root in roots if root in self._recent}
+        for root in roots:
+            data = known.pop(root, None)
+            if data is None:
+                data = self._pack.undeltified(root)
+                self._count_made(root, data)
             if root in positions:
                 yield root, data
-            if self._first_child[root] >= 0:
-                yield from (made for made in self._walk(root, data) if made[0] in positions)
+            if self._first_child[root] < 0:
+                continue
+            for position, made in self._walk(root, data):
+                self._count_made(position, made)
+                if position in positions:
+                    yield position, made
 
-    def _linked(self, positions: Iterable[int]) -> list[int]:
-        """Link these objects and all that they are built on; return those built on nothing."""
+    def _count_made(self, position: int, data: bytes) -> None:
+        if self._was_made[position]:
+            self._count_made_again(data)
+        self._was_made[position] = 1
+        if self._pack.kinds[position] == TREE and len(data) <= _RECENT_BYTES // 4 and position not in self._recent:
+            self._recent[position] = data
+            self._recent_order.append(position)
+            self._recent_bytes += len(data) + KEEPING_BYTES
+            while self._recent_bytes > _RECENT_BYTES:
+                self._recent_bytes -= len(self._recent.pop(self._recent_order.popleft())) + KEEPING_BYTES
+
+    def _count_made_again(self, data: bytes) -> None:
+        self._made_again_bytes += len(data) + STEP_BYTES
+        limit = self._limits.inflated_bytes(self._pack.size_bytes)
+        if self._made_again_bytes > limit:
+            raise InflatedTooLarge(figure=self._made_again_bytes, limit=limit)
+
+    def _linked(self, positions: Iterable[int], known: Container[int] = ()) -> list[int]:
+        """Link these objects and all that they are built on, up to what is known; return what they begin with."""
         bases = self._pack.bases
         needed: set[int] = set()
         roots = []
         for position in positions:
             while position not in needed:
                 needed.add(position)
-                if bases[position] < 0:
+                if bases[position] < 0 or position in known:
                     roots.append(position)
                     break
                 position = bases[position]
-        self._link(needed)
+        self._link(needed.difference(roots))
         return roots
 
     def _link(self, positions: set[int] | range) -> None:
@@ -200,11 +236,7 @@ class Families:
         data = self._pack.undeltified(lost.pop())
         while lost:
             data = self._applied(lost.pop(), data)
-            self._made_again_bytes += len(data) + STEP_BYTES
-            if self._made_again_bytes > self._limits.inflated_bytes(self._pack.size_bytes):
-                raise InflatedTooLarge(
-                    figure=self._made_again_bytes, limit=self._limits.inflated_bytes(self._pack.size_bytes)
-                )
+            self._count_made_again(data)
         last.data = data
         self._hold(way, data)
         return data

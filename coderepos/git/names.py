@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import stat
+from hashlib import sha1
 
 from coderepos.exceptions import UnsafeRepository
 
@@ -22,15 +23,19 @@ NAME_BYTES: Final = 255
 
 HEAD: Final = b"HEAD"
 
-# Code points that HFS+ ignores when it compares names: path.c and utf8.c of Git.
-_HFS_IGNORED: Final = dict.fromkeys(
-    (
-        *range(0x200C, 0x2010),
-        *range(0x202A, 0x202F),
-        *range(0x206A, 0x2070),
-        0xFEFF,
-    )
+_KEPT_BYTES: Final = 400
+_DOT_GIT: Final = ((b".", b"g", b"i", b"t"), (b"g", b"i", b"t", b"~", b"1"))
+
+_NTFS_DOT_GIT: Final = re.compile(rb"(?:\A|\\)(?:\.git|git~1)[. ]*+(?:\Z|[:\\])", re.IGNORECASE)
+
+# Code points that HFS+ ignores when it compares names: path.c and utf8.c of Git. U+200C to U+200F, U+202A to U+202E,
+# U+206A to U+206F, U+FEFF.
+_HFS_IGNORED: Final = rb"(?:\xe2\x80[\x8c-\x8f\xaa-\xae]|\xe2\x81[\xaa-\xaf]|\xef\xbb\xbf)*+"
+_HFS_DOT_GIT: Final = re.compile(
+    b"|".join(_HFS_IGNORED + b"".join(re.escape(char) + _HFS_IGNORED for char in spelling) for spelling in _DOT_GIT),
+    re.IGNORECASE,
 )
+_CHARACTER_BYTES: Final = 4  # longest in UTF-8
 
 _CONTROL: Final = bytes((*range(32), 127))
 
@@ -77,7 +82,7 @@ def is_ntfs_dot_git(name: bytes) -> bool:
     It ignores case, trailing dots and spaces, and what follows a colon; ``git~1`` is the short name. What follows a
     backslash is a name of its own there.
     """
-    return any(part.split(b":", 1)[0].rstrip(b". ").lower() in (b".git", b"git~1") for part in name.split(b"\\"))
+    return bool(_NTFS_DOT_GIT.search(name))
 
 
 def is_hfs_dot_git(name: bytes) -> bool:
@@ -85,11 +90,20 @@ def is_hfs_dot_git(name: bytes) -> bool:
 
     It ignores case and invisible code points; like Git, this takes malformed UTF-8 for the end of the name.
     """
+    found = _HFS_DOT_GIT.match(name)
+    if not found:
+        return False
     try:
-        text = name.decode()
+        return not name[found.end() : found.end() + _CHARACTER_BYTES].decode()
     except UnicodeDecodeError as error:
-        text = name[: error.start].decode()
-    return text.translate(_HFS_IGNORED).lower() in (".git", "git~1")
+        return error.start == 0
+
+
+def kept(name: bytes) -> bytes:
+    """Return a name as it is kept in memory: of one that is far too long to be written, its start and a hash of it."""
+    if len(name) <= _KEPT_BYTES:
+        return name
+    return name[:_KEPT_BYTES] + b"~" + sha1(name, usedforsecurity=False).hexdigest().encode()
 
 
 def is_writable(name: bytes) -> bool:

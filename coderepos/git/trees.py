@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coderepos.exceptions import TooManyEntries, TreeTooDeep, UnsafeRepository
-from coderepos.git.names import check_name
+from coderepos.git.names import check_name, kept
 from coderepos.git.pack import BLOB, TREE
 from coderepos.git.tree_entries import DIRECTORY, GITLINK, Entry, parse_tree, without_duplicates
 from coderepos.git.tree_totals import Trees, compute_totals
@@ -80,7 +80,7 @@ class TreeReader:
             entries = self._parsed[position] = []
             for mode, is_odd, name, object_id in parse_tree(data, most=self._limits.entries):
                 check_name(name, mode)
-                entries.append(Entry(mode, name, self._number(object_id, mode), is_odd))
+                entries.append(Entry(mode, kept(name), self._number(object_id, mode), is_odd))
             self._charge(len(entries))
 
     def _entries(self, tree: int, trees: Trees) -> list[Entry]:
