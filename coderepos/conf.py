@@ -37,7 +37,8 @@ class AppSettings:
     """Seconds for the whole probe; keep the web server's own timeout above it."""
 
     SANDBOX_BASE_PATH: str = "/tmp/repos"  # noqa: S108  the documented default; its owner and mode are checked before use
-    """Root of all sandboxes: created 0700, owner checked; a symlink, a foreign owner or a foreign marker is refused."""
+    """Root of all sandboxes: created 0700, owner checked; a symlink, a foreign owner, a foreign marker, or a folder
+    above it that others may change is refused. One that was marked before is never made anew."""
 
     SANDBOX_GROUP: str | None = None
     """Name of a group that may read sandboxes."""

@@ -159,6 +159,8 @@ class Status:
                 return self._completed()
             case CloneStatus.FAILED if self.repository.error_code == "cancelled":
                 return "The clone was cancelled"
+            case CloneStatus.FAILED if self.repository.error_code == "sandbox_missing":
+                return "The clone is no longer on the disk; clone again to get it back"
             case CloneStatus.FAILED:
                 return "Repository could not be cloned"
             case CloneStatus.CLEANING:

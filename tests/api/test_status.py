@@ -220,6 +220,16 @@ def test_failure_has_its_error(api: APIClient, make_repository: MakeRepository, 
     assert (body["error_code"], body["error_message"], body["retryable"]) == (code, "Because.", retryable)
 
 
+def test_clone_that_is_gone_says_so(api: APIClient, make_repository: MakeRepository) -> None:
+    """What was cloned and got lost did not fail to be cloned, and another try gets it back."""
+    repository = make_repository(clone_status=CloneStatus.FAILED, error_code="sandbox_missing", error_message="Gone.")
+
+    body = status_of(api, repository)
+
+    assert body["progress_message"] == "The clone is no longer on the disk; clone again to get it back"
+    assert (body["retryable"], body["sandbox_path"]) == (True, None)
+
+
 def test_cancelled_clone_says_so(api: APIClient, make_repository: MakeRepository) -> None:
     """A cancelled clone is no failure of anybody."""
     repository = make_repository(clone_status=CloneStatus.FAILED, error_code="cancelled", error_message="Cancelled.")
