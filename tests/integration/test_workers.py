@@ -123,3 +123,4 @@ def test_workers_that_only_start_are_not_alive(child_environment: dict[str, str]
         wait_until(lambda: cluster.log.read_text().count("after death") >= 5, seconds=60, what="a row of deaths")
 
         assert health() == (503, {"database": "ok", "worker": "absent"})
+        cluster.kill()
