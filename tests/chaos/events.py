@@ -47,6 +47,8 @@ class Events:
         if not self._harmful:
             self._deal()
         healthy = [member for member in self._members if not member.is_impaired]
+        if not healthy:
+            return
         member = self._chance.choice(healthy)
         if len(healthy) == len(self._members) and self._harmful and self._chance.random() < HARMFUL_SHARE:
             event = self._harmful.pop(0)
@@ -54,7 +56,8 @@ class Events:
                 self._harmful.insert(0, event)
             return
         events = [self._kill_child, self._kill_worker, self._kill_child, self._kill_worker, self._restart_git_server]
-        if self._server:
+        if self._server and len(healthy) == len(self._members):
+            # A cluster that is just starting would end.
             events.append(self._restart_database)
         self._carry_out(self._chance.choice(events), member)
 

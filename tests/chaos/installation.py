@@ -30,6 +30,12 @@ TOKEN = "t" * 30
 BYTES_PER_SECOND = 60_000
 """Rate of the Git server: a clone takes some seconds, so that there is something to interrupt."""
 
+HELPERS = 4
+"""Processes of a cluster that is up, beside its guard: two workers, monitor, pusher."""
+
+FIRST_ROUND_SECONDS = 6
+"""How soon a cluster that is up has done something."""
+
 RESTART_SECONDS = 8
 """How soon a supervisor starts a cluster that ended."""
 
@@ -53,7 +59,9 @@ class Member:
 
     @property
     def is_impaired(self) -> bool:
-        """Is something wrong with it?"""
+        """Is something wrong with it, or is it not up yet? Starting takes its time on a busy machine."""
+        if len(self.helpers()) < HELPERS:
+            self.impair(FIRST_ROUND_SECONDS)
         return time.monotonic() < self.impaired_until
 
     @property
