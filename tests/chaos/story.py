@@ -59,7 +59,8 @@ class Story:
 
     def _let_things_happen(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline or not self._events.had_their_turn:
+        latest = deadline + SETTLE_SECONDS
+        while time.monotonic() < (deadline if self._events.had_their_turn else latest):
             time.sleep(self._chance.uniform(0.5, 3))
             self._events.happen()
 
