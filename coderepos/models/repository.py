@@ -244,6 +244,14 @@ class CodeRepository(SealedTokenModel):
                 names = self._follow_url(names, using)
             super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=names)
 
+    def seal_token(self) -> None:
+        """Seal a token that was assigned, so that no transaction is open while a key service is asked.
+
+        :raises EncryptionUnavailable: the key is not available right now.
+        """
+        self.note_presence()
+        CodeRepository._meta.get_field("token_ciphertext").seal_pending(self)
+
     def note_presence(self) -> bool:
         """Set ``has_token`` by a token that was assigned and is not saved yet, and return whether there is one."""
         pending = vars(self).get("token_ciphertext")

@@ -109,7 +109,7 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
     repository.token_accepted = True
     repository.token_expires_at = database_time(report.token_expires_at)
     # Before the transaction: a key service that hangs would hold everybody up who writes to SQLite.
-    CodeRepository._meta.get_field("token_ciphertext").seal_pending(repository)
+    repository.seal_token()
     try:
         with row_transaction(alias()):
             repository.save(force_insert=True)

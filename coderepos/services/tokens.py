@@ -71,12 +71,12 @@ def _expiry(repository: CodeRepository, access_token: Secret) -> datetime | None
 def _swap(repository: CodeRepository, access_token: Secret, expires_at: datetime | None, *, user: Any) -> None:
     """Write the token and all that belongs to it in one step, where the URL is still the one that was asked."""
     repository.token_ciphertext = access_token
-    CodeRepository._meta.get_field("token_ciphertext").seal_pending(repository)
+    repository.seal_token()
     with row_transaction(alias()):
         won = CodeRepository.objects.filter(pk=repository.pk, git_url=repository.git_url).update(
             token_ciphertext=repository.token_ciphertext,
             token_kid=repository.token_kid,
-            has_token=bool(access_token),
+            has_token=repository.has_token,
             username=repository.username,
             token_accepted=True,
             token_expires_at=database_time(expires_at),
