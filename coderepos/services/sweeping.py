@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from django.db import router
 from django.db.models import QuerySet
 
 from coderepos.exceptions import CodeReposError, SandboxMissing
 from coderepos.git.sandbox_root import SandboxRoot
 from coderepos.git.survey import Seen, Survey
-from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
+from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node, alias
 from coderepos.models.project import project_key
 from coderepos.services.publication import align
 
@@ -64,7 +63,7 @@ class _Sweep:
         self._survey: Final = Survey(root)
         self._root_id: Final = str(node.root_id)
         # A machine that changed its name is still the one whose root this is.
-        nodes = Node.objects.using(router.db_for_write(Node)).filter(root_id=node.root_id)
+        nodes = Node.objects.using(alias()).filter(root_id=node.root_id)
         self._nodes: Final = frozenset(nodes.values_list("name", flat=True))
         self._older_than_seconds: Final = older_than_seconds
         self._on_disk: Final[dict[uuid.UUID, set[str]]] = defaultdict(set)
@@ -157,7 +156,7 @@ class _Sweep:
 
 
 def _repositories() -> QuerySet[CodeRepository]:
-    return CodeRepository.objects.using(router.db_for_write(CodeRepository))
+    return CodeRepository.objects.using(alias())
 
 
 def _batches(seen: Iterable[Seen]) -> Iterator[list[Seen]]:
