@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from coderepos.git.commit_search import CommitSearch
     from coderepos.git.messages import FetchRequest
     from coderepos.git.pack_writer import PackWriter
     from coderepos.git.refs import WantedRef
@@ -75,11 +74,10 @@ class Exchange:
         head = self._head_branch(wanted)
         # HEAD may point anywhere, to refs/replace/ too: what is no branch leaves it detached, as with git clone.
         head_branch = ref_text(head) if head.startswith(HEADS) else ""
-        search = self._writer.search = self._commit_search(wanted, head_branch)
+        # A branch is a commit; of anything else a probe's parent lets a process without the token look for one.
+        self._writer.keeps_small_pack = not (wanted.name.startswith(HEADS) or (wanted.name == HEAD and head_branch))
         shallow, stopped_early = self._fetch(wanted)
         self._writer.finish()
-        if search and not shallow and not stopped_early and search.found_none():
-            raise RefNotFound(reason="no commit")
         pack_bytes = self._writer.pack_bytes
         tags = advertised_tags(self._refs.tags)
         outcome = FetchOutcome(
@@ -146,14 +144,6 @@ class Exchange:
             if is_by_id and _refuses_id(error, wanted.object_id):
                 raise RefNotFound from None
             raise
-
-    def _commit_search(self, wanted: WantedRef, head_branch: str) -> CommitSearch | None:
-        """Return what looks for a commit in what a probe counts, unless a branch is wanted: that is one."""
-        if not self._request.count_only or wanted.name.startswith(HEADS) or (wanted.name == HEAD and head_branch):
-            return None
-        from coderepos.git.commit_search import CommitSearch
-
-        return CommitSearch()
 
     def _nothing_found(self) -> RefNotFound | RepositoryEmpty:
         """Return the error for a ref that is not there, with what the user could give instead."""

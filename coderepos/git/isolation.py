@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from coderepos.git.limits import Limits
-    from coderepos.git.messages import BuildRequest, FetchRequest, NetworkPolicy
+    from coderepos.git.messages import BuildRequest, FetchRequest, NetworkPolicy, SearchRequest
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -119,6 +119,14 @@ def confine_build(request: BuildRequest) -> dict[str, object]:
     return _confine(build_plan(request), min_level=request.min_level)
 
 
+def confine_search(request: SearchRequest) -> dict[str, object]:
+    """Give up all that a process that only reads a pack from a pipe has no use for, and say what was given up.
+
+    :raises IsolationUnavailable: the kernel offers less than ``request.min_level``.
+    """
+    return _confine(search_plan(request), min_level=request.min_level)
+
+
 def available_level() -> int:
     """Return the level that a child on this machine would reach."""
     return _level(landlock.abi(), filtered=seccomp.available())
@@ -155,6 +163,16 @@ def build_plan(request: BuildRequest) -> Plan:
         limits=_resource_limits(limits, file_bytes=limits.disk_bytes + limits.wire_bytes),
         umask=0o027 if request.group_readable else 0o077,
         rules=landlock.Rules(read=_imports(), write=(request.incoming,)),
+        refused_calls=seccomp.ALWAYS | seccomp.NETWORK,
+    )
+
+
+def search_plan(request: SearchRequest) -> Plan:
+    """Return what the search for a commit gives up."""
+    return Plan(
+        limits=_resource_limits(request.limits, file_bytes=0),
+        umask=0o077,
+        rules=landlock.Rules(read=_imports()),
         refused_calls=seccomp.ALWAYS | seccomp.NETWORK,
     )
 

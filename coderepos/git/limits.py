@@ -9,6 +9,9 @@ MB = 10**6
 SIZE_FACTOR = 3.5
 """Bytes of a whole clone per pack byte of its newest commit alone, as measured over many repositories."""
 
+SEARCHED_PACK_BYTES = 256 * 1024
+"""Longest pack that a probe has searched for a commit; it has to fit into a pipe that nobody reads yet."""
+
 
 class Limits(Record):
     """Bounds of one probe or clone; each is enforced where the bytes are read."""

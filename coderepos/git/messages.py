@@ -113,6 +113,13 @@ class BuildRequest(Record):
     """May the sandbox's group read what is written (0550/0440 instead of 0500/0400)?"""
 
 
+class SearchRequest(Record):
+    """How the search of a small pack is to be confined."""
+
+    limits: Limits
+    min_level: int
+
+
 class FetchOutcome(Record):
     """What the fetch child learned besides the pack, in the order in which build needs it."""
 
@@ -225,7 +232,7 @@ def dump_line(value: Mapping[str, Any]) -> bytes:
     return HiddenBytes("".join(_JSON.iterencode(value, _one_shot=True)).encode() + b"\n")
 
 
-def request_line(request: FetchRequest | BuildRequest) -> bytes:
+def request_line(request: FetchRequest | BuildRequest | SearchRequest) -> bytes:
     """Return a request as one line for the child's standard input."""
     return dump_line(request.to_json())
 
@@ -243,6 +250,11 @@ def fetch_request(value: Mapping[str, Any]) -> FetchRequest:
 def build_request(value: Mapping[str, Any]) -> BuildRequest:
     """Return the request that :func:`request_line` wrote; the pipeline is trusted, so nothing is checked."""
     return BuildRequest(**{**value, "limits": Limits(**value["limits"])})
+
+
+def search_request(value: Mapping[str, Any]) -> SearchRequest:
+    """Return the request that :func:`request_line` wrote; the pipeline is trusted, so nothing is checked."""
+    return SearchRequest(**{**value, "limits": Limits(**value["limits"])})
 
 
 def load_line(line: bytes) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from coderepos.exceptions import InternalError, PreambleTooLarge, RemoteProtocolError, RepositoryTooLarge
-from coderepos.git.limits import SIZE_FACTOR
+from coderepos.git.limits import SEARCHED_PACK_BYTES, SIZE_FACTOR
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from coderepos.exceptions import GitError
     from coderepos.git.child import Emit
-    from coderepos.git.commit_search import CommitSearch
     from coderepos.git.connection import Meter
     from coderepos.git.messages import FetchRequest
 
@@ -43,8 +43,9 @@ class PackWriter:
         self.pack_bytes = 0
         self.size_factor = SIZE_FACTOR
         """Bytes of the repository per pack byte that a probe counts; 1 where it counts all of them."""
-        self.search: CommitSearch | None = None
-        """Takes the bytes of a probe too, where what it counts may hold no commit."""
+        self.keeps_small_pack = False
+        """Whether the bytes that a probe counts are passed on in the end, if they are few."""
+        self._small_pack = bytearray()
         self._count_until: Final = time.monotonic() + COUNTING_SHARE * request.limits.clone_seconds
         self._limits: Final = request.limits
         self._count_only: Final = request.count_only
@@ -72,8 +73,7 @@ class PackWriter:
         self._lines += lines
         self._set_allowance()
         if self._count_only:
-            if self.search:
-                self.search.take(parts)
+            self._keep(parts)
             if self.pack_bytes * self.size_factor > limit_bytes:
                 raise StoppedEarly
             if self.size_factor == 1 and self.pack_bytes and time.monotonic() > self._count_until:
@@ -98,6 +98,24 @@ class PackWriter:
         if not self.pack_bytes:
             raise RemoteProtocolError(reason="no pack")
         self._tell_progress()
+        if self._count_only and len(self._small_pack) == self.pack_bytes:
+            self._pass_on_small_pack()
+
+    def _keep(self, parts: list[memoryview]) -> None:
+        if self.keeps_small_pack and self.pack_bytes <= SEARCHED_PACK_BYTES:
+            for part in parts:
+                self._small_pack += part
+        else:
+            self._small_pack.clear()
+
+    def _pass_on_small_pack(self) -> None:
+        """Leave the whole pack in the pipe, which nobody reads before this process has ended."""
+        os.set_blocking(self._pack_fd, False)
+        rest = memoryview(self._small_pack)
+        # A pipe that the kernel keeps small holds a part, of which a search then knows nothing.
+        with suppress(BlockingIOError, BrokenPipeError):
+            while rest:
+                rest = rest[os.write(self._pack_fd, rest) :]
 
     def _set_allowance(self) -> None:
         """Tell the meter how much may arrive.

@@ -52,6 +52,7 @@ class Programs:
 
     fetch: str = "coderepos.git.fetch"
     build: str = "coderepos.git.build"
+    search: str = "coderepos.git.commit_search"
     root: str = launcher.ROOT
 
 

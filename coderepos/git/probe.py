@@ -1,25 +1,28 @@
 """Estimate the size of a repository before anything of it is accepted.
 
 The fetch child counts the pack bytes of the newest commit alone, or of the whole history where the server cannot cut
-it off, and writes nothing. This is a courtesy to the user, not
-a defence: a server may answer the clone differently, and the clone enforces every limit again.
+it off, and writes nothing. Where no branch is wanted and the pack is small, a child without token and network looks
+whether there is a commit in it. This is a courtesy to the user, not a defence: a server may answer the clone
+differently, and the clone enforces every limit again.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Final
 
-from coderepos.exceptions import RemoteTimeout, RepositoryTooLarge
+from coderepos.exceptions import RefNotFound, RemoteTimeout, RepositoryTooLarge
 from coderepos.git import events
-from coderepos.git.launcher import Child, starting
-from coderepos.git.limits import SIZE_FACTOR
-from coderepos.git.messages import FetchOutcome, request_line
+from coderepos.git.launcher import Child, pack_pipe, starting
+from coderepos.git.limits import SEARCHED_PACK_BYTES, SIZE_FACTOR
+from coderepos.git.messages import FetchOutcome, SearchRequest, request_line
 from coderepos.git.pipeline import PROGRAMS, CloneRequest, Programs, fetch_request, lost
+from coderepos.git.published_refs import HEADS
 from coderepos.git.reports import ProbeReport, Progress, token_expiry
 from coderepos.git.text import display_ref
 from coderepos.git.watchdog import Watchdog
@@ -38,18 +41,27 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
     :raises GitError: the leaf that names what else went wrong.
     :raises InternalError: the child died or misbehaved; the log says how.
     """
+    deadline = time.monotonic() + seconds
     limits = request.limits.replace(clone_seconds=seconds)
     message = fetch_request(replace(request, limits=limits), depth=1, count_only=True)
     with ExitStack() as running:
-        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        running.callback(os.close, nowhere)
-        with starting():
-            child = running.enter_context(Child("fetch", programs.fetch, nowhere, root=programs.root))
+        read_end, write_end = pack_pipe()
+        running.callback(os.close, read_end)
+        try:
+            with starting():
+                child = running.enter_context(Child("fetch", programs.fetch, write_end, root=programs.root))
+        finally:
+            # A copy held here would hide the end of the pack.
+            os.close(write_end)
         child.send(request_line(message), last=True)
         try:
-            return _report(_outcome(child, seconds, request), request)
+            event = _outcome(child, seconds, request)
+            report = _report(event, request)
+            if _may_lack_commit(FetchOutcome.from_json(event, limits=request.limits)):
+                _search(read_end, SearchRequest(limits=limits, min_level=request.min_level), deadline, programs)
         except ValueError as error:
             raise child.misbehaved(f"says what is no valid event: {error}") from None
+        return report
 
 
 def _outcome(child: Child, seconds: float, request: CloneRequest) -> Mapping[str, Any]:
@@ -67,6 +79,34 @@ def _outcome(child: Child, seconds: float, request: CloneRequest) -> Mapping[str
                 raise events.error(event, child=child.name, url=request.url, policy=request.policy)
         if child.finished:
             raise lost(child)
+
+
+def _may_lack_commit(outcome: FetchOutcome) -> bool:
+    """Return whether the ref may name a blob or a tree, and the whole pack is small enough to tell."""
+    is_branch = outcome.ref_name.startswith(HEADS)
+    return not is_branch and not outcome.shallow and outcome.pack_bytes <= SEARCHED_PACK_BYTES
+
+
+def _search(pack_fd: int, request: SearchRequest, deadline: float, programs: Programs) -> None:
+    """Let a child look for a commit in what the fetch child left in the pipe.
+
+    :raises RefNotFound: there is none.
+    :raises RemoteTimeout: the time is over.
+    """
+    with ExitStack() as running:
+        with starting():
+            child = running.enter_context(Child("search", programs.search, pack_fd, root=programs.root))
+        child.send(request_line(request), last=True)
+        seconds = deadline - time.monotonic()
+        watchdog = Watchdog((child,), seconds=seconds, overrun=RemoteTimeout, on_progress=_nobody_waits)
+        while not child.finished:
+            for _, event in watchdog.events():
+                if event.get("event") == "searched":
+                    if event.get("no_commit") is True:
+                        raise RefNotFound(reason="no commit")
+                    return
+        # Hostile bytes may end it. The clone, which is bounded better, says what is wrong with them.
+        child.misbehaved("ended without an answer")
 
 
 def _nobody_waits(progress: Progress) -> None:

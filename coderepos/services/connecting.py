@@ -108,7 +108,6 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
     repository.token_ciphertext = access_token
     repository.token_accepted = True
     repository.token_expires_at = database_time(report.token_expires_at)
-    repository.note_presence()
     # Before the transaction: a key service that hangs would hold everybody up who writes to SQLite.
     repository.seal_token()
     try:

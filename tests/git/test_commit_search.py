@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import random
+import resource
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from coderepos.git.commit_search import MOST_BYTES, CommitSearch
+from coderepos.exceptions import RefNotFound
+from coderepos.git import isolation, seccomp
+from coderepos.git.commit_search import has_no_commit
+from coderepos.git.limits import SEARCHED_PACK_BYTES, Limits
+from coderepos.git.messages import BuildRequest, SearchRequest
+from coderepos.git.pipeline import PROGRAMS, CloneRequest
+from coderepos.git.probe import probe
+from tests.field.judging import repository_of
 from tests.git import packs
+from tests.git.http_backend import GitServer
 from tests.git.packs import FILE, Line, blob
 
 ROOT = packs.tree(Line(FILE, b"file", blob().id))
 HEAD = packs.commit(ROOT)
-
-
-def found_none(content: bytes, *, step: int = 1_000_000) -> bool:
-    """Give a search these bytes in parts and return what it says."""
-    search = CommitSearch()
-    for at in range(0, len(content), step):
-        search.take([memoryview(content)[at : at + step]])
-    return search.found_none()
 
 
 DELTA = packs.delta(8, 8, packs.copy(0, 8))
@@ -44,7 +47,7 @@ DELTA = packs.delta(8, 8, packs.copy(0, 8))
         (b"no pack", False),
         (packs.pack([blob()])[:-1], False),
         (packs.pack([blob()]) + b"x", False),
-        (packs.pack([blob(random.Random(1).randbytes(MOST_BYTES))]), False),
+        (packs.pack([blob(random.Random(1).randbytes(SEARCHED_PACK_BYTES))]), False),
         (packs.pack([blob(bytes(20 * 10**6))]), False),
         (packs.sealed(packs.header(1) + b"\xff" * 40), False),
         (packs.sealed(packs.header(2**32 - 1) + packs.entry(blob())), False),
@@ -52,10 +55,9 @@ DELTA = packs.delta(8, 8, packs.copy(0, 8))
     ],
     ids=lambda value: str(len(value)) if isinstance(value, bytes) else str(value),
 )
-@pytest.mark.parametrize("step", [7, 1_000_000])
-def test_certain_or_unknown(content: bytes, expected: bool, step: int) -> None:
-    """Only a whole pack without a commit is one; it does not matter in which parts it comes."""
-    assert found_none(content, step=step) is expected
+def test_certain_or_unknown(content: bytes, expected: bool) -> None:
+    """Only a whole pack without a commit is one."""
+    assert has_no_commit(content) is expected
 
 
 def test_no_changed_byte_raises() -> None:
@@ -64,14 +66,51 @@ def test_no_changed_byte_raises() -> None:
     for _ in range(3_000):
         changed = bytearray(content)
         changed[chance.randrange(len(changed))] = chance.randrange(256)
-        found_none(bytes(changed))
+        has_no_commit(bytes(changed))
 
 
 def test_many_small_entries_cost_little() -> None:
     """Time is that of the bytes, whatever they are."""
     content = packs.pack([blob()] * 12_000)
-    assert len(content) < MOST_BYTES
+    assert len(content) < SEARCHED_PACK_BYTES
     started = time.process_time()
-    assert found_none(content)
-    assert found_none(packs.pack([blob(bytes(7 * 10**6))]))
+    assert has_no_commit(content)
+    assert has_no_commit(packs.pack([blob(bytes(7 * 10**6))]))
     assert time.process_time() - started < 1
+
+
+def test_it_may_do_less_than_the_build_child() -> None:
+    """It writes nothing, reads what it imports, and has no socket of any kind."""
+    limits = Limits()
+    plan = isolation.search_plan(SearchRequest(limits=limits, min_level=3))
+    build = isolation.build_plan(BuildRequest(incoming="/nowhere", limits=limits, min_level=3))
+
+    assert plan.refused_calls == build.refused_calls >= seccomp.NETWORK
+    assert (plan.rules.read, plan.rules.write, plan.rules.connect_ports) == (build.rules.read, (), ())
+    assert plan.limits[resource.RLIMIT_FSIZE] == (0, 0)
+
+
+def test_it_is_started_for_what_is_no_branch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A branch costs no third process; where the search dies, the probe leaves the answer to the clone."""
+    tag = packs.tag(blob())
+    refs = {"refs/heads/main": HEAD.id, "refs/tags/blob": tag.id}
+    repository_of(tmp_path / "served/tags.git", [blob(), ROOT, HEAD, tag], refs)
+    broken = replace(PROGRAMS, search="coderepos.git.no_such_module")
+    with GitServer(tmp_path / "served") as host:
+        wanted = CloneRequest(
+            url=host.url("tags.git"),
+            credentials=None,
+            ref="",
+            depth=None,
+            policy=host.policy(),
+            limits=Limits(),
+            min_level=1,
+            group_readable=False,
+        )
+
+        probe(replace(wanted, ref="main"), seconds=20, programs=broken)
+        assert "search child" not in caplog.text
+        probe(replace(wanted, ref="blob"), seconds=20, programs=broken)
+        assert "search child ended without an answer" in caplog.text
+        with pytest.raises(RefNotFound):
+            probe(replace(wanted, ref="blob"), seconds=20)
