@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
-from coderepos.exceptions import InternalError
+from coderepos.exceptions import InternalError, UnsafeRepository
 from coderepos.git.disk_errors import disk_error, errno_name
 from coderepos.git.git_folder import CONFIG
 from coderepos.git.limits import Limits
 from coderepos.git.links import Links
-from coderepos.git.messages import is_ref_name
+from coderepos.git.messages import LINE_BYTES, is_ref_name
+from coderepos.git.names import HEAD, check_name, is_git_directory, is_writable
 from coderepos.git.record import Record
 from coderepos.git.tree_totals import BLOCK_BYTES
 from coderepos.git.trees import EMPTY_TREE
@@ -34,14 +35,24 @@ _WRITABLE_OR_SPECIAL: Final = 0o222 | stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _USUAL: Final = frozenset(stat.S_IFREG | mode for mode in (0o400, 0o500, 0o440, 0o550))
 """Modes of files that need no closer look."""
 
+_STAT_BLOCK_BYTES: Final = 512
 _ENTRIES_PER_PAUSE: Final = 1_000
 _MOST_HEAD_BYTES: Final = 1_024
+_MOST_REFS_BYTES: Final = 2 * LINE_BYTES
+"""Refs take less than twice the message that names them: each has an id more."""
+
+_MOST_ROOM: Final = 16
+"""Files may take so many times the limit on the disk: blocks of 64 KB take that of small ones, counted in 4 KB."""
 
 _EMPTY_TREE_FOLDER: Final = EMPTY_TREE[:1].hex()
 _EMPTY_TREE_FILE: Final = EMPTY_TREE[1:].hex()
 _PACK_FILE: Final = re.compile(r"pack-([0-9a-f]{40})\.(pack|idx)\Z")
 _COMMIT: Final = re.compile(rb"[0-9a-f]{40}\Z")
 _BRANCH: Final = b"ref: refs/heads/"
+_PACKED_REFS: Final = re.compile(
+    rb"# pack-refs with: peeled fully-peeled sorted \n"
+    rb"(?:[0-9a-f]{40} refs/(?:heads|tags)/[^\x00-\x20\x7f]++\n(?:\^[0-9a-f]{40}\n)?+)*+\Z"
+)
 
 
 class Inspected(Record):
@@ -73,6 +84,7 @@ class _Inspection:
         self._links: Final = Links()
         self._link_paths: Final[list[tuple[bytes, ...]]] = []
         self._bytes = 0
+        self._block_bytes = 0
         self._entries = 0
 
     def look_at(self, incoming: str) -> Inspected:
@@ -84,10 +96,13 @@ class _Inspection:
             git_bytes, self._bytes = self._bytes, 0
             with self._folder("tree", top) as tree:
                 self._look_at_tree(tree, ())
+                _check_is_no_repository(tree)
         if not all(map(self._links.stays_inside, self._link_paths)):
             _refuse("a link that leads out of the working tree")
         if git_bytes + self._bytes > self._limits.disk_bytes:
             _refuse("more bytes than the limit")
+        if self._block_bytes > _MOST_ROOM * self._limits.disk_bytes:
+            _refuse("files that take far more room than their sizes")
         return Inspected(git_bytes=git_bytes, tree_bytes=self._bytes, entries=self._entries)
 
     def _look_at_git(self, top: int) -> None:
@@ -99,8 +114,10 @@ class _Inspection:
                 _refuse("a Git configuration of its own")
             if not _is_head(self._content("HEAD", git, most=_MOST_HEAD_BYTES)):
                 _refuse("a HEAD that is no branch and no commit")
-            for name in names & {"packed-refs", "shallow"}:
-                self._file(name, git)
+            if not _PACKED_REFS.match(self._content("packed-refs", git, most=_MOST_REFS_BYTES)):
+                _refuse("refs that are neither branches nor tags")
+            if "shallow" in names:
+                self._file("shallow", git)
             with self._folder("refs", git) as refs:
                 self._names(refs, most=0)
             with self._folder("objects", git) as objects:
@@ -132,6 +149,7 @@ class _Inspection:
             for entry in entries:
                 self._count()
                 name, status = entry.name, entry.stat(follow_symlinks=False)
+                _check_name(os.fsencode(name), status.st_mode)
                 if stat.S_ISDIR(status.st_mode):
                     self._check_folder(status)
                     with _opened(name, parent=folder) as inner:
@@ -144,7 +162,7 @@ class _Inspection:
                     self._link_paths.append(place)
                 elif status.st_mode not in _USUAL or status.st_nlink != 1 or status.st_uid != self._user_id:
                     self._check_file(status)
-                self._charge(-(-status.st_size // BLOCK_BYTES) * BLOCK_BYTES)
+                self._charge(-(-status.st_size // BLOCK_BYTES) * BLOCK_BYTES, status)
 
     def _count(self) -> None:
         self._entries += 1
@@ -153,8 +171,9 @@ class _Inspection:
         if not self._entries % _ENTRIES_PER_PAUSE:
             self._on_pause()
 
-    def _charge(self, size_bytes: int) -> None:
+    def _charge(self, size_bytes: int, status: os.stat_result) -> None:
         self._bytes += size_bytes
+        self._block_bytes += status.st_blocks * _STAT_BLOCK_BYTES
         if self._bytes > self._limits.disk_bytes:
             _refuse("more bytes than the limit")
 
@@ -167,7 +186,7 @@ class _Inspection:
     def _file(self, name: str, folder: int) -> int:
         status = os.lstat(name, dir_fd=folder)
         self._check_file(status)
-        self._charge(status.st_size)
+        self._charge(status.st_size, status)
         return status.st_size
 
     def _content(self, name: str, folder: int, *, most: int) -> bytes:
@@ -205,6 +224,22 @@ class _Inspection:
     def _check_owner(self, status: os.stat_result) -> None:
         if status.st_uid != self._user_id:
             _refuse("something that is somebody else's")
+
+
+def _check_name(name: bytes, mode: int) -> None:
+    try:
+        check_name(name, mode)
+    except UnsafeRepository:
+        _refuse("a name that Git refuses")
+    if not is_writable(name):
+        _refuse("a name with control bytes")
+
+
+def _check_is_no_repository(tree: int) -> None:
+    """Refuse what Git takes for a repository, with a configuration of its own, where a reader runs it."""
+    names = set(map(os.fsencode, os.listdir(tree)))
+    if is_git_directory(names) and not stat.S_ISDIR(os.lstat(HEAD, dir_fd=tree).st_mode):
+        _refuse("a working tree that is a repository")
 
 
 def _is_head(content: bytes) -> bool:

@@ -43,9 +43,10 @@ def _is_at_work(group_id: int) -> bool:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                state, _parent, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+                # Its name may be any bytes, brackets and spaces among them.
+                state, _parent, group = (entry / "stat").read_bytes().rpartition(b")")[2].split()[:3]
             except OSError:
                 continue
-            if int(group) == group_id and state not in "ZX":
+            if int(group) == group_id and state not in b"ZX":
                 return True
     return False

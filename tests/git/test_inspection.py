@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -164,6 +165,22 @@ LEFT = {
     "os.chmod('git/HEAD', 0o400)",
     "HEAD without an end": OPEN + "os.chmod('git/HEAD', 0o600); open('git/HEAD', 'w').write('ref: refs/heads/main'); "
     "os.chmod('git/HEAD', 0o400)",
+    "repository in the tree": OPEN + "os.makedirs('tree/.git'); os.chmod('tree/.git', 0o500)",
+    "file that leads to a repository": OPEN + "open('tree/.git', 'w').write('gitdir: folder'); "
+    "os.chmod('tree/.git', 0o400)",
+    "repository deeper in the tree": OPEN + "os.chmod('tree/folder', 0o700); os.mkdir('tree/folder/.GIT', 0o500); "
+    "os.chmod('tree/folder', 0o500)",
+    "link named .gitmodules": OPEN + "os.symlink('file', 'tree/.gitmodules')",
+    "name with an escape sequence": OPEN + "os.mkdir('tree/\\x1b[2J', 0o500)",
+    "tree that is a repository": OPEN + "os.mkdir('tree/refs', 0o500); os.mkdir('tree/objects', 0o500); "
+    "open('tree/HEAD', 'w').write('ref: refs/heads/main\\n'); os.chmod('tree/HEAD', 0o400)",
+    "tree that is a work tree": OPEN + "os.symlink('file', 'tree/HEAD'); os.symlink('file', 'tree/commondir')",
+    "replaced history": OPEN + "os.chmod('git/packed-refs', 0o600); "
+    f"open('git/packed-refs', 'a').write('{COMMIT} refs/replace/{40 * '2'}\\n'); os.chmod('git/packed-refs', 0o400)",
+    "refs that are none": OPEN + "os.chmod('git/packed-refs', 0o600); "
+    "open('git/packed-refs', 'w').write('ref: ../../x\\n'); os.chmod('git/packed-refs', 0o400)",
+    "hidden room": OPEN + "import ctypes; d = os.open('tree/large', os.O_WRONLY | os.O_CREAT, 0o400); "
+    "assert not ctypes.CDLL(None).fallocate(d, 1, ctypes.c_long(0), ctypes.c_long(5_000_000))",
     "long HEAD": OPEN + "os.chmod('git/HEAD', 0o600); open('git/HEAD', 'w').write('ref: refs/heads/' + 'x' * 5_000); "
     "os.chmod('git/HEAD', 0o400)",
 }
@@ -180,6 +197,15 @@ def test_what_should_not_be_there_is_not_published(incoming: Path, code: str, ca
 
 
 CLOSE = "; [os.chmod(folder, 0o500) for folder in (TREE, GIT + '/refs', GIT + '/objects/pack', GIT + '/objects', GIT)]"
+
+
+def test_what_looks_like_a_repository_and_is_none(incoming: Path) -> None:
+    """A folder named HEAD makes none of it; deeper ones are written as they are, and reported."""
+    make = (
+        "os.mkdir('tree/HEAD', 0o500); os.mkdir('tree/refs', 0o500); os.chmod('tree/folder', 0o700); "
+        "os.symlink('program', 'tree/folder/HEAD'); os.mkdir('tree/folder/refs', 0o500); os.chmod('tree/folder', 0o500)"
+    )
+    assert built(incoming, f"TREE, GIT = 'tree', 'git'; {OPEN}{make}{CLOSE}").build.entries == 8
 
 
 def test_opening_and_closing_alone_changes_nothing(incoming: Path) -> None:
@@ -272,6 +298,21 @@ def test_process_that_does_not_end_is_waited_for_in_vain() -> None:
         working.kill()
         working.wait()
     assert process_group.has_ended(working.pid, within_seconds=0)
+
+
+def test_name_of_a_stranger_process_is_any_bytes() -> None:
+    """Any user of the machine names processes; it stops nobody's look at a group."""
+    strange = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b'\\xff) Z 1 1'); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", strange], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
+        assert stranger.stdout
+        assert stranger.stdout.readline()
+        working = subprocess.Popen(["sleep", "60"], process_group=0)
+        try:
+            assert not process_group.has_ended(working.pid, within_seconds=0.3)
+        finally:
+            working.kill()
+            working.wait()
+            stranger.communicate()
 
 
 def test_long_inspection_gives_signs_of_life(incoming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
