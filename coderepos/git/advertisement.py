@@ -93,10 +93,11 @@ def read_ls_refs(lines: PktLines, refs: RefListing) -> None:
 
 
 def _capabilities(told: Iterable[bytes]) -> dict[bytes, bytes]:
-    capabilities: dict[bytes, bytes] = {}
+    values: dict[bytes, list[bytes]] = {}
     for one in told:
         name, _, value = one.partition(b"=")
-        capabilities[name] = b" ".join(filter(None, (capabilities.get(name), value)))
+        values.setdefault(name, []).append(value)
+    capabilities = {name: b" ".join(filter(None, several)) for name, several in values.items()}
     if b"sha1" not in capabilities.get(b"object-format", b"sha1").split():
         raise RemoteProtocolError(reason=SHA256)
     return capabilities

@@ -11,7 +11,7 @@ from coderepos.exceptions import GitError, RemoteProtocolError
 from coderepos.git.advertisement import read_advertisement, read_ls_refs
 from coderepos.git.network import NOT_SERVED, USER_AGENT
 from coderepos.git.opening import RESULT
-from coderepos.git.pkt_line import DELIM_PKT, FLUSH_PKT, PktLines, malformed, pkt_line
+from coderepos.git.pkt_line import DELIM_PKT, FLUSH_PKT, TOO_MANY_LINES, PktLines, malformed, pkt_line
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 NO_SHALLOW: Final = "no shallow clones"
 """Reason of the error for a depth that the server does not know about."""
+
+MOST_SHALLOW: Final = 80_000
+"""Most commits that history may end at: with all tags they have to fit into one message."""
 
 _ALLOWS_IDS: Final = (b"allow-tip-sha1-in-want", b"allow-reachable-sha1-in-want")
 _AGENT: Final = b"agent=" + USER_AGENT.encode()
@@ -145,8 +148,8 @@ class UploadPackClient:
         offered = self._advertisement.capabilities
         asked = _capabilities_to_ask_for(offered, with_tags=with_tags)
         wants = pkt_line(b" ".join([b"want " + wanted_id, *asked])) + (pkt_line(b"deepen %d" % depth) if depth else b"")
+        shallow = _not_too_many(self._advertisement.shallow)
         lines = self._answer(wants + FLUSH_PKT + pkt_line(b"done"))
-        shallow = self._advertisement.shallow
         if depth:
             # The answer tells all of them; what the repository itself lacks is told with the refs for other requests.
             shallow = _shallow_commits(lines)
@@ -217,12 +220,18 @@ def _shallow_commits(lines: PktLines) -> frozenset[bytes]:
     In version 2 a repository that lacks history itself tells them unasked, and ``git clone`` takes that as well.
     ``unshallow`` is refused, as Git refuses it of whoever has nothing.
 
-    :raises RemoteProtocolError: a line is malformed.
+    :raises RemoteProtocolError: a line is malformed, or there are too many.
     """
     found = [_SHALLOW.match(line) for line in lines.section()]
     if not all(found):
         raise malformed()
-    return frozenset(one[1] for one in found if one)
+    return _not_too_many(frozenset(one[1] for one in found if one))
+
+
+def _not_too_many(shallow: frozenset[bytes]) -> frozenset[bytes]:
+    if len(shallow) > MOST_SHALLOW:
+        raise RemoteProtocolError(reason=TOO_MANY_LINES)
+    return shallow
 
 
 def _skip_acknowledgements(lines: PktLines) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -20,8 +21,10 @@ from coderepos.exceptions import (
     TooManyRefs,
 )
 from coderepos.git.limits import Limits
-from coderepos.git.messages import LINE_BYTES
+from coderepos.git.messages import LINE_BYTES, dump_line
 from coderepos.git.network import USER_AGENT
+from coderepos.git.pkt_line import TOO_MANY_LINES
+from coderepos.git.upload_pack import MOST_SHALLOW
 from tests.git.fetching import Fetched
 from tests.git.hostile_server import (
     FLUSH,
@@ -399,6 +402,34 @@ def test_refs_are_counted_while_they_arrive() -> None:
         fetch_recorded(connection, limits=Limits(listed_refs=100), count_only=True)
 
     assert connection.meter.received_bytes < 30_000
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_outcome_fits_into_a_message(more: int) -> None:
+    """However many tags there are and commits that history ends at; further ones are an error that says so."""
+    ends = b"".join(pkt(b"shallow %040x" % number) for number in range(MOST_SHALLOW + more))
+    tags = [("HEAD", ID), ("refs/heads/main", ID), *((f"refs/tags/{number:025}", ID) for number in range(49_000))]
+    v2 = {
+        "advertisement": capabilities(),
+        "refs": ls_refs(tags),
+        "pack": pkt(b"shallow-info\n") + ends + DELIM + pkt(b"packfile\n") + BANDS,
+    }
+    v0 = {**V0, "advertisement": advertisement(REFS).removesuffix(FLUSH) + ends + FLUSH}
+    if more:
+        assert refused(v2, depth=1) == refused(v0) == {"reason": TOO_MANY_LINES}
+    else:
+        for outcome in (fetched(v2, depth=1).outcome, fetched(v0).outcome):
+            assert len(outcome["shallow"]) == MOST_SHALLOW
+            assert len(dump_line({"event": "outcome", **outcome})) < LINE_BYTES
+
+
+@pytest.mark.parametrize("name", [b"one", b"fetch"])
+def test_capability_that_is_told_many_times(name: bytes) -> None:
+    """Time is that of the bytes, as in every answer."""
+    lines = [b"version 2\n", b"ls-refs\n", b"fetch=shallow\n", *[name + b"=" + b"x" * 30] * 80_000]
+    started = time.process_time()
+    assert fetched({**V2, "advertisement": capabilities(lines)}).pack == PACK
+    assert time.process_time() - started < 3
 
 
 def test_acknowledgements_without_end() -> None:
