@@ -97,7 +97,7 @@ def visible_repositories(user: Any) -> CodeRepositoryQuerySet:
     return CodeRepository.objects.in_projects(visible_projects(user).values("pk"))
 
 
-def find_project(user: Any, project_id: str) -> Any:
+def find_project(user: Any, project_id: object) -> Any:
     """Return a project by its key.
 
     :raises NotFound: it is unknown, malformed, or not visible to ``user``: all look the same.

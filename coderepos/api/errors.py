@@ -16,6 +16,7 @@ from django.core.signals import got_request_exception
 from django.http import Http404, UnreadablePostError
 from rest_framework import exceptions, status
 from rest_framework.response import Response
+from rest_framework.serializers import as_serializer_error
 from rest_framework.settings import api_settings
 from rest_framework.views import set_rollback
 
@@ -117,6 +118,9 @@ def describe(error: Exception) -> Answer:
                 message="The request has invalid values; see the fields.",
                 fields={"fields": _sentences_by_field(error.detail)},
             )
+        case django_errors.ValidationError():
+            # Of a service, which knows the row: a user name that is its token, for one.
+            return describe(exceptions.ValidationError(as_serializer_error(error)))
         case exceptions.ParseError():
             return _invalid("The body of the request cannot be read as what its content type says.")
         case django_errors.SuspiciousOperation() | django_errors.BadRequest() | UnreadablePostError():

@@ -19,7 +19,10 @@ if apps.is_installed("drf_spectacular"):
 
 
 def outside_transactions(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Exempt a view from ``ATOMIC_REQUESTS`` of every database: nobody holds one open while a remote answers."""
+    """Exempt a view from ``ATOMIC_REQUESTS`` of every database.
+
+    No transaction is open while a remote answers, and what is written down about a refusal outlives it.
+    """
     for alias in connections:
         view = transaction.non_atomic_requests(using=alias)(view)
     return view
@@ -45,12 +48,16 @@ urlpatterns = [
     ),
     path(
         "repos/<str:repo_id>/clone",
-        RepositoryViewSet.as_view({"post": "clone"}, name="Clone again", serializer_class=Serializer),
+        outside_transactions(
+            RepositoryViewSet.as_view({"post": "clone"}, name="Clone again", serializer_class=Serializer)
+        ),
         name="repo-clone",
     ),
     path("repos/<str:repo_id>/jobs", RepositoryViewSet.as_view({"get": "jobs"}, name="Jobs"), name="repo-jobs"),
     path(
-        "repos/<str:repo_id>/audit", RepositoryViewSet.as_view({"get": "audit"}, name="Audit trail"), name="repo-audit"
+        "repos/<str:repo_id>/audit",
+        outside_transactions(RepositoryViewSet.as_view({"get": "audit"}, name="Audit trail")),
+        name="repo-audit",
     ),
     path(
         "repos/<str:repo_id>/token",

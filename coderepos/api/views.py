@@ -168,7 +168,6 @@ class RepositoryViewSet(CodeReposViewSet):
     def clone(self, request: Request, **kwargs: str) -> Response:
         """Clone a repository again; one that is COMPLETED keeps its version until the new one is published."""
         job = services.clone_again(user=request.user, repository=self._repository())
-        job.repository.refresh_from_db(fields=["clone_status"])
         return Response(dict(StartedSerializer(job).data), status=202)
 
     def get_object(self) -> CodeRepository:
@@ -179,7 +178,6 @@ class RepositoryViewSet(CodeReposViewSet):
     def change(self, request: Request, **kwargs: str) -> Response:
         """Change what is cloned of a repository: its ref, its depth or the user name of its token; clones it so."""
         job = services.change_repository(user=request.user, repository=self._repository(), **self._read(request))
-        job.repository.refresh_from_db(fields=["clone_status"])
         return Response(dict(StartedSerializer(job).data), status=202)
 
     def _repository(self) -> CodeRepository:

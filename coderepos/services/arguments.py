@@ -11,8 +11,10 @@ from django.db import connections
 from coderepos.crypto.fields import validate_token
 from coderepos.crypto.redaction import redact
 from coderepos.crypto.secret import HIDDEN, Secret
+from coderepos.exceptions import CodeReposError, InvalidState, NotFound
 from coderepos.git.refs import commit_id
 from coderepos.hidden import HiddenText
+from coderepos.models import CodeRepository
 
 URL_CHARACTERS: Final = 300
 """Longest text of a URL that the audit trail keeps of a call that was refused."""
@@ -33,6 +35,27 @@ def refuse_transaction(what: str) -> None:
                 f"{what} asks the Git host and must not be called inside a transaction: "
                 "call it outside of atomic(), or by transaction.on_commit()."
             )
+
+
+def own_copy(repository: CodeRepository) -> CodeRepository:
+    """Return the row as it is now: a service changes its own copy, so that a failure leaves the caller's as it was.
+
+    :raises NotFound: it was deleted.
+    """
+    copy = CodeRepository.objects.filter(pk=repository.pk).first()
+    if copy is None:
+        raise NotFound
+    return copy
+
+
+def changed_meanwhile(repository: CodeRepository, what: str) -> CodeReposError:
+    """Return the error where a row is no longer what was tested on the remote.
+
+    :param what: what was tested.
+    """
+    if not CodeRepository.objects.filter(pk=repository.pk).exists():
+        return NotFound()
+    return InvalidState(f"The repository was changed while {what} tested; try again.")
 
 
 def as_secret(access_token: Secret | str | None) -> Secret:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Final
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.db.models.functions import Now
 
 from coderepos import access
 from coderepos.access import Action
 from coderepos.conf import conf
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import CodeReposError, CryptoError, InvalidState, JobRunning, RemoteAuthFailed
+from coderepos.exceptions import CodeReposError, CryptoError, JobRunning, RemoteAuthFailed
 from coderepos.git.probe import probe
 from coderepos.git.reports import ProbeReport
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
+from coderepos.models.locking import row_transaction
 from coderepos.services import engine
-from coderepos.services.arguments import check_username, normal_ref, refuse_transaction
+from coderepos.services.arguments import (
+    changed_meanwhile,
+    check_username,
+    normal_ref,
+    own_copy,
+    refuse_transaction,
+)
 from coderepos.services.connecting import refuse_second, start_again
 from coderepos.services.publication import size_mb
 from coderepos.services.trail import record_failure, require
@@ -38,7 +46,8 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Any) 
     :raises PermissionDenied: the user's role does not allow it.
     :raises AlreadyConnected: the project has this URL with the new ref.
     :raises JobRunning: work on the repository is under way.
-    :raises InvalidState: its URL was changed meanwhile, or its state allows no clone.
+    :raises InvalidState: it was changed meanwhile, or its state allows no clone.
+    :raises NotFound: it was deleted.
     :raises CodeReposError: the leaf that says why the remote does not give this; nothing was changed.
     :raises ValidationError: the user name is a token.
     :raises RuntimeError: a transaction is open.
@@ -47,6 +56,8 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Any) 
     if not changes or not {*changes} <= {*CHANGEABLE}:
         raise TypeError(f"change_repository() changes {', '.join(CHANGEABLE)}.")
     require(user, Action.CLONE, repository)
+    repository = own_copy(repository)
+    before = {name: getattr(repository, name) for name in ("git_url", *CHANGEABLE)}
     for name, value in changes.items():
         setattr(repository, name, value)
     repository.ref = normal_ref(repository.ref)
@@ -57,7 +68,8 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Any) 
         access.spend_connect_quota(repository.project_id)
         token = _open_token(repository, user)
         repository.username = check_username(repository.username, token)
-        return _store(repository, _tested(repository, token), user=user)
+        report = _tested(repository, token, is_same_user=repository.username == before["username"])
+        return _store(repository, report, before, user=user)
     except CodeReposError as error:
         details = {"ref": repository.ref, "depth": repository.depth}
         record_failure(AuditEvent.REJECTED, error, repository=repository, actor=user, details=details)
@@ -77,23 +89,27 @@ def _open_token(repository: CodeRepository, user: Any) -> Secret:
     return token
 
 
-def _tested(repository: CodeRepository, token: Secret) -> ProbeReport:
-    """Return what the remote says to the new values."""
+def _tested(repository: CodeRepository, token: Secret, *, is_same_user: bool) -> ProbeReport:
+    """Return what the remote says to the new values.
+
+    :param is_same_user: whether a refusal says anything about the stored token, which goes with its own user name.
+    """
     try:
         with engine.remote_text_redacted():
             report = probe(engine.clone_request(repository, token), seconds=conf.PROBE_TIMEOUT)
     except RemoteAuthFailed:
-        repository.note_token(accepted=False)
+        if is_same_user:
+            repository.note_token(accepted=False)
         raise
     repository.note_token(accepted=True, expires_at=report.token_expires_at)
     return report
 
 
-def _store(repository: CodeRepository, report: ProbeReport, *, user: Any) -> Job:
-    """Write the new values and queue the clone in one step, where the URL is still the one that was tested."""
-    tested = CodeRepository.objects.filter(pk=repository.pk, git_url=repository.git_url)
+def _store(repository: CodeRepository, report: ProbeReport, before: Mapping[str, Any], *, user: Any) -> Job:
+    """Write the new values and queue the clone in one step, where the row still is what the test began with."""
+    tested = CodeRepository.objects.filter(pk=repository.pk, **before)
     try:
-        with transaction.atomic(using=alias()):
+        with row_transaction(alias()):
             changed = tested.update(
                 ref=repository.ref,
                 depth=repository.depth,
@@ -103,7 +119,7 @@ def _store(repository: CodeRepository, report: ProbeReport, *, user: Any) -> Job
                 updated_at=Now(),
             )
             if not changed:
-                raise InvalidState("The repository was changed while the new values were tested; try again.")
+                raise changed_meanwhile(repository, "the new values were")
             job = start_again(repository)
             details = {name: getattr(repository, name) for name in ("ref", "depth")}
             AuditEntry.objects.record(

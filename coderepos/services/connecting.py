@@ -16,7 +16,7 @@ from coderepos.conf import conf
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.redaction import redact
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import AlreadyConnected, CodeReposError, InvalidState, JobRunning
+from coderepos.exceptions import AlreadyConnected, CodeReposError, InvalidState, JobRunning, NotFound
 from coderepos.git.platforms import platform_of
 from coderepos.git.probe import probe
 from coderepos.git.url import parse_git_url
@@ -132,6 +132,8 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
             )
     except IntegrityError:
         refuse_second(repository)
+        # The project may have gone while the remote was asked.
+        access.find_project(user, repository.project_id)
         raise
     logger.info("repository %s connected to project %s, job %s", repository.pk, repository.project_id, job.pk)
     return Connection(repository=repository, job=job)
@@ -145,6 +147,7 @@ def clone_again(*, user: Any, repository: CodeRepository) -> Job:
     :raises PermissionDenied: the user's role does not allow it.
     :raises JobRunning: work on it is under way.
     :raises InvalidState: it is in any other state.
+    :raises NotFound: it was deleted.
     """
     require(user, Action.CLONE, repository)
     try:
@@ -155,20 +158,25 @@ def clone_again(*, user: Any, repository: CodeRepository) -> Job:
 
 
 def start_again(repository: CodeRepository) -> Job:
-    """Queue another clone of a repository, inside a transaction of the caller's.
+    """Queue another clone of a repository, inside a transaction of the caller's; its ``clone_status`` is then true.
 
     :raises JobRunning: work on it is under way.
     :raises InvalidState: it is in any other state that allows none.
+    :raises NotFound: it was deleted.
     :raises IntegrityError: it got another job at the same time.
     """
     if repository.restart():
+        repository.clone_status = CloneStatus.PENDING
         return _queue_clone(repository)
-    if not repository.hold_completed():
-        repository.refresh_from_db(fields=["clone_status"])
-        if repository.clone_status in (CloneStatus.PENDING, CloneStatus.CLONING, CloneStatus.CLEANING):
-            raise JobRunning
-        raise InvalidState(f"A repository that is {repository.clone_status} cannot be cloned again.")
-    return _queue_clone(repository, JobKind.UPDATE)
+    if repository.hold_completed():
+        repository.clone_status = CloneStatus.COMPLETED
+        return _queue_clone(repository, JobKind.UPDATE)
+    status = CodeRepository.objects.filter(pk=repository.pk).values_list("clone_status", flat=True).first()
+    if status is None:
+        raise NotFound
+    if status in (CloneStatus.PENDING, CloneStatus.CLONING, CloneStatus.CLEANING):
+        raise JobRunning
+    raise InvalidState(f"A repository that is {status} cannot be cloned again.")
 
 
 def _queue_clone(repository: CodeRepository, kind: JobKind = JobKind.CLONE) -> Job:

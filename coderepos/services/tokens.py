@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,13 +14,19 @@ from coderepos.access import Action
 from coderepos.conf import conf
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import CodeReposError, InvalidState, RepositoryTooLarge
+from coderepos.exceptions import CodeReposError, NotFound, RemoteAuthFailed, RepositoryTooLarge
 from coderepos.git.probe import probe
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, alias
 from coderepos.models.locking import row_transaction
 from coderepos.models.token_status import database_time
 from coderepos.services import engine
-from coderepos.services.arguments import as_secret, check_username, refuse_transaction
+from coderepos.services.arguments import (
+    as_secret,
+    changed_meanwhile,
+    check_username,
+    own_copy,
+    refuse_transaction,
+)
 from coderepos.services.trail import record_failure, require
 
 logger = logging.getLogger(__name__)
@@ -35,26 +42,32 @@ def replace_token(
     :param username: user name that goes with the token; ``None`` for the one that is stored.
     :returns: the repository with its new ``token_status``.
     :raises PermissionDenied: the user's role does not allow it.
-    :raises InvalidState: the URL was changed while the token was tested.
+    :raises InvalidState: the URL or the user name was changed while the token was tested.
+    :raises NotFound: the repository was deleted.
     :raises CodeReposError: the leaf that says why the new token was not taken; nothing was changed.
     :raises ValidationError: the token has characters that none has, or the user name is a token.
     :raises RuntimeError: a transaction is open.
     """
     refuse_transaction("replace_token()")
     access_token = as_secret(access_token)
-    username = check_username(repository.username if username is None else username, access_token)
     require(user, Action.REPLACE_TOKEN, repository)
-    access.spend_connect_quota(repository.project_id)
-    keyring().require_primary()
-    repository.username = username
+    repository = own_copy(repository)
+    before = {"git_url": repository.git_url, "username": repository.username}
+    repository.username = check_username(repository.username if username is None else username, access_token)
     try:
+        access.spend_connect_quota(repository.project_id)
+        keyring().require_primary()
         expires_at = _expiry(repository, access_token)
+        _swap(repository, access_token, expires_at, before, user=user)
     except CodeReposError as error:
-        record_failure(AuditEvent.REFUSED, error, repository=repository, actor=user)
+        event = AuditEvent.REFUSED if isinstance(error, RemoteAuthFailed) else AuditEvent.REJECTED
+        record_failure(event, error, repository=repository, actor=user)
         raise
-    _swap(repository, access_token, expires_at, user=user)
     logger.info("repository %s: token replaced", repository.pk)
-    return CodeRepository.objects.without_token().with_token_status().get(pk=repository.pk)
+    replaced = CodeRepository.objects.without_token().with_token_status().filter(pk=repository.pk).first()
+    if replaced is None:
+        raise NotFound
+    return replaced
 
 
 def _expiry(repository: CodeRepository, access_token: Secret) -> datetime | None:
@@ -68,12 +81,19 @@ def _expiry(repository: CodeRepository, access_token: Secret) -> datetime | None
     return report.token_expires_at
 
 
-def _swap(repository: CodeRepository, access_token: Secret, expires_at: datetime | None, *, user: Any) -> None:
-    """Write the token and all that belongs to it in one step, where the URL is still the one that was asked."""
+def _swap(
+    repository: CodeRepository,
+    access_token: Secret,
+    expires_at: datetime | None,
+    before: Mapping[str, Any],
+    *,
+    user: Any,
+) -> None:
+    """Write the token and all that belongs to it in one step, where the row still is what the test began with."""
     repository.token_ciphertext = access_token
     repository.seal_token()
     with row_transaction(alias()):
-        won = CodeRepository.objects.filter(pk=repository.pk, git_url=repository.git_url).update(
+        won = CodeRepository.objects.filter(pk=repository.pk, **before).update(
             token_ciphertext=repository.token_ciphertext,
             token_kid=repository.token_kid,
             has_token=repository.has_token,
@@ -83,7 +103,7 @@ def _swap(repository: CodeRepository, access_token: Secret, expires_at: datetime
             updated_at=Now(),
         )
         if not won:
-            raise InvalidState("The repository was changed while its new token was tested; try again.")
+            raise changed_meanwhile(repository, "its new token was")
         AuditEntry.objects.record(
             AuditEvent.REPLACED, repository=repository, actor=user, details={"kid": repository.token_kid}
         )
