@@ -392,10 +392,12 @@ class LimitExceeded(GitError):
 
 
 class RepositoryTooLarge(LimitExceeded):
-    """The repository is larger than this installation allows; choose a smaller depth."""
+    """The repository is larger than this installation allows; a smaller depth leaves out history."""
 
     code = "repository_too_large"
-    sentence = "The repository takes at least {figure:,} bytes; the limit is {limit:,}. Choose a smaller depth."
+    sentence = (
+        "The repository takes at least {figure:,} bytes; the limit is {limit:,}. A smaller depth leaves out history."
+    )
 
     @classmethod
     def of(cls, size_bytes: int, limit_bytes: int, *, at_least: bool = False) -> RepositoryTooLarge:
@@ -426,10 +428,12 @@ class TooManyRefs(LimitExceeded):
 
 
 class TooManyObjects(LimitExceeded):
-    """The repository has more objects than this installation allows; choose a smaller depth."""
+    """The repository has more objects than this installation allows; a smaller depth leaves out history."""
 
     code = "too_many_objects"
-    sentence = "The repository has at least {figure:,} objects; the limit is {limit:,}. Choose a smaller depth."
+    sentence = (
+        "The repository has at least {figure:,} objects; the limit is {limit:,}. A smaller depth leaves out history."
+    )
 
 
 class ObjectTooLarge(LimitExceeded):
