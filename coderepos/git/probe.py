@@ -45,14 +45,14 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
     limits = request.limits.replace(clone_seconds=seconds)
     message = fetch_request(replace(request, limits=limits), depth=1, count_only=True)
     with ExitStack() as running:
-        read_end, write_end = pack_pipe()
-        running.callback(os.close, read_end)
-        try:
-            with starting():
+        with starting():
+            read_end, write_end = pack_pipe()
+            running.callback(os.close, read_end)
+            try:
                 child = running.enter_context(Child("fetch", programs.fetch, write_end, root=programs.root))
-        finally:
-            # A copy held here would hide the end of the pack.
-            os.close(write_end)
+            finally:
+                # A copy held here would hide the end of the pack.
+                os.close(write_end)
         child.send(request_line(message), last=True)
         try:
             event = _outcome(child, seconds, request)

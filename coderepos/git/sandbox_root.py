@@ -137,12 +137,6 @@ class SandboxRoot:
                 if name.startswith(MARKER_DRAFT):
                     remove_tree(name, parent=base)
 
-    def free_bytes(self) -> int:
-        """Return how much room an unprivileged user has left on the root's file system."""
-        with translated(self.path):
-            status = os.statvfs(self.path)
-        return status.f_bavail * status.f_frsize
-
     @contextmanager
     def opened(self) -> Iterator[int]:
         """Open the root for the length of a ``with`` block, checked.

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coderepos.exceptions import InternalError
 from coderepos.git import launcher
 from coderepos.git.launcher import Child, starting
-from coderepos.git.messages import dump_line
+from coderepos.git.limits import Limits
+from coderepos.git.messages import NetworkPolicy, dump_line
+from coderepos.git.pipeline import CloneRequest, clone
+from coderepos.git.probe import probe
 from tests.git.hostile_server import HostileServer
 from tests.git.processes import left_over
 from tests.git.users import forked
@@ -107,6 +113,43 @@ def test_what_a_handler_raises_while_a_child_ends(monkeypatch: pytest.MonkeyPatc
 
     assert not left_over(set())
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("room", range(9))
+def test_a_host_without_descriptors(room: int) -> None:
+    """However few are left, probe and clone end in an error of ours and leave none open."""
+    request = CloneRequest(
+        url="https://git.example/r.git",
+        credentials=None,
+        ref="",
+        depth=None,
+        policy=NetworkPolicy(),
+        limits=Limits(),
+        min_level=1,
+        group_readable=False,
+    )
+
+    def crowded() -> bool:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+        taken = []
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for descriptor in taken[:room]:
+            os.close(descriptor)
+        for start in (
+            lambda: probe(request, seconds=1),
+            lambda: clone(request, incoming=Path("/nowhere"), on_progress=lambda _: None),
+        ):
+            with pytest.raises(InternalError):
+                start()
+        for descriptor in taken[:room]:
+            assert os.open(os.devnull, os.O_RDONLY) == descriptor
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return True
+
+    assert forked(crowded)
 
 
 GREEN = """\
