@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,9 @@ def test_a_host_without_descriptors(room: int) -> None:
     def crowded() -> bool:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
-        taken = []
-        with pytest.raises(OSError, match="Too many open files"):
-            while True:
+        taken: list[int] = []
+        with suppress(OSError):
+            while len(taken) < 100:
                 taken.append(os.open(os.devnull, os.O_RDONLY))
         for descriptor in taken[:room]:
             os.close(descriptor)
