@@ -95,6 +95,16 @@ def test_settings_that_are_no_dict(settings: Settings) -> None:
     assert ids(checks.check_settings()) == ["E002"]
 
 
+@pytest.mark.parametrize("key", [*sorted(KEYS), None])
+def test_no_value_ends_a_check(settings: Settings, db: None, key: str | None) -> None:
+    """A text from the environment in the place of a number is a message, in every check, and no traceback."""
+    given = settings.CODEREPOS
+    for value in (None, 5, -1, float("nan"), "", "300", b"x", [], ["x"], [5], {}, True, object()):
+        settings.CODEREPOS = {**given, key: value} if key else value
+        for check in (checks.check_settings, checks.check_keys, checks.check_queue, checks.check_deployment):
+            ids(check())
+
+
 def test_good_values_pass(settings: Settings) -> None:
     """Wildcards, ports and groups that exist are fine."""
     changed(

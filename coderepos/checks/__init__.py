@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import grp
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final
 
 from django.conf import settings
@@ -26,38 +26,15 @@ from coderepos.checks.cluster import check_queue
 from coderepos.checks.deployment import check_deployment
 from coderepos.checks.messages import error
 from coderepos.checks.project import check_one_database, check_project_model, check_project_tables
+from coderepos.checks.types import KEY_LISTS, LISTS, is_dict, is_list, wrong_types
 from coderepos.conf import KEYS, ConfigurationError, conf
 from coderepos.crypto import keyring
 from coderepos.git.proxy import parse_proxy_url
 
 __all__ = ["check_deployment", "check_keys", "check_queue", "check_settings", "register"]
 
-NUMBERS: Final = {
-    "MAX_REPO_SIZE_MB": (0.1, 10_000),
-    "GIT_CLONE_TIMEOUT": (1, 86_400),
-    "PROBE_TIMEOUT": (1, 3_600),
-    "SANDBOX_MIN_LEVEL": (1, 3),
-    "CLONE_MAX_RETRIES": (0, 10),
-}
-LISTS: Final = (
-    "DECRYPT_ONLY_MASTER_KEYS",
-    "DECRYPT_ONLY_KMS_KEY_IDS",
-    "ALLOWED_GIT_HOSTS",
-    "PRIVATE_GIT_HOSTS",
-    "INSECURE_HTTP_HOSTS",
-    "PROXY_RESOLVED_HOSTS",
-    "NO_PROXY_HOSTS",
-)
-HOSTS: Final = LISTS[2:]
+HOSTS: Final = LISTS[len(KEY_LISTS) :]
 WITH_WILDCARDS: Final = ("ALLOWED_GIT_HOSTS", "PROXY_RESOLVED_HOSTS", "NO_PROXY_HOSTS")
-TEXTS: Final = (
-    "SANDBOX_BASE_PATH",
-    "ACCESS_POLICY",
-    "CONNECT_RATE_PER_USER",
-    "CONNECT_RATE_PER_PROJECT",
-    "NODE_ID",
-    "QUEUE_CLUSTER",
-)
 POLICY_METHODS: Final = ("visible_projects", "allows")
 
 
@@ -74,29 +51,14 @@ def register() -> None:
 
 def check_settings(**_: Any) -> list[checks.CheckMessage]:
     """Check the keys and values of ``settings.CODEREPOS``."""
-    if not isinstance(getattr(settings, "CODEREPOS", {}), dict):
+    if not is_dict():
         return [error(2, "CODEREPOS is no dict.", "Write CODEREPOS = {...} in the settings.")]
     messages: list[checks.CheckMessage] = [
         error(1, f"CODEREPOS has the unknown key {key!r}.", f"Known keys: {', '.join(sorted(KEYS))}.")
         for key in sorted(set(map(str, getattr(settings, "CODEREPOS", {}))) - KEYS)
     ]
-    messages += _wrong_types()
+    messages += wrong_types()
     return messages or [*_wrong_rates(), *_wrong_hosts(), *_wrong_proxy(), *_wrong_paths(), *_wrong_policy()]
-
-
-def _wrong_types() -> Iterator[checks.CheckMessage]:
-    for name, (least, most) in NUMBERS.items():
-        value = getattr(conf, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            yield error(2, f"CODEREPOS[{name!r}] must be a number from {least} to {most}.", f"It is {value!r}.")
-    for name in LISTS:
-        # No variable: some of these are keys, and reporters print variables.
-        is_list = isinstance(getattr(conf, name), Sequence) and not isinstance(getattr(conf, name), str)
-        if not is_list or not all(issubclass(kind, str) for kind in map(type, getattr(conf, name))):
-            yield error(2, f"CODEREPOS[{name!r}] must be a list of texts.", "Write ['one', 'two'], also for one item.")
-    for name in TEXTS:
-        if not isinstance(getattr(conf, name), str):
-            yield error(2, f"CODEREPOS[{name!r}] must be a text.", "Write it in quotes.")
 
 
 def _wrong_rates() -> Iterator[checks.CheckMessage]:
@@ -156,4 +118,6 @@ def _wrong_policy() -> Iterator[checks.CheckMessage]:
 
 def check_keys(**_: Any) -> list[checks.CheckMessage]:
     """Check the encryption keys; no message holds a byte of one."""
+    if not is_dict() or not all(map(is_list, KEY_LISTS)):
+        return []
     return [error(20 + number, message, hint) for number, message, hint in keyring.problems()]

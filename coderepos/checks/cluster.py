@@ -9,12 +9,15 @@ from django.core import checks
 
 from coderepos import queue
 from coderepos.checks.messages import error, warning
+from coderepos.checks.types import are_usable
 from coderepos.conf import conf
 from coderepos.models import alias
 
 
 def check_queue(**_: Any) -> list[checks.CheckMessage]:
     """Check the cluster that works for this app: the host's own, or the one that ``QUEUE_CLUSTER`` names."""
+    if not are_usable():
+        return []
     if not queue.cluster_exists():
         hint = "Add it to Q_CLUSTER['ALT_CLUSTERS'], or leave QUEUE_CLUSTER out to use the host's own cluster."
         return [error(16, f"QUEUE_CLUSTER names {conf.QUEUE_CLUSTER!r}, which Q_CLUSTER does not know.", hint)]

@@ -13,6 +13,7 @@ from django.core import checks
 from django.db import connections
 
 from coderepos.checks.messages import warning
+from coderepos.checks.types import are_usable
 from coderepos.conf import conf
 from coderepos.crypto.redaction import RedactingFilter
 from coderepos.git.isolation import available_level
@@ -30,6 +31,8 @@ WAL: Final = b"\x02\x02"
 
 def check_deployment(**_: Any) -> list[checks.CheckMessage]:
     """Check what this machine and the host's settings offer."""
+    if not are_usable():
+        return []
     return [*_weak_secrecy(), *_weak_isolation(), *_temporary_root(), *_slow_sqlite(), *_lone_cache()]
 
 

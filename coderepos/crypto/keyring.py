@@ -186,7 +186,7 @@ def problems() -> Iterator[tuple[int, str, str]]:
     yield from _problems_of_master_keys()
     yield from _problems_of_kms_keys()
     given = {"local": bool(conf.MASTER_ENCRYPTION_KEY), "kms": bool(conf.KMS_KEY_ID)}
-    if conf.PRIMARY_KEY and not given.get(conf.PRIMARY_KEY):
+    if conf.PRIMARY_KEY and not given.get(str(conf.PRIMARY_KEY)):
         yield 8, "PRIMARY_KEY names a key that is not given.", "Set it to 'local' or 'kms', and give that key."
     elif all(given.values()) and not conf.PRIMARY_KEY:
         yield 5, "A local key and a KMS are given without PRIMARY_KEY.", "Set PRIMARY_KEY to 'local' or 'kms'."
