@@ -98,10 +98,12 @@ def visible_repositories(user: Any) -> CodeRepositoryQuerySet:
 
 
 def find_project(user: Any, project_id: object) -> Any:
-    """Return a project by its key.
+    """Return a project by its key; of a project itself, the one in the database.
 
     :raises NotFound: it is unknown, malformed, or not visible to ``user``: all look the same.
     """
+    if isinstance(project_id, models.Model):
+        project_id = project_id.pk
     try:
         project = visible_projects(user).filter(pk=project_id).first()
     except (ValueError, ValidationError, OverflowError):
@@ -112,11 +114,11 @@ def find_project(user: Any, project_id: object) -> Any:
 
 
 def require(user: Any, action: Action, project_id: object) -> None:
-    """Let pass only who may do ``action`` in a project.
+    """Let pass only who may do ``action`` in a project; never anonymous callers, whatever the policy.
 
     :raises PermissionDenied: the policy does not allow it.
     """
-    if not policy().allows(user, action, project_id):
+    if not getattr(user, "is_authenticated", False) or not policy().allows(user, action, project_id):
         raise PermissionDenied
 
 

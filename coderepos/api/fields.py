@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from django.core.exceptions import ValidationError
-from django.core.validators import RegexValidator
 from django.db.models import TextChoices
 from django.utils import timezone
 from rest_framework import serializers
@@ -16,12 +14,13 @@ from coderepos.crypto.fields import MAX_TOKEN_CHARACTERS, validate_token
 from coderepos.crypto.secret import Secret
 from coderepos.hidden import HiddenText
 from coderepos.models.database import vendor
-
-LARGEST_DEPTH: Final = 2**31 - 1
-REF_BYTES: Final = 255
-
-MAX_USERNAME_CHARACTERS: Final = 2_048
-"""Some hosts take a session token in the user name, AWS CodeCommit one of more than a thousand characters."""
+from coderepos.services.arguments import (
+    LARGEST_DEPTH,
+    MAX_USERNAME_CHARACTERS,
+    at_most_ref_bytes,
+    no_colon,
+    no_control_characters,
+)
 
 
 def utc_text(value: datetime) -> str:
@@ -31,29 +30,6 @@ def utc_text(value: datetime) -> str:
         zone = UTC if vendor() == "sqlite" else timezone.get_default_timezone()
         value = value.replace(tzinfo=zone)
     return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def is_plain_text(text: str) -> bool:
-    """Return whether ``text`` has neither control characters nor lone surrogates, which UTF-8 cannot carry."""
-    return not any(ord(char) < 32 or 127 <= ord(char) < 160 or 0xD800 <= ord(char) < 0xE000 for char in text)
-
-
-def no_control_characters(text: str) -> None:
-    """Refuse text that is not plain; the message does not repeat it.
-
-    :raises ValidationError: the text has control characters or lone surrogates.
-    """
-    if not is_plain_text(text):
-        raise ValidationError("Line breaks and other control characters are not allowed.", code="control")
-
-
-def at_most_ref_bytes(text: str) -> None:
-    """Refuse a ref that is longer than Git hosts accept.
-
-    :raises ValidationError: the text takes more than :data:`REF_BYTES` bytes.
-    """
-    if len(text.encode("utf-8", "surrogatepass")) > REF_BYTES:
-        raise ValidationError(f"At most {REF_BYTES} bytes are allowed.", code="max_length")
 
 
 class TokenField(serializers.CharField):
@@ -99,8 +75,7 @@ class UserNameField(serializers.CharField):
             allow_blank=True,
             trim_whitespace=False,
             max_length=MAX_USERNAME_CHARACTERS,
-            # RFC 7617, section 2: a user-id with a colon would move where the password starts.
-            validators=[no_control_characters, RegexValidator(":", "A colon is not allowed.", inverse_match=True)],
+            validators=[no_control_characters, no_colon],
             **kwargs,
         )
 

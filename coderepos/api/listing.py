@@ -11,10 +11,10 @@ from rest_framework.pagination import PageNumberPagination
 from rest_framework.request import Request
 
 from coderepos import access
-from coderepos.api.fields import no_control_characters
 from coderepos.git.platforms import KNOWN_HOSTS
 from coderepos.models import CloneStatus
 from coderepos.models.repository import CodeRepositoryQuerySet
+from coderepos.services.arguments import no_control_characters
 
 PLATFORMS: Final = (*sorted({host.platform for host in KNOWN_HOSTS.values()}), "generic")
 ORDERINGS: Final = ("created_at", "updated_at", "git_url", "clone_status", "repository_size_mb")

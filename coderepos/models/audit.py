@@ -71,7 +71,7 @@ class AuditEntryQuerySet(PrimaryQuerySet["AuditEntry"]):
             project_id = repository.project_id
         return self.create(
             event=event,
-            actor_id="" if actor is None else str(actor.pk),
+            actor_id="" if actor is None or actor.pk is None else str(actor.pk),
             actor_name="" if actor is None else actor.get_username(),
             project_id="" if project_id is None else str(project_id),
             repository_id=None if repository is None else repository.pk,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from django.core.exceptions import ValidationError
@@ -18,6 +20,12 @@ from coderepos.models import CodeRepository
 
 URL_CHARACTERS: Final = 300
 """Longest text of a URL that the audit trail keeps of a call that was refused."""
+
+LARGEST_DEPTH: Final = 2**31 - 1
+REF_BYTES: Final = 255
+
+MAX_USERNAME_CHARACTERS: Final = 2_048
+"""Some hosts take a session token in the user name, AWS CodeCommit one of more than a thousand characters."""
 
 _USERINFO: Final = re.compile(r"[^/\\]*@")
 _UNPRINTABLE: Final = re.compile(r"[^!-~]+")
@@ -35,6 +43,64 @@ def refuse_transaction(what: str) -> None:
                 f"{what} asks the Git host and must not be called inside a transaction: "
                 "call it outside of atomic(), or by transaction.on_commit()."
             )
+
+
+def is_plain_text(text: str) -> bool:
+    """Return whether ``text`` has neither control characters nor lone surrogates, which UTF-8 cannot carry."""
+    return not any(ord(char) < 32 or 127 <= ord(char) < 160 or 0xD800 <= ord(char) < 0xE000 for char in text)
+
+
+def no_control_characters(text: str) -> None:
+    """Refuse text that is not plain; the message does not repeat it.
+
+    :raises ValidationError: the text has control characters or lone surrogates.
+    """
+    if not is_plain_text(text):
+        raise ValidationError("Line breaks and other control characters are not allowed.", code="control")
+
+
+def at_most_ref_bytes(text: str) -> None:
+    """Refuse a ref that is longer than Git hosts accept.
+
+    :raises ValidationError: the text takes more than :data:`REF_BYTES` bytes.
+    """
+    if len(text.encode("utf-8", "surrogatepass")) > REF_BYTES:
+        raise ValidationError(f"At most {REF_BYTES} bytes are allowed.", code="max_length")
+
+
+def no_colon(text: str) -> None:
+    """Refuse a user name that would move where the password starts (RFC 7617, section 2).
+
+    :raises ValidationError: the text has a colon.
+    """
+    if ":" in text:
+        raise ValidationError("A colon is not allowed.", code="invalid")
+
+
+def check_values(*, ref: str, depth: int | None, username: str) -> None:
+    """Hold callers in Python to what the API takes.
+
+    :raises ValidationError: with the name of the value that is wrong.
+    """
+    with _named("ref"):
+        no_control_characters(ref)
+        at_most_ref_bytes(ref)
+    with _named("username"):
+        no_control_characters(username)
+        no_colon(username)
+        if len(username) > MAX_USERNAME_CHARACTERS:
+            raise ValidationError(f"At most {MAX_USERNAME_CHARACTERS:,} characters are allowed.", code="max_length")
+    with _named("depth"):
+        if depth is not None and (type(depth) is not int or not 1 <= depth <= LARGEST_DEPTH):
+            raise ValidationError(f"A number from 1 to {LARGEST_DEPTH}, or None for all.", code="invalid")
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        raise ValidationError({name: error.messages}) from None
 
 
 def own_copy(repository: CodeRepository) -> CodeRepository:
@@ -62,10 +128,15 @@ def as_secret(access_token: Secret | str | None) -> Secret:
     """Return a token as what hides it; an empty one for ``None``.
 
     :raises ValidationError: it has characters that no token has.
+    :raises TypeError: it is neither a text nor a ``Secret``; bytes would be stored as Python prints them.
     """
+    if access_token is None:
+        return Secret("")
     if isinstance(access_token, Secret):
         return access_token
-    access_token = HiddenText(access_token or "")
+    if not isinstance(access_token, str):
+        raise TypeError("An access token is a text or a Secret.")
+    access_token = HiddenText(access_token)
     validate_token(access_token)
     return Secret(access_token)
 

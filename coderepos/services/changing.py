@@ -22,6 +22,7 @@ from coderepos.services import engine
 from coderepos.services.arguments import (
     changed_meanwhile,
     check_username,
+    check_values,
     normal_ref,
     own_copy,
     refuse_transaction,
@@ -49,7 +50,7 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Any) 
     :raises InvalidState: it was changed meanwhile, or its state allows no clone.
     :raises NotFound: it was deleted.
     :raises CodeReposError: the leaf that says why the remote does not give this; nothing was changed.
-    :raises ValidationError: the user name is a token.
+    :raises ValidationError: a value is none that the API takes, or the user name is a token.
     :raises RuntimeError: a transaction is open.
     """
     refuse_transaction("change_repository()")
@@ -60,6 +61,7 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Any) 
     before = {name: getattr(repository, name) for name in ("git_url", *CHANGEABLE)}
     for name, value in changes.items():
         setattr(repository, name, value)
+    check_values(ref=repository.ref, depth=repository.depth, username=repository.username)
     repository.ref = normal_ref(repository.ref)
     try:
         if repository.jobs.unfinished().exists():

@@ -20,13 +20,21 @@ from coderepos.exceptions import AlreadyConnected, CodeReposError, InvalidState,
 from coderepos.git.platforms import platform_of
 from coderepos.git.probe import probe
 from coderepos.git.url import parse_git_url
+from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, alias
 from coderepos.models.address import network_policy
 from coderepos.models.locking import row_transaction
 from coderepos.models.project import project_key
 from coderepos.models.token_status import database_time
 from coderepos.services import engine
-from coderepos.services.arguments import as_secret, check_username, normal_ref, refuse_transaction, shown_url
+from coderepos.services.arguments import (
+    as_secret,
+    check_username,
+    check_values,
+    normal_ref,
+    refuse_transaction,
+    shown_url,
+)
 from coderepos.services.publication import size_mb
 from coderepos.services.trail import record_failure, require
 
@@ -47,7 +55,7 @@ class Connection:
 def connect_repository(
     *,
     user: Any,
-    project_id: str,
+    project_id: object,
     git_url: str,
     access_token: Secret | str | None = None,
     ref: str = "",
@@ -59,15 +67,19 @@ def connect_repository(
     The network is asked outside of any transaction; nothing but the audit trail is written before every test has
     passed.
 
+    :param project_id: key of the project, or the project.
     :param git_url: white space around it, which comes along when a URL is copied, is left out.
     :param access_token: empty or ``None`` for a public repository.
     :param depth: commits of history to keep; all when ``None``.
     :raises CodeReposError: the leaf that says why not; the repository was not stored.
-    :raises ValidationError: the token has characters that none has, or the user name is a token.
+    :raises ValidationError: a value is none that the API takes, or the user name is a token.
     :raises RuntimeError: a transaction is open.
     """
+    if isinstance(access_token, str):
+        access_token = HiddenText(access_token)  # before anything can raise, with this frame in its traceback
     refuse_transaction("connect_repository()")
     access_token = as_secret(access_token)
+    check_values(ref=ref, depth=depth, username=username)
     username = check_username(username, access_token)
     project = access.find_project(user, project_id)
     try:

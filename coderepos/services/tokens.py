@@ -16,6 +16,7 @@ from coderepos.crypto.keyring import keyring
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, NotFound, RemoteAuthFailed, RepositoryTooLarge
 from coderepos.git.probe import probe
+from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, alias
 from coderepos.models.locking import row_transaction
 from coderepos.models.token_status import database_time
@@ -24,6 +25,7 @@ from coderepos.services.arguments import (
     as_secret,
     changed_meanwhile,
     check_username,
+    check_values,
     own_copy,
     refuse_transaction,
 )
@@ -48,8 +50,11 @@ def replace_token(
     :raises ValidationError: the token has characters that none has, or the user name is a token.
     :raises RuntimeError: a transaction is open.
     """
+    if isinstance(access_token, str):
+        access_token = HiddenText(access_token)  # before anything can raise, with this frame in its traceback
     refuse_transaction("replace_token()")
     access_token = as_secret(access_token)
+    check_values(ref="", depth=None, username=username or "")
     require(user, Action.REPLACE_TOKEN, repository)
     repository = own_copy(repository)
     before = {"git_url": repository.git_url, "username": repository.username}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from pytest_django import Settings
@@ -77,6 +77,100 @@ def test_a_text_that_is_no_token_is_refused(server: GitServer, project: Project)
 
     assert "with a blank" not in str(caught.value)
     assert server.requests == []
+
+
+def test_bytes_are_no_token(server: GitServer, project: Project) -> None:
+    """They would be stored as Python prints them, and refused by the host."""
+    user = member(project, Role.MAINTAINER)
+    with server:
+        repository = connected(server, project, user=user).repository
+        asked = len(server.requests)
+        with pytest.raises(TypeError):
+            connected(server, project, user=user, access_token=TOKEN.encode(), ref="main")
+        with pytest.raises(TypeError):
+            services.replace_token(user=user, repository=repository, access_token=TOKEN.encode())  # type: ignore[arg-type]
+        assert len(server.requests) == asked
+
+
+def test_a_project_may_be_given_itself(server: GitServer, project: Project) -> None:
+    """Or its key, as it is or as text."""
+    user = member(project, Role.MAINTAINER)
+    with server:
+        for given, ref in ((project, ""), (project.pk, "main"), (str(project.pk), "HEAD")):
+            made = services.connect_repository(user=user, project_id=given, git_url=server.url("app.git"), ref=ref)
+            assert made.repository.project_id == project.pk
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"ref": "line\nbreak"},
+        {"ref": "r" * 256},
+        {"username": "a:b"},
+        {"username": "line\nbreak"},
+        {"username": "u" * 2_049},
+        {"depth": 0},
+        {"depth": -1},
+        {"depth": 2**31},
+        {"depth": "5"},
+        {"depth": True},
+    ],
+)
+def test_callers_in_python_give_what_the_api_takes(server: GitServer, project: Project, values: Any) -> None:
+    """Nothing else is asked for or stored, and the error names the value."""
+    user = member(project, Role.MAINTAINER)
+    with server:
+        repository = connected(server, project, user=user).repository
+        CodeRepository.objects.update(clone_status="FAILED")
+        asked = len(server.requests)
+        with pytest.raises(ValidationError) as connecting:
+            connected(server, project, user=user, **{"ref": "main", **values})
+        with pytest.raises(ValidationError) as changing:
+            services.change_repository(user=user, repository=repository, **values)
+        assert len(server.requests) == asked
+    assert [*connecting.value.message_dict] == [*changing.value.message_dict] == [*values]
+
+
+@pytest.mark.parametrize("nobody", [AnonymousUser(), None])
+def test_nobody_gets_as_far_as_the_policy(server: GitServer, project: Project, settings: Settings, nobody: Any) -> None:
+    """Not from Python either, and what was tried is written down."""
+    with server:
+        repository = connected(server, project).repository
+    settings.CODEREPOS = {**settings.CODEREPOS, "ACCESS_POLICY": f"{__name__}.Everybody"}
+
+    with pytest.raises(PermissionDenied):
+        services.clone_again(user=nobody, repository=repository)
+
+    entry = AuditEntry.objects.get(event="denied")
+    assert (entry.actor_id, entry.actor_name) == ("", "")
+
+
+class Everybody:
+    """A policy that allows everything to everybody."""
+
+    def visible_projects(self, user: Any) -> Any:
+        return Project.objects.all()
+
+    def allows(self, *_: Any) -> bool:
+        return True
+
+
+def test_a_text_is_hidden_before_anything_can_fail(server: GitServer, project: Project) -> None:
+    """Frames of ours in a traceback show no token that a caller gave as text."""
+    user = member(project, Role.MAINTAINER)
+    with server:
+        repository = connected(server, project, user=user).repository
+    for call in (
+        lambda: services.connect_repository(user=user, project_id=project, git_url="x", access_token="with a blank"),
+        lambda: services.replace_token(user=user, repository=repository, access_token="with a blank"),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            call()
+        ours = [
+            entry for entry in caught.traceback if "/coderepos/" in str(entry.path) and "tests" not in str(entry.path)
+        ]
+        assert ours
+        assert not any("with a blank" in repr(value) for entry in ours for value in entry.frame.f_locals.values())
 
 
 def test_a_replaced_token_may_be_text(server: GitServer, project: Project) -> None:
