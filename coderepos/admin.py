@@ -14,7 +14,6 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.timesince import timesince
 
@@ -31,6 +30,7 @@ from coderepos.models import (
     ProjectMembership,
     TokenStatus,
 )
+from coderepos.models.token_status import database_now
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -180,7 +180,7 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
     @admin.display(description="age", ordering="-created_at")
     def age(self, repository: CodeRepository) -> str:
         """Time since it was connected."""
-        return timesince(repository.created_at, depth=1)
+        return timesince(repository.created_at, database_now(), depth=1)
 
     @admin.display(description="substitutions", empty_value="none")
     def differences(self, repository: CodeRepository) -> str | None:
@@ -281,7 +281,7 @@ class JobAdmin(ReadOnlyAdmin):
         """Seconds from the first attempt to the end, or until now."""
         if job.started_at is None:
             return None
-        return f"{((job.finished_at or timezone.now()) - job.started_at).total_seconds():.1f} s"
+        return f"{((job.finished_at or database_now()) - job.started_at).total_seconds():.1f} s"
 
     @admin.display(description="substitutions", empty_value="-")
     def substitutions(self, job: Job) -> str | None:
@@ -311,7 +311,7 @@ class NodeAdmin(ReadOnlyAdmin):
     @admin.display(description="silent for", ordering="-last_seen", empty_value="never seen at work")
     def silence(self, node: Node) -> str | None:
         """Time since its workers were last seen at work."""
-        return None if node.last_seen is None else timesince(node.last_seen)
+        return None if node.last_seen is None else timesince(node.last_seen, database_now())
 
 
 @admin.register(AuditEntry)

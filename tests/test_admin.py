@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,10 +13,12 @@ import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
+from django.db.models.functions import Now
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
+from pytest_django import Settings
 
 from coderepos.crypto.secret import Secret
 from coderepos.models import (
@@ -463,6 +466,23 @@ def test_nodes_show_when_they_were_seen(admin_client: Client, db: None) -> None:
     Node.objects.create(name="worker-7", isolation_level=2, last_seen=timezone.now() - timedelta(hours=3))
 
     assert "3\xa0hours" in page(admin_client, "node")
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_ages_do_not_depend_on_the_host(
+    admin_client: Client, make_repository: MakeRepository, settings: Settings, zone: str
+) -> None:
+    """Without USE_TZ times are naive, and SQLite's own clock is UTC whatever the zone of the host is."""
+    settings.USE_TZ, settings.TIME_ZONE = False, zone
+    Node.objects.create(name="worker-7")
+    Node.objects.update(last_seen=Now() - timedelta(hours=3))
+    Job.objects.create(repository=make_repository())
+    Job.objects.update(started_at=Now() - timedelta(seconds=90))
+    CodeRepository.objects.update(created_at=Now() - timedelta(hours=5))
+
+    assert "3\xa0hours" in page(admin_client, "node")
+    assert re.search(r"\b9\d\.\d s", page(admin_client, "job"))
+    assert "5\xa0hours" in page(admin_client, "coderepository")
 
 
 def test_members_are_edited(admin_client: Client, project: Project, django_user_model: type[User]) -> None:

@@ -48,6 +48,13 @@ def token_status() -> Case:
     )
 
 
+def database_now() -> datetime:
+    """Return the present time as the database's clock tells it, for comparisons with what it wrote."""
+    now = database_time(datetime.now(UTC))
+    assert now is not None  # noqa: S101  what goes in comes out
+    return now
+
+
 def database_time(moment: datetime | None) -> datetime | None:
     """Return an aware time as the database takes it: without USE_TZ naive, in the zone of the database's own clock."""
     if moment is None or settings.USE_TZ:

@@ -95,7 +95,8 @@ def _abandon(job: Job) -> JobState | None:
         logger.warning("job %s: worker on %s went silent, now %s", job.pk, job.node, state)
     if state == JobState.FAILED:
         # No attempt will come that looks after what this one left.
-        Node.objects.filter(name=job.node).update(swept_at=None)
+        with failures_logged("job %s: what it left is looked after by the next sweep", job.pk):
+            Node.objects.filter(name=job.node).update(swept_at=None)
         signals.repository_failed.send_robust(
             sender=CodeRepository, repository_id=job.repository_id, job_id=job.pk, error_code=error.code
         )

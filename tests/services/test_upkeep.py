@@ -6,14 +6,16 @@ import time
 import uuid
 from datetime import timedelta
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from django.db import OperationalError
 from django.db.models.functions import Now
 from django_q.models import OrmQ
 from model_bakery import baker
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
-from coderepos import queue, services
+from coderepos import queue, services, signals
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import SandboxRefused
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
@@ -51,6 +53,24 @@ def queued_job(git_url: str) -> Job:
 def lapse(job: Job) -> None:
     """Let the lease of a job have ended a second ago."""
     Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
+
+
+def test_last_failure_is_told_whatever_the_clean_up_meets(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who listens hears that a job has failed, also where the sweep can't be asked for."""
+    Job.objects.filter(pk=job.pk).update(max_attempts=1)
+    claimed = Job.objects.claim(job.pk, node="gone")
+    assert claimed is not None
+    lapse(job)
+    heard = mock.Mock()
+    signals.repository_failed.connect(heard)
+    monkeypatch.setattr(upkeep, "Node", mock.Mock(**{"objects.filter.side_effect": OperationalError}))
+
+    try:
+        assert upkeep._abandon(claimed) == JobState.FAILED
+    finally:
+        signals.repository_failed.disconnect(heard)
+
+    assert heard.call_args.kwargs["error_code"] == "worker_lost"
 
 
 def test_silent_worker_loses_its_job_and_the_next_attempt_is_rung_for(
