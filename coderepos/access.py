@@ -104,6 +104,8 @@ def find_project(user: Any, project_id: object) -> Any:
     """
     if isinstance(project_id, models.Model):
         project_id = project_id.pk
+    if isinstance(project_id, str) and "\0" in project_id:
+        raise NotFound  # before PostgreSQL refuses to be asked for it
     try:
         project = visible_projects(user).filter(pk=project_id).first()
     except (ValueError, ValidationError, OverflowError):

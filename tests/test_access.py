@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
+from django.contrib.sessions.models import Session
 from django.core.cache import cache
 from model_bakery import baker
 from pytest_django import Settings
@@ -146,3 +147,19 @@ def test_rate_that_is_none(rate: str) -> None:
 def test_rate_as_in_rest_framework(rate: str, read: tuple[int, int]) -> None:
     """Rates are written as in Django REST Framework."""
     assert access.parse_rate(rate) == read
+
+
+class SessionsAsProjects:
+    """A policy of a host whose projects have texts as keys, as sessions have."""
+
+    def visible_projects(self, user: Any) -> Any:
+        return Session.objects.all()
+
+
+@pytest.mark.parametrize("key", ["no\0where", "\ud800", "", "x" * 5_000])
+def test_a_text_that_is_no_key_is_unknown(settings: Settings, key: str) -> None:
+    """PostgreSQL takes no NUL, which is no reason for an error of ours."""
+    settings.CODEREPOS = {**settings.CODEREPOS, "ACCESS_POLICY": f"{__name__}.SessionsAsProjects"}
+
+    with pytest.raises(NotFound):
+        access.find_project(baker.make(get_user_model()), key)

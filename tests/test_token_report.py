@@ -63,12 +63,13 @@ def test_what_has_to_be_replaced(db: None) -> None:
     soon, gone = make("soon", days=13), make("gone", days=-1)
     refused = make("refused", days=100, accepted=False)
     make("later", days=20)
+    unknown = make("of-unknown-end", accepted=False)
 
     status, lines = report()
 
     assert status == 3
-    assert [line.split()[0] for line in lines] == ["expired", "expiring", "refused"]
-    for line, row in zip(lines, (gone, soon, refused), strict=True):
+    assert [line.split()[0] for line in lines] == ["expired", "expiring", "refused", "refused"]
+    for line, row in zip(lines, (gone, soon, refused, unknown), strict=True):
         assert str(row.pk) in line
         assert str(row.project_id) in line
         assert line.endswith(f"{row.git_url} @ main")

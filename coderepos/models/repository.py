@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -38,6 +39,23 @@ class CloneStatus(models.TextChoices):
     CLEANING = "CLEANING"
     CLEANED = "CLEANED"
 
+
+MOVED_FIELDS: Final = (
+    "clone_status",
+    "sandbox_path",
+    "version",
+    "node",
+    "commit_id",
+    "ref_name",
+    "substitutions",
+    "substituted_paths",
+    "repository_size_mb",
+    "error_code",
+    "error_message",
+    "cloned_at",
+    "updated_at",
+)
+"""Fields that workers write, at any time: a save of a row writes only those of them that were assigned."""
 
 RESTARTABLE: Final = (CloneStatus.FAILED, CloneStatus.CLEANED)
 
@@ -120,7 +138,8 @@ class CodeRepositoryQuerySet(  # type: ignore[override]  # the plugin sees a man
 class CodeRepository(SealedTokenModel):
     """One Git repository at one ref, connected to one project.
 
-    ``clone_status`` is written by the arrow methods alone: each is one conditional UPDATE that says whether it won.
+    ``clone_status`` is written by the arrow methods alone: each is one conditional UPDATE that says whether it won. A
+    save leaves it and all that a worker writes as they are, unless they were assigned.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -243,6 +262,21 @@ class CodeRepository(SealedTokenModel):
             elif "git_url" in vars(self) and (names is None or "git_url" in names):
                 names = self._follow_url(names, using)
             super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=names)
+
+    def _changed_fields(self) -> set[str] | None:
+        """Leave out what belongs to the workers: a row that was loaded before a clone ended must not undo its end."""
+        names, loaded = super()._changed_fields(), vars(self._state).get("loaded_moves", {})
+        return None if names is None else {name for name in names if name not in loaded or self._was_assigned(name)}
+
+    def _was_assigned(self, name: str) -> bool:
+        return bool(vars(self)[name] != vars(self._state)["loaded_moves"][name])
+
+    def _remember_stored(self, names: Collection[str] | None = None) -> None:
+        """Remember what workers wrote, beside the tokens."""
+        super()._remember_stored(names)
+        present = {name for name in MOVED_FIELDS if name in vars(self) and (names is None or name in names)}
+        known = vars(self._state).setdefault("loaded_moves", {})
+        known.update({name: copy.copy(vars(self)[name]) for name in present})
 
     def seal_token(self) -> None:
         """Seal a token that was assigned, so that no transaction is open while a key service is asked.

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from coderepos.models import CodeRepository
@@ -43,7 +43,7 @@ class Command(BaseCommand):
         due = Q(token_accepted=False) | Q(token_expires_at__lte=Now() + timedelta(days=days))
         rows = CodeRepository.objects.using(database).without_token().with_token_status().filter(due)
         count = 0
-        for row in rows.order_by("token_expires_at", "id").iterator():
+        for row in rows.order_by(F("token_expires_at").asc(nulls_last=True), "id").iterator():
             end = f"{row.token_expires_at:%Y-%m-%d}" if row.token_expires_at else "unknown"
             place = " ".join((f"project {row.project_id}", str(row)))
             self.stdout.write(f"{row.token_status:<8} {end:<10} {row.pk} {place}")
