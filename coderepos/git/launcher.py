@@ -187,7 +187,17 @@ class Child:
         return status
 
     def end(self) -> None:
-        """Kill its process group, reap it and close its pipes."""
+        """Kill its process group, reap it and close its pipes.
+
+        What a signal handler raises meanwhile goes through after that.
+        """
+        try:
+            self._end()
+        except BaseException:
+            self._end()
+            raise
+
+    def _end(self) -> None:
         try:
             if not self._process.end(within_seconds=_REAP_SECONDS):
                 logger.error("The %s child %d does not end: the kernel holds it", self.name, self.pid)

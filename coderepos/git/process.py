@@ -95,20 +95,13 @@ class Process:
     def end(self, *, within_seconds: float) -> bool:
         """Kill its process group and reap it; return whether it ended in time.
 
-        Where a signal handler raises meanwhile, it is reaped before that goes through.
+        Where a signal handler raises meanwhile, call it again.
         """
         with signals_blocked():
             self._wait(os.WNOWAIT)
             # Where the host reaped it (it ignores SIGCHLD or waits for any child), its id may be a stranger's by now.
             if not self.is_reaped:
                 os.killpg(self.pid, signal.SIGKILL)
-        try:
-            return self._has_ended(within_seconds)
-        except BaseException:
-            self._has_ended(within_seconds)
-            raise
-
-    def _has_ended(self, within_seconds: float) -> bool:
         deadline, pause_seconds = time.monotonic() + within_seconds, _SHORTEST_PAUSE_SECONDS
         while not self.is_reaped:
             with signals_blocked():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -12,12 +13,13 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from coderepos.exceptions import InternalError
-from coderepos.git import launcher
+from coderepos.git import launcher, process
 from coderepos.git.launcher import Child, starting
 from coderepos.git.limits import Limits
 from coderepos.git.messages import NetworkPolicy, dump_line
@@ -98,7 +100,13 @@ def test_a_child_starts_with_no_blocked_and_no_ignored_signal() -> None:
 def test_what_a_handler_raises_while_a_child_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue's time-out in the last wait goes through after the child was reaped and its pipes were closed."""
     killpg = os.killpg
-    monkeypatch.setattr(os, "killpg", lambda *given: threading.Timer(0.2, killpg, given).start())
+
+    def kill(*given: int) -> None:
+        # Its pipes may be closed by then, which ends it too.
+        with suppress(ProcessLookupError):
+            killpg(*given)
+
+    monkeypatch.setattr(os, "killpg", lambda *given: threading.Timer(0.2, kill, given).start())
 
     def ring(number: int, frame: object) -> None:
         raise QueueTimeout
@@ -114,6 +122,53 @@ def test_what_a_handler_raises_while_a_child_ends(monkeypatch: pytest.MonkeyPatc
 
     assert not left_over(set())
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_a_handler_raises_at_any_line_of_an_end() -> None:
+    """Signals arrive between two lines too: none of them leaves a process or a pipe."""
+    files = {launcher.__file__, process.__file__, contextlib.__file__}
+
+    def ring(number: int, frame: object) -> None:
+        raise QueueTimeout
+
+    def ended_at(stop: int) -> bool:
+        """End a child while a signal arrives at a line of it, and return whether there are so many."""
+        lines = 0
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal lines
+            if frame.f_code.co_filename not in files:
+                return None
+            if frame.f_code is not Child.end.__code__ and event == "line":
+                lines += 1
+                if lines == stop:
+                    os.kill(os.getpid(), signal.SIGALRM)
+            return trace
+
+        child = started(nowhere.fileno())
+        # Then there is nothing to wait for, and few lines come.
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        before_trace = sys.gettrace()
+        with suppress(QueueTimeout):
+            try:
+                sys.settrace(trace)
+                child.end()
+            finally:
+                sys.settrace(before_trace)
+        return lines >= stop
+
+    with open(os.devnull, "wb") as nowhere:
+        before = set(os.listdir("/proc/self/fd"))
+        before_handler = signal.signal(signal.SIGALRM, ring)
+        stop = 1
+        while ended_at(stop):
+            with pytest.raises(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+            assert set(os.listdir("/proc/self/fd")) == before, stop
+            stop += 1
+        signal.signal(signal.SIGALRM, before_handler)
+    assert stop > 30
 
 
 @pytest.mark.parametrize("room", range(9))
