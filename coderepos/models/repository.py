@@ -15,6 +15,7 @@ from django.db.models.functions import Now
 from django.db.models.lookups import Exact
 
 from coderepos.conf import project_model_label
+from coderepos.crypto.envelope import Envelope
 from coderepos.crypto.fields import EncryptedTokenField, SealedToken
 from coderepos.crypto.rows import SealedTokenModel, SealedTokenQuerySet
 from coderepos.crypto.secret import Secret
@@ -333,13 +334,25 @@ class CodeRepository(SealedTokenModel):
     def note_token(self, *, accepted: bool, expires_at: datetime | None = None) -> None:
         """Record what the Git host made of the token of this instance, unless the row has another one by now.
 
+        One whose key was rotated meanwhile is still the same.
+
         :param expires_at: when it expires; ``None`` where nobody told, which changes nothing.
         """
         values: dict[str, Any] = {"token_accepted": accepted}
         if expires_at is not None:
             values["token_expires_at"] = database_time(expires_at)
-        used = models.Value(self.token_ciphertext.sealed, output_field=models.BinaryField())
-        CodeRepository.objects.filter(Exact(models.F("token_ciphertext"), used), pk=self.pk).update(**values)
+        used: bytes = self.token_ciphertext.sealed
+        if self._note_of(used, values):
+            return
+        stored = CodeRepository.objects.filter(pk=self.pk).values_list("token_ciphertext", flat=True).first()
+        if stored and Envelope.unpack(stored).ciphertext == Envelope.unpack(used).ciphertext:
+            self._note_of(stored, values)
+
+    def _note_of(self, sealed: bytes, values: Mapping[str, Any]) -> bool:
+        """Write values where the row has this sealed token, and return whether it has."""
+        wanted = models.Value(sealed, output_field=models.BinaryField())
+        rows = CodeRepository.objects.filter(Exact(models.F("token_ciphertext"), wanted), pk=self.pk)
+        return rows.update(**values) == 1
 
     def begin_cloning(self) -> bool:
         """PENDING → CLONING; CLONING stays, where a lapsed lease is taken over, and COMPLETED, which a job updates."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db.models.functions import Now
 from pytest_django import Settings
 
@@ -77,6 +80,20 @@ def test_word_about_an_old_token_is_not_about_the_new_one(row: CodeRepository) -
 
     row.refresh_from_db()
     assert (row.token_accepted, row.token_expires_at) == (None, None)
+
+
+def test_rotation_of_the_key_loses_no_note(row: CodeRepository, settings: Settings) -> None:
+    """A token whose key is rotated while a clone uses it is the same token, and its refusal counts."""
+    used = CodeRepository.objects.get(pk=row.pk)
+    old = settings.CODEREPOS["MASTER_ENCRYPTION_KEY"]
+    new = base64.b64encode(bytes(range(100, 132))).decode()
+    settings.CODEREPOS = {**settings.CODEREPOS, "MASTER_ENCRYPTION_KEY": new, "DECRYPT_ONLY_MASTER_KEYS": [old]}
+    call_command("coderepos_rekey", stdout=io.StringIO())
+    assert CodeRepository.objects.get(pk=row.pk).token_kid != used.token_kid
+
+    used.note_token(accepted=False)
+
+    assert status_of(row) == TokenStatus.REFUSED
 
 
 @pytest.mark.parametrize(("vendor", "hour"), [("sqlite", 4), ("postgresql", 23)])
