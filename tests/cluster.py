@@ -96,6 +96,6 @@ def _session(entry: Path) -> int:
 def _stat(entry: Path) -> list[str]:
     """Return the fields of ``/proc/PID/stat`` after the command: state, parent, group, session."""
     try:
-        return (entry / "stat").read_text().rpartition(")")[2].split()
+        return (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return ["X", "0", "0", "0"]

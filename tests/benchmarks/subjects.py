@@ -172,7 +172,7 @@ class _PeakMemory:
         while not self._done.wait(0.01):
             for pid in _below(os.getpid()):
                 try:
-                    status = Path(f"/proc/{pid}/status").read_text()
+                    status = Path(f"/proc/{pid}/status").read_text(errors="replace")
                     command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 except (FileNotFoundError, ProcessLookupError):
                     continue

@@ -48,7 +48,7 @@ def lines(running: Program, count: int) -> list[str]:
 def alive(pid: int) -> bool:
     """Return whether the process exists; one that nobody waited for counts as gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 

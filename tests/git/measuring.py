@@ -132,7 +132,7 @@ def _forks(pid: int) -> list[int]:
 
 def _peak_mb(pid: int) -> float:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:
         return 0
     return int(found[1]) * 1_024 / MB if (found := re.search(r"VmHWM:\s+(\d+) kB", status)) else 0

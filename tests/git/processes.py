@@ -26,7 +26,7 @@ def descendants(of: int) -> dict[int, Process]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                state, parent, _, session, *_ = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                state, parent, _, session, *_ = (entry / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()
             except (FileNotFoundError, ProcessLookupError):
                 continue
             processes[int(entry.name)] = Process(int(entry.name), state, int(parent), int(session))

@@ -34,7 +34,7 @@ def clones_of(cluster: Cluster) -> dict[int, list[int]]:
 def is_alive(pid: int) -> bool:
     """Return whether a process still runs; one that only waits to be reaped does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
 
