@@ -316,7 +316,7 @@ class CloneTimeout(GitError):
 
 
 class UnsafeRepository(GitError):
-    """The repository holds a name or an object that is not safe to check out; ``git fsck --full`` names it."""
+    """The repository holds a name or an object that is not safe to check out; git fsck --full names it."""
 
     code = "unsafe_repository"
 

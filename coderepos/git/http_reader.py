@@ -64,8 +64,13 @@ class Head:
 
     @property
     def media_type(self) -> str:
-        """Type of the body in lower case and without parameters, such as ``text/html``; empty where it is not told."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        """Media type of the body in lower case and without parameters, such as ``text/html``; empty where none is told.
+
+        The same one told twice, by a server and a proxy before it, is one.
+        """
+        told = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kinds = {kind.strip() for kind in told.split(",")}
+        return kinds.pop() if len(kinds) == 1 else told
 
 
 class HttpReader:

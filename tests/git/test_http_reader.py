@@ -103,6 +103,22 @@ def test_headers() -> None:
 
 
 @pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        (b"", ""),
+        (b"Content-Type: Text/HTML ;charset=utf-8\r\n", "text/html"),
+        (b"Content-Type: a/b\r\ncontent-type: A/b\r\n", "a/b"),
+        (b"Content-Type: a/b; c=d\r\ncontent-type: a/b; c=d\r\n", "a/b"),
+        (b'Content-Type: a/b; c="d,e"\r\n', "a/b"),
+        (b"Content-Type: a/b\r\ncontent-type: a/c\r\n", "a/b, a/c"),
+    ],
+)
+def test_media_type(told: bytes, kind: str) -> None:
+    """Without case and parameters; told twice it is one, unless they differ."""
+    assert reader_of(OK + told + b"\r\n").head().media_type == kind
+
+
+@pytest.mark.parametrize(
     "head",
     [
         b"HTTP/2 200 OK\r\n\r\n",
