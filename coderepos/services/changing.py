@@ -17,8 +17,9 @@ from coderepos.exceptions import CodeReposError, CryptoError, JobRunning, Remote
 from coderepos.git.probe import probe
 from coderepos.git.reports import ProbeReport
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
-from coderepos.models.locking import row_transaction
+from coderepos.models.locking import RowHeld, row_transaction
 from coderepos.services import engine
+from coderepos.services.afterwards import failures_logged
 from coderepos.services.arguments import (
     changed_meanwhile,
     check_username,
@@ -101,10 +102,18 @@ def _tested(repository: CodeRepository, token: Secret, *, is_same_user: bool) ->
             report = probe(engine.clone_request(repository, token), seconds=conf.PROBE_TIMEOUT)
     except RemoteAuthFailed:
         if is_same_user:
-            repository.note_token(accepted=False)
+            _note(repository, accepted=False)
         raise
-    repository.note_token(accepted=True, expires_at=report.token_expires_at)
+    _note(repository, accepted=True, expires_at=report.token_expires_at)
     return report
+
+
+def _note(repository: CodeRepository, **values: Any) -> None:
+    with (
+        failures_logged("repository %s: what its host made of the token is not noted", repository.pk),
+        row_transaction(alias()),
+    ):
+        repository.note_token(**values)
 
 
 def _store(repository: CodeRepository, report: ProbeReport, before: Mapping[str, Any], *, user: Any) -> Job:
@@ -127,6 +136,8 @@ def _store(repository: CodeRepository, report: ProbeReport, before: Mapping[str,
             AuditEntry.objects.record(
                 AuditEvent.CHANGED, repository=repository, actor=user, job_id=job.pk, details=details
             )
+    except RowHeld:
+        raise JobRunning from None
     except IntegrityError:
         refuse_second(repository)
         raise JobRunning from None

@@ -23,7 +23,7 @@ from coderepos.git.url import parse_git_url
 from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, alias
 from coderepos.models.address import network_policy
-from coderepos.models.locking import row_transaction
+from coderepos.models.locking import RowHeld, row_transaction
 from coderepos.models.project import project_key
 from coderepos.models.token_status import database_time
 from coderepos.services import engine
@@ -165,7 +165,7 @@ def clone_again(*, user: Any, repository: CodeRepository) -> Job:
     try:
         with row_transaction(alias()):
             return start_again(repository)
-    except IntegrityError:
+    except (IntegrityError, RowHeld):
         raise JobRunning from None
 
 

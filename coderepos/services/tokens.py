@@ -18,7 +18,7 @@ from coderepos.exceptions import CodeReposError, NotFound, RemoteAuthFailed, Rep
 from coderepos.git.probe import probe
 from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, alias
-from coderepos.models.locking import row_transaction
+from coderepos.models.locking import RowHeld, row_transaction
 from coderepos.models.token_status import database_time
 from coderepos.services import engine
 from coderepos.services.arguments import (
@@ -97,18 +97,21 @@ def _swap(
     """Write the token and all that belongs to it in one step, where the row still is what the test began with."""
     repository.token_ciphertext = access_token
     repository.seal_token()
-    with row_transaction(alias()):
-        won = CodeRepository.objects.filter(pk=repository.pk, **before).update(
-            token_ciphertext=repository.token_ciphertext,
-            token_kid=repository.token_kid,
-            has_token=repository.has_token,
-            username=repository.username,
-            token_accepted=True,
-            token_expires_at=database_time(expires_at),
-            updated_at=Now(),
-        )
-        if not won:
-            raise changed_meanwhile(repository, "its new token was")
-        AuditEntry.objects.record(
-            AuditEvent.REPLACED, repository=repository, actor=user, details={"kid": repository.token_kid}
-        )
+    try:
+        with row_transaction(alias()):
+            won = CodeRepository.objects.filter(pk=repository.pk, **before).update(
+                token_ciphertext=repository.token_ciphertext,
+                token_kid=repository.token_kid,
+                has_token=repository.has_token,
+                username=repository.username,
+                token_accepted=True,
+                token_expires_at=database_time(expires_at),
+                updated_at=Now(),
+            )
+            if not won:
+                raise changed_meanwhile(repository, "its new token was")
+            AuditEntry.objects.record(
+                AuditEvent.REPLACED, repository=repository, actor=user, details={"kid": repository.token_kid}
+            )
+    except RowHeld:
+        raise changed_meanwhile(repository, "its new token was") from None

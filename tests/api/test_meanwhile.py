@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import OperationalError
+from psycopg.errors import LockNotAvailable
 from rest_framework.test import APIClient
 
 from coderepos import services
@@ -15,6 +17,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, NotFound, RemoteAuthFailed, RemoteTimeout
 from coderepos.git.reports import ProbeReport
 from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership, Role
+from coderepos.models.repository import CodeRepositoryQuerySet
 from coderepos.projects.models import Project
 from coderepos.services import changing, connecting, tokens
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
@@ -221,3 +224,34 @@ def test_denied_calls_are_in_the_trail_with_atomic_requests(
 
     assert answer.status_code == 403
     assert AuditEntry.objects.get().event == "denied"
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        (lambda client, row: client.post(f"{ADDRESS}/repos/{row.pk}/clone"), "job_running"),
+        (lambda *to: patch(*to, depth=5), "job_running"),
+        (put, "invalid_state"),
+    ],
+)
+def test_row_that_somebody_holds(
+    remote: SimpleNamespace,
+    client: APIClient,
+    make_repository: MakeRepository,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., Any],
+    code: str,
+) -> None:
+    """A worker is at it, or was frozen in the middle: that is a conflict, and no fault of ours."""
+    repository = make_repository(clone_status="FAILED")
+    held = OperationalError("canceling statement due to lock timeout")
+    held.__cause__ = LockNotAvailable()
+
+    def update(*_: object, **__: object) -> int:
+        raise held
+
+    monkeypatch.setattr(CodeRepositoryQuerySet, "update", update)
+
+    answer = call(client, repository)
+
+    assert (answer.status_code, answer.json()["detail"]["error"]) == (409, code)
