@@ -1,5 +1,5 @@
 # make demo    the whole way of a repository on this machine: no internet, no git, nothing left behind
-# make test    all tests, on SQLite and on a real PostgreSQL; ARGS="-k name" for some of them
+# make test    all tests, on SQLite and on a real PostgreSQL; ARGS="-k name" for some of them, WORKERS=4 on more cores
 # make lint    style, types, import directions
 # make fuzz    hostile packs against the pack reader and against git as its judge, random clones against git's, for five minutes; SECONDS=60 for one, ARGS="--seed 1" to repeat a run
 # make chaos   kills, freezes and restarts under clones of two clusters, on both databases; ARGS="--jobs 400 --minutes 15"
@@ -11,11 +11,15 @@ VENV ?= .venv
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 ARGS ?=
 SECONDS ?= 300
+WORKERS ?= 2
+# git/ knows no Django, and hosts bring an SQLite of their own: on PostgreSQL their tests would be the same ones again.
+OF_NO_DATABASE := --ignore tests/git --ignore tests/fuzz --ignore tests/chaos \
+    $(addprefix --deselect tests/hosts/test_,hosts.py printed_lines.py uninstall.py)
 
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed-$(shell cksum < requirements.txt | tr ' ' '-')
 
-.PHONY: setup demo test lint bench fuzz chaos FORCE
+.PHONY: setup demo test of-no-database lint bench fuzz chaos FORCE
 
 setup: $(INSTALLED)
 
@@ -38,9 +42,12 @@ demo: setup
 	@"$(BIN)/python" manage.py demo $(ARGS)
 
 test: setup
-	env -u DATABASE_URL "$(BIN)/python" -m pytest $(ARGS)
-	"$(BIN)/python" -m tests.postgres "$(BIN)/python" -m pytest $(ARGS)
-	@[ "$$(id -u)" != 0 ] || "$(BIN)/python" -m tests.unprivileged tests/integration tests/git/test_sandbox.py tests/git/test_clone.py $(ARGS)
+	env -u DATABASE_URL "$(BIN)/python" -m pytest -n $(WORKERS) $(ARGS)
+	"$(BIN)/python" -m tests.postgres "$(BIN)/python" -m pytest -n $(WORKERS) $(OF_NO_DATABASE) $(ARGS)
+	@[ "$$(id -u)" != 0 ] || "$(BIN)/python" -m tests.unprivileged -n $(WORKERS) tests/integration tests/git/test_sandbox.py tests/git/test_clone.py $(ARGS)
+
+of-no-database:
+	@echo $(OF_NO_DATABASE)
 
 lint: setup
 	"$(BIN)/ruff" check
