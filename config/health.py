@@ -44,6 +44,7 @@ def _worker() -> str:
             Job.objects.with_recent_heartbeat().values_list(Value("busy")),
             Job.objects.overdue().order_by().values_list(Value("overdue")),
         )
+        .order_by()
     )
     signs = {sign for (sign,) in found}
     if not signs & {"alive", "busy"}:

@@ -70,7 +70,7 @@ def other(*_): print("child was asked", flush=True)
 child = os.fork()
 signal.signal(signal.SIGTERM, main if child else other)
 print("ready", flush=True)
-time.sleep(60)
+while True: time.sleep(0.1)  # a handler that is due as a long sleep begins would wait for its end
 """
     with program(tmp_path, code) as running:
         lines(running, 2)

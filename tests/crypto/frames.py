@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from django.db.models import QuerySet
+
 from coderepos.secret_forms import secret_forms
 
 PACKAGE = "coderepos"
@@ -70,6 +72,9 @@ def _shown(value: Any, nesting: int = 0) -> Iterator[str]:
 
 
 def _printed(value: Any) -> str:
+    if isinstance(value, QuerySet):
+        # Django 6.1 changes some in place while they are made, and printing one sends a query.
+        return f"<{type(value).__name__}>"
     try:
         return repr(value)
     except Exception as error:  # what a reporter does with an object that is not ready

@@ -256,10 +256,10 @@ def test_disk_that_fails_is_no_fault_of_the_child(incoming: Path, monkeypatch: p
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "scandir", fail)
-
-    with pytest.raises(SandboxUnavailable):
-        inspect(incoming, LIMITS, on_pause=lambda: None)
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "scandir", fail)
+        with pytest.raises(SandboxUnavailable):
+            inspect(incoming, LIMITS, on_pause=lambda: None)
 
 
 def test_process_that_the_child_left_is_gone_before_the_look(incoming: Path) -> None:
