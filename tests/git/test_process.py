@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -160,17 +161,22 @@ def test_what_a_handler_raises_at_any_line_of_an_end() -> None:
                 sys.settrace(before_trace)
         return lines >= stop
 
-    with open(os.devnull, "wb") as nowhere:
+    def ended_at_each() -> int:
+        """Return at how many lines nothing was left behind."""
+        signal.signal(signal.SIGALRM, ring)
+        gc.collect()
         before = set(os.listdir("/proc/self/fd"))
-        before_handler = signal.signal(signal.SIGALRM, ring)
         stop = 1
         while ended_at(stop):
             with pytest.raises(ChildProcessError):
                 os.waitpid(-1, os.WNOHANG)
             assert set(os.listdir("/proc/self/fd")) == before, stop
             stop += 1
-        signal.signal(signal.SIGALRM, before_handler)
-    assert stop > 30
+        return stop
+
+    with open(os.devnull, "wb") as nowhere:
+        # In a process of its own: CPython 3.11 may go on handling an exception that was raised at such a line.
+        assert forked(ended_at_each) > 30
 
 
 @pytest.mark.parametrize("room", range(9))
