@@ -29,7 +29,7 @@ from coderepos.checks.project import check_one_database, check_project_model, ch
 from coderepos.checks.types import KEY_LISTS, LISTS, is_dict, is_list, wrong_types
 from coderepos.conf import KEYS, ConfigurationError, conf
 from coderepos.crypto import keyring
-from coderepos.git.proxy import parse_proxy_url
+from coderepos.git.transport.proxy import parse_proxy_url
 
 __all__ = ["check_deployment", "check_keys", "check_queue", "check_settings", "register"]
 

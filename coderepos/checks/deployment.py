@@ -16,7 +16,7 @@ from coderepos.checks.messages import warning
 from coderepos.checks.types import are_usable
 from coderepos.conf import conf
 from coderepos.crypto.redaction import RedactingFilter
-from coderepos.git.isolation import available_level
+from coderepos.git.confinement.profiles import available_level
 from coderepos.hidden import HiddenText
 from coderepos.models import alias
 

@@ -1,7 +1,7 @@
 """The child process that makes Git data and a working tree of a pack: it owns no token and has no network.
 
 It reads its request on standard input, the pack from a pipe, then the outcome of the fetch on standard input, and
-writes events to standard output (see :mod:`coderepos.git.messages`).
+writes events to standard output (see :mod:`coderepos.git.wire`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import time
 
+from coderepos.disk_errors import disk_error
 from coderepos.exceptions import (
     CodeReposError,
     InternalError,
@@ -20,23 +21,22 @@ from coderepos.exceptions import (
     SandboxUnavailable,
     UnsafeRepository,
 )
-from coderepos.git.checkout import Checkout
-from coderepos.git.child import Emit, emit_to, error_event
-from coderepos.git.connectivity import check_connected
-from coderepos.git.disk_errors import disk_error
-from coderepos.git.families import Families
-from coderepos.git.git_folder import GitFolder
-from coderepos.git.indexer import Indexer
 from coderepos.git.limits import Limits
-from coderepos.git.messages import LINE_BYTES, BuildReport, BuildRequest, FetchOutcome, build_request, load_line
-from coderepos.git.pack import COMMIT, Pack
-from coderepos.git.pack_index import index_size, positions_by_id
-from coderepos.git.pack_scan import PackScanner
-from coderepos.git.peeling import Peeler, commit_and_tree
-from coderepos.git.published_refs import published_refs
-from coderepos.git.resolving import Resolver
+from coderepos.git.pack.bare_repository import GitFolder
+from coderepos.git.pack.connectivity import check_connected
+from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.index import index_size, positions_by_id
+from coderepos.git.pack.indexer import Indexer
+from coderepos.git.pack.pack_file import COMMIT, Pack
+from coderepos.git.pack.peeling import Peeler, commit_and_tree
+from coderepos.git.pack.published_refs import published_refs
+from coderepos.git.pack.resolver import Resolver
+from coderepos.git.pack.scanner import PackScanner
+from coderepos.git.process.emitter import Emit, emit_to, error_event
 from coderepos.git.substitutions import Substitutions
-from coderepos.git.trees import read_trees
+from coderepos.git.wire import LINE_BYTES, BuildReport, BuildRequest, FetchOutcome, build_request, load_line
+from coderepos.git.worktree.checkout import Checkout
+from coderepos.git.worktree.trees import read_trees
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def run(control: IO[bytes], pack_fd: int, emit: Emit) -> int:
 
     :param control: gives the request and, once the pack has arrived, the outcome of the fetch.
     """
-    from coderepos.git.isolation import confine_build
+    from coderepos.git.confinement.profiles import confine_build
 
     try:
         request = build_request(load_line(control.readline(LINE_BYTES + 1)))

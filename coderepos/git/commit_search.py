@@ -1,7 +1,7 @@
 """The child process that tells a probe whether the pack it counted holds a commit: a tag may name a blob or a tree.
 
 It owns no token, has no network and writes nothing. It reads its request on standard input, a small pack from a pipe,
-and writes events to standard output (see :mod:`coderepos.git.messages`). It looks at the types of the entries alone.
+and writes events to standard output (see :mod:`coderepos.git.wire`). It looks at the types of the entries alone.
 Where anything is not as it should be it knows nothing: the clone says what is wrong.
 """
 
@@ -12,16 +12,16 @@ import sys
 from zlib import decompressobj, error
 
 from coderepos.exceptions import CodeReposError, InternalError
-from coderepos.git.child import emit_to, error_event
 from coderepos.git.limits import SEARCHED_PACK_BYTES
-from coderepos.git.messages import LINE_BYTES, load_line, search_request
-from coderepos.git.pack import COMMIT, ID_BYTES, OFS_DELTA, REF_DELTA
+from coderepos.git.pack.pack_file import COMMIT, ID_BYTES, OFS_DELTA, REF_DELTA
+from coderepos.git.process.emitter import emit_to, error_event
+from coderepos.git.wire import LINE_BYTES, load_line, search_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from coderepos.git.child import Emit
+    from coderepos.git.process.emitter import Emit
 
 MOST_INFLATED_BYTES: Final = 8 * 10**6
 
@@ -42,7 +42,7 @@ def main(pack_fd: int) -> int:
 
 def run(line: bytes, pack_fd: int, emit: Emit) -> int:
     """Confine this process for good, search the pack, and return the exit status."""
-    from coderepos.git.isolation import confine_search
+    from coderepos.git.confinement.profiles import confine_search
 
     try:
         emit({"event": "started", "isolation": confine_search(search_request(load_line(line)))})

@@ -1,7 +1,7 @@
 """The child process that talks to the Git host: it owns the token, writes no file and parses no Git object.
 
 It reads its request on standard input, writes pack bytes to a pipe and events to standard output (see
-:mod:`coderepos.git.messages`).
+:mod:`coderepos.git.wire`).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from coderepos.exceptions import (
     OutOfMemory,
     PreambleTooLarge,
 )
-from coderepos.git.child import emit_to, error_event
-from coderepos.git.connection import Meter
-from coderepos.git.exchange import Exchange
-from coderepos.git.messages import LINE_BYTES, fetch_request, load_line
-from coderepos.git.opening import open_repository, repository_connection
-from coderepos.git.pack_writer import PackWriter
 from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY
+from coderepos.git.process.emitter import emit_to, error_event
 from coderepos.git.refs import RefListing
 from coderepos.git.remote_text import is_harmless, remote_error
-from coderepos.git.upload_pack import UploadPackClient
+from coderepos.git.transport.connection import Meter
+from coderepos.git.transport.discovery import open_repository, repository_connection
+from coderepos.git.transport.exchange import Exchange
+from coderepos.git.transport.pack_sink import PackWriter
+from coderepos.git.transport.upload_pack import UploadPackClient
 from coderepos.git.url import parse_git_url, proxy_of, read_git_url
+from coderepos.git.wire import LINE_BYTES, fetch_request, load_line
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from coderepos.exceptions import GitError
-    from coderepos.git.child import Emit
-    from coderepos.git.messages import FetchRequest, NetworkPolicy
-    from coderepos.git.platform_api import PlatformAnswer
     from coderepos.git.platforms import KnownHost
+    from coderepos.git.process.emitter import Emit
+    from coderepos.git.transport.platform_api import PlatformAnswer
     from coderepos.git.url import GitUrl
+    from coderepos.git.wire import FetchRequest, NetworkPolicy
 
     T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def main(pack_fd: int) -> int:
 
 def run(line: bytes, pack_fd: int, emit: Emit) -> int:
     """Confine this process for good, do what the request line says, and return the exit status."""
-    from coderepos.git.isolation import confine_fetch
+    from coderepos.git.confinement.profiles import confine_fetch
 
     try:
         request = fetch_request(load_line(line))
@@ -136,17 +136,17 @@ def questions(
     asks_expiry = known is not None and known.token_api is not None and bool(request.username or request.password)
     if known is None or not (request.ask_size or asks_expiry):
         return None, None
-    from coderepos.git.background import in_background
+    from coderepos.git.transport.background import in_background
 
     credentials = (request.username or "", request.password or "")
 
     def ask_size() -> PlatformAnswer:
-        from coderepos.git.platform_api import ask_platform
+        from coderepos.git.transport.platform_api import ask_platform
 
         return ask_platform(url, request.policy, credentials, hosts=hosts)
 
     def ask_expiry() -> str | None:
-        from coderepos.git.platform_api import ask_token_expiry
+        from coderepos.git.transport.platform_api import ask_token_expiry
 
         return ask_token_expiry(url, request.policy, credentials, hosts=hosts)
 
@@ -170,7 +170,7 @@ def expiry_told_by(headers: Mapping[str, str]) -> str | None:
     """Return when the token expires, where GitHub's header says so."""
     if TOKEN_EXPIRY not in headers:
         return None
-    from coderepos.git.platform_api import token_expiry
+    from coderepos.git.transport.platform_api import token_expiry
 
     return token_expiry(headers)
 

@@ -17,15 +17,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from coderepos.exceptions import RefNotFound, RemoteTimeout, RepositoryTooLarge
-from coderepos.git import events
-from coderepos.git.launcher import Child, pack_pipe, starting
+from coderepos.git.clone import PROGRAMS, CloneRequest, Programs, fetch_request, lost
 from coderepos.git.limits import SEARCHED_PACK_BYTES, SIZE_FACTOR
-from coderepos.git.messages import FetchOutcome, SearchRequest, request_line
-from coderepos.git.pipeline import PROGRAMS, CloneRequest, Programs, fetch_request, lost
-from coderepos.git.published_refs import HEADS
-from coderepos.git.reports import ProbeReport, Progress, token_expiry
+from coderepos.git.pack.published_refs import HEADS
+from coderepos.git.process import events
+from coderepos.git.process.supervisor import Child, pack_pipe, starting
+from coderepos.git.process.watchdog import Watchdog
+from coderepos.git.results import ProbeReport, Progress, token_expiry
 from coderepos.git.text import display_ref
-from coderepos.git.watchdog import Watchdog
+from coderepos.git.wire import FetchOutcome, SearchRequest, request_line
 
 _LARGEST_BYTES: Final = 2**53
 

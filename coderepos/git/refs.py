@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from coderepos.exceptions import RemoteProtocolError, TooManyRefs
-from coderepos.git.messages import OBJECT_ID, is_ref_name
 from coderepos.git.record import Record
+from coderepos.git.wire import OBJECT_ID, is_ref_name
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The gate for Git URLs: one spelling per repository, or a refusal that depends on the text and the settings alone.
 
 Nothing is resolved here. Whether an address may be asked is decided when the connection is made
-(:mod:`coderepos.git.network`), so that the answer tells nobody which hosts and ports exist.
+(:mod:`coderepos.git.transport.http_connection`), so that the answer tells nobody which hosts and ports exist.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wa
 if TYPE_CHECKING:
     from typing import Final
 
-    from coderepos.git.messages import NetworkPolicy, Proxy
+    from coderepos.git.wire import NetworkPolicy, Proxy
 
 MAX_URL_BYTES: Final = 2_048
 

@@ -6,9 +6,9 @@ from functools import lru_cache
 
 from coderepos.conf import ConfigurationError, conf
 from coderepos.crypto.secret import Secret
-from coderepos.git.messages import NetworkPolicy, Proxy
-from coderepos.git.proxy import parse_proxy_url
+from coderepos.git.transport.proxy import parse_proxy_url
 from coderepos.git.url import GitUrl, origin_of
+from coderepos.git.wire import NetworkPolicy, Proxy
 from coderepos.hidden import HiddenText
 
 

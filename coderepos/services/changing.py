@@ -15,7 +15,7 @@ from coderepos.conf import conf
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, CryptoError, JobRunning, RemoteAuthFailed
 from coderepos.git.probe import probe
-from coderepos.git.reports import ProbeReport
+from coderepos.git.results import ProbeReport
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
 from coderepos.models.locking import RowHeld, row_transaction
 from coderepos.services import engine

@@ -10,11 +10,11 @@ from typing import Any, Final
 from coderepos import queue, signals
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import AskedToWait, CloneTimeout, CodeReposError, CryptoError, InternalError, RemoteAuthFailed
-from coderepos.git.pipeline import clone
-from coderepos.git.reports import CloneReport
-from coderepos.git.sandbox import Sandbox
+from coderepos.git.clone import clone
+from coderepos.git.results import CloneReport
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, JobState, LeaseLost, alias
 from coderepos.models.locking import row_transaction
+from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services import engine, leases, publication
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.leases import Heartbeat, Lease

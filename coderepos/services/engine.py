@@ -12,16 +12,16 @@ from coderepos.conf import conf
 from coderepos.crypto.redaction import safe_remote_text
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import RefNotFound, RemoteError
+from coderepos.git.clone import CloneRequest
 from coderepos.git.limits import Limits
-from coderepos.git.pipeline import CloneRequest
 from coderepos.git.platforms import basic_auth
-from coderepos.git.reports import Credentials, Revealable
-from coderepos.git.sandbox import Sandbox
-from coderepos.git.sandbox_root import SandboxRoot
+from coderepos.git.results import Credentials, Revealable
 from coderepos.hidden import HiddenText
 from coderepos.models import CodeRepository
 from coderepos.models.address import network_policy
 from coderepos.models.project import project_key
+from coderepos.sandbox.root import SandboxRoot
+from coderepos.sandbox.sandbox import Sandbox
 
 SHORTEST_STALL_SECONDS: Final = 60
 STALL_SHARE: Final = 0.2

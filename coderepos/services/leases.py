@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from django.db import InterfaceError, InternalError, OperationalError, connections
 
-from coderepos.git.reports import Progress
+from coderepos.git.results import Progress
 from coderepos.models import Job, LeaseLost
 from coderepos.models.job import LEASE_SECONDS
 

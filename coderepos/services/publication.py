@@ -15,10 +15,10 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
 from coderepos import signals
-from coderepos.git.reports import CloneReport
-from coderepos.git.sandbox import Sandbox
+from coderepos.git.results import CloneReport
 from coderepos.models import CodeRepository, JobState, LeaseLost, alias
 from coderepos.models.locking import row_transaction
+from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.leases import Lease
 

@@ -18,10 +18,10 @@ from typing import Final
 from django.db.models import QuerySet
 
 from coderepos.exceptions import CodeReposError, SandboxMissing
-from coderepos.git.sandbox_root import SandboxRoot
-from coderepos.git.survey import Seen, Survey
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node, alias
 from coderepos.models.project import project_key
+from coderepos.sandbox.root import SandboxRoot
+from coderepos.sandbox.survey import Seen, Survey
 from coderepos.services.publication import align
 
 BATCH: Final = 900

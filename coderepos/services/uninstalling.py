@@ -10,8 +10,8 @@ from django.db import router
 
 from coderepos import queue
 from coderepos.conf import conf
-from coderepos.git.sandbox_root import SandboxRoot
 from coderepos.models import Node
+from coderepos.sandbox.root import SandboxRoot
 from coderepos.services import engine
 
 APP_LABELS: Final = ("coderepos", "coderepos_projects")

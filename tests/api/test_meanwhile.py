@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, NotFound, RemoteAuthFailed, RemoteTimeout
-from coderepos.git.reports import ProbeReport
+from coderepos.git.results import ProbeReport
 from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership, Role
 from coderepos.models.repository import CodeRepositoryQuerySet
 from coderepos.projects.models import Project

@@ -19,13 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from coderepos.git.clone import CloneRequest, clone, fetch_request
 from coderepos.git.fetch import fetch
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.pipeline import CloneRequest, clone, fetch_request
-from coderepos.git.pkt_line import DELIM_PKT, FLUSH_PKT, pkt_line
 from coderepos.git.probe import probe
-from coderepos.git.sandbox_root import SandboxRoot
+from coderepos.git.transport.pkt_line import DELIM_PKT, FLUSH_PKT, pkt_line
+from coderepos.git.wire import NetworkPolicy
+from coderepos.sandbox.root import SandboxRoot
 
 LIMITS = Limits(wire_bytes=10**9, disk_bytes=2 * 10**9, clone_seconds=600)
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from coderepos.git.messages import BuildReport
+from coderepos.git.wire import BuildReport
 from tests.git import packs
 from tests.git.building import built_of
 from tests.git.packs import Object

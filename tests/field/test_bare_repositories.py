@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from coderepos.git.messages import BuildReport
-from coderepos.git.names import is_git_directory
+from coderepos.git.wire import BuildReport
+from coderepos.git.worktree.entry_names import is_git_directory
 from tests.field.judging import git_run
 from tests.git import packs
 from tests.git.building import built_of

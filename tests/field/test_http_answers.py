@@ -9,7 +9,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from coderepos.git.refusals import retry_after
+from coderepos.git.transport.refusals import retry_after
 from tests.field.conftest import TOKEN, Site
 from tests.git.hostile_server import Exchange, HostileServer, v2_server
 

@@ -19,13 +19,13 @@ from pytest_django import Settings
 
 from coderepos.conf import ConfigurationError
 from coderepos.crypto.redaction import redact
-from coderepos.git.connection import Meter
 from coderepos.git.fetch import connect_ports
-from coderepos.git.messages import NetworkPolicy, Proxy
-from coderepos.git.network import GuardedConnection
 from coderepos.git.platforms import KNOWN_HOSTS, KnownHost
-from coderepos.git.proxy import parse_proxy_url
+from coderepos.git.transport.connection import Meter
+from coderepos.git.transport.http_connection import GuardedConnection
+from coderepos.git.transport.proxy import parse_proxy_url
 from coderepos.git.url import parse_git_url
+from coderepos.git.wire import NetworkPolicy, Proxy
 from coderepos.hidden import HiddenText
 from coderepos.models.address import network_policy
 from tests.field.conftest import TOKEN, Site

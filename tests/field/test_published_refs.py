@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coderepos.git.messages import BuildReport
+from coderepos.git.wire import BuildReport
 from tests.field.judging import git_run
 from tests.git import packs
 from tests.git.building import built_here, git, outcome_of

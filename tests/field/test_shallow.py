@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from coderepos.exceptions import CodeReposError
+from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.pipeline import CloneRequest, clone
-from coderepos.git.sandbox_root import SandboxRoot
+from coderepos.git.wire import NetworkPolicy
+from coderepos.sandbox.root import SandboxRoot
 from tests.field.judging import git_run
 from tests.git.cutting import CuttingServer
 from tests.git.http_backend import GitServer, git, make_repository

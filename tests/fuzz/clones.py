@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from coderepos.exceptions import CodeReposError, UnsafeRepository
+from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
-from coderepos.git.pipeline import CloneRequest, clone
-from coderepos.git.removal import remove_tree
+from coderepos.sandbox.removal import remove_tree
 from tests.field.judging import Listing, git_run, listing
 from tests.fuzz.random_repositories import EMPTY_TREE, RandomRepository
 from tests.git.http_backend import GitServer

@@ -28,8 +28,8 @@ from dulwich.object_format import DEFAULT_OBJECT_FORMAT
 from dulwich.pack import Pack as DulwichPack
 
 from coderepos.exceptions import CodeReposError, LimitExceeded, RemoteProtocolError
-from coderepos.git import pack_index
-from coderepos.git.delta import apply_delta, apply_delta_in_pieces, delta_sizes
+from coderepos.git.pack import index as pack_index
+from coderepos.git.pack.delta import apply_delta, apply_delta_in_pieces, delta_sizes
 from tests.fuzz.mutate import mutated
 from tests.fuzz.seeds import CORPUS, seeds
 from tests.fuzz.structured import broken_delta, random_delta, structured

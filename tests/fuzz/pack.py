@@ -25,8 +25,8 @@ from typing import Final
 from coderepos.exceptions import CodeReposError, InternalError
 from coderepos.git.build import make
 from coderepos.git.limits import MB, Limits
-from coderepos.git.messages import BuildRequest, FetchOutcome
-from coderepos.git.removal import remove_tree
+from coderepos.git.wire import BuildRequest, FetchOutcome
+from coderepos.sandbox.removal import remove_tree
 from tests.fuzz.model import entries_of, wanted_of
 from tests.fuzz.mutate import mutated
 from tests.fuzz.seeds import CORPUS

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coderepos.git import launcher, pack_index
 from coderepos.git.build import make
 from coderepos.git.limits import MB, Limits
-from coderepos.git.messages import BuildReport, BuildRequest, FetchOutcome, dump_line, request_line
-from coderepos.git.pack import Pack
-from coderepos.git.pack_scan import PackScanner
-from coderepos.git.resolving import Resolver
+from coderepos.git.pack import index as pack_index
+from coderepos.git.pack.pack_file import Pack
+from coderepos.git.pack.resolver import Resolver
+from coderepos.git.pack.scanner import PackScanner
+from coderepos.git.process import supervisor
+from coderepos.git.wire import BuildReport, BuildRequest, FetchOutcome, dump_line, request_line
 from tests.git import packs
 from tests.git.packs import Object
 
@@ -32,7 +33,7 @@ import atexit, os
 status = os.open("/proc/self/status", os.O_RDONLY)
 atexit.register(lambda: os.write(2, os.pread(status, 8192, 0)))
 """
-    + launcher._CODE
+    + supervisor._CODE
 )
 
 
@@ -136,7 +137,7 @@ def child(
     command = [sys.executable, "-I", "-c", _MEASURED, "coderepos.git.build", str(source), str(os.getpid())]
     try:
         running = subprocess.Popen(
-            [*command, launcher.ROOT, *launcher._libraries()],
+            [*command, supervisor.ROOT, *supervisor._libraries()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

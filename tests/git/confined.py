@@ -22,8 +22,8 @@ from collections.abc import Callable
 from typing import Any
 
 from coderepos.exceptions import CodeReposError
-from coderepos.git import isolation, landlock, seccomp
-from coderepos.git.messages import build_request, dump_line, fetch_request, load_line
+from coderepos.git.confinement import landlock, profiles, seccomp
+from coderepos.git.wire import build_request, dump_line, fetch_request, load_line
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -72,9 +72,9 @@ def confine(given: Given) -> tuple[object, float]:
     """Give up rights in the given role, and say how long that took."""
     before = time.perf_counter()
     if given["role"] == "build":
-        report = isolation.confine_build(build_request(given["request"]))
+        report = profiles.confine_build(build_request(given["request"]))
     elif given["role"] == "fetch":
-        report = isolation.confine_fetch(fetch_request(given["request"]), ports=given["ports"])
+        report = profiles.confine_fetch(fetch_request(given["request"]), ports=given["ports"])
     else:
         report = {}
     return report, time.perf_counter() - before

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from coderepos.exceptions import CodeReposError
+from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.pipeline import CloneRequest, clone
 from coderepos.git.probe import probe
-from coderepos.git.reports import Progress
-from coderepos.git.sandbox_root import SandboxRoot
+from coderepos.git.results import Progress
+from coderepos.git.wire import NetworkPolicy
+from coderepos.sandbox.root import SandboxRoot
 
 
 def work(given: dict[str, Any]) -> dict[str, Any]:

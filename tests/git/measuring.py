@@ -20,10 +20,10 @@ from urllib.parse import quote
 import pytest
 
 from coderepos.exceptions import CodeReposError
-from coderepos.git import launcher
-from coderepos.git.launcher import Child
 from coderepos.git.limits import MB
-from coderepos.git.process import Process
+from coderepos.git.process import supervisor
+from coderepos.git.process.process import Process
+from coderepos.git.process.supervisor import Child
 
 _SAMPLE_SECONDS: Final = 0.005
 
@@ -95,7 +95,7 @@ def _recorded(events: list[dict[str, Any]]) -> Iterator[dict[int, str]]:
         return heard
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher, "Process", recorded_start)
+        patch.setattr(supervisor, "Process", recorded_start)
         patch.setattr(Child, "hear", recorded_hear)
         yield children
 

@@ -7,9 +7,9 @@ from itertools import chain, repeat
 from typing import Any
 from unittest.mock import patch
 
-from coderepos.git.connection import Meter
-from coderepos.git.messages import NetworkPolicy
+from coderepos.git.transport.connection import Meter
 from coderepos.git.url import GitUrl
+from coderepos.git.wire import NetworkPolicy
 from tests.git.fetching import Fetched, fetch_request, run_fetch
 from tests.git.hostile_server import ADVERTISEMENT, RESULT
 
@@ -76,5 +76,5 @@ class _Host:
 
 def fetch_recorded(connection: Recorded, **changes: Any) -> Fetched:
     """Run a fetch over a recorded connection."""
-    with patch("coderepos.git.network.PinnedConnection", connection):
+    with patch("coderepos.git.transport.http_connection.PinnedConnection", connection):
         return run_fetch(fetch_request(_Host(), "https://git.example/owner/repository.git", **changes))

@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from coderepos.git import isolation
-from coderepos.git.git_folder import CONFIG
-from coderepos.git.messages import dump_line, load_line
+from coderepos.git.confinement import profiles
+from coderepos.git.pack.bare_repository import CONFIG
+from coderepos.git.wire import dump_line, load_line
 
 COMMIT = "1" * 40
 
@@ -141,7 +141,7 @@ def second_process(pack_fd: int) -> None:
     """Start a process that holds all pipes open and would stay, were it not bound to this one."""
     parent = os.getpid()
     if not os.fork():
-        isolation.die_with(parent)
+        profiles.die_with(parent)
         time.sleep(60)
 
 

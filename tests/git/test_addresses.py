@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coderepos.exceptions import RemoteUnreachable
-from coderepos.git.addresses import MAX_ADDRESSES, address_allowed, resolve
+from coderepos.git.transport.addresses import MAX_ADDRESSES, address_allowed, resolve
 
 SPECIAL = """
 0.0.0.0 0.255.255.255 10.0.0.1 100.64.0.1 100.127.255.255 127.0.0.1 127.255.255.255 168.63.129.16 169.254.169.254

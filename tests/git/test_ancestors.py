@@ -15,9 +15,9 @@ from types import SimpleNamespace
 import pytest
 
 from coderepos.exceptions import SandboxRefused
-from coderepos.git import ancestors
-from coderepos.git.ancestors import require_safe_way
-from coderepos.git.sandbox_root import SandboxRoot
+from coderepos.sandbox import ancestors
+from coderepos.sandbox.ancestors import require_safe_way
+from coderepos.sandbox.root import SandboxRoot
 from tests.git.users import NOBODY
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give folders away")

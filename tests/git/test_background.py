@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from coderepos.git.background import in_background
+from coderepos.git.transport.background import in_background
 
 
 def test_value_and_error() -> None:

@@ -17,10 +17,10 @@ import pytest
 
 from coderepos.exceptions import CodeReposError, RemoteProtocolError
 from coderepos.git import build as build_module
-from coderepos.git import isolation
 from coderepos.git.build import read_outcome, run, translated
+from coderepos.git.confinement import profiles
 from coderepos.git.limits import MB, Limits
-from coderepos.git.messages import BuildReport, BuildRequest, dump_line, load_line, request_line
+from coderepos.git.wire import BuildReport, BuildRequest, dump_line, load_line, request_line
 from tests.git import packs
 from tests.git.building import LIMITS, Built, built_here, child, git, outcome_of
 from tests.git.packs import FILE, LINK, PROGRAM, Line, Object, blob, copy, delta, entry, entry_header, insert, ofs_delta
@@ -256,7 +256,7 @@ def test_an_isolation_that_is_not_to_be_had_is_refused(incoming: Path) -> None:
 @pytest.fixture
 def unconfined(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the child's code in this process, which has to stay free."""
-    monkeypatch.setattr(isolation, "confine_build", lambda _request: {"level": 1})
+    monkeypatch.setattr(profiles, "confine_build", lambda _request: {"level": 1})
 
 
 @pytest.mark.usefixtures("unconfined")

@@ -20,14 +20,14 @@ from coderepos.exceptions import (
     TreeTooDeep,
     UnsafeRepository,
 )
-from coderepos.git import checkout as checkout_module
-from coderepos.git import links as links_module
 from coderepos.git.limits import Limits
-from coderepos.git.messages import BuildReport, dump_line, load_line
-from coderepos.git.names import check_name, is_writable
-from coderepos.git.pack import Pack
-from coderepos.git.tree_entries import Entry
-from coderepos.git.tree_totals import Trees, compute_totals
+from coderepos.git.pack.pack_file import Pack
+from coderepos.git.wire import BuildReport, dump_line, load_line
+from coderepos.git.worktree import checkout as checkout_module
+from coderepos.git.worktree import symlinks as links_module
+from coderepos.git.worktree.entry_names import check_name, is_writable
+from coderepos.git.worktree.tree_entries import Entry
+from coderepos.git.worktree.tree_totals import Trees, compute_totals
 from tests.git import packs
 from tests.git.building import LIMITS, built_of, tree_of
 from tests.git.packs import FILE, FOLDER, GITLINK, LINK, PROGRAM, Line, Object, blob

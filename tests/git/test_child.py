@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from coderepos.exceptions import RemoteProtocolError, TooManyRefs
-from coderepos.git.child import TRACE_FRAMES, emit_to, error_event
-from coderepos.git.messages import dump_line
+from coderepos.git.process.emitter import TRACE_FRAMES, emit_to, error_event
+from coderepos.git.wire import dump_line
 
 
 def test_event_is_one_line_however_long() -> None:

@@ -7,17 +7,17 @@ import sys
 
 import pytest
 
-from coderepos.git import launcher
+from coderepos.git.process import supervisor
 
 DEAR = {
     "argparse",
     "ast",
     "asyncio",
     "base64",
-    "coderepos.git.events",
-    "coderepos.git.launcher",
-    "coderepos.git.pipeline",
-    "coderepos.git.reports",
+    "coderepos.git.process.events",
+    "coderepos.git.process.supervisor",
+    "coderepos.git.clone",
+    "coderepos.git.results",
     "cryptography",
     "dataclasses",
     "datetime",
@@ -52,7 +52,7 @@ DEAR = {
 def test_a_child_imports_only_what_it_uses(module: str) -> None:
     """Nothing dear is loaded by the modules that are run, however indirectly."""
     module = f"coderepos.git.{module}"
-    code = f"import sys; sys.path[:0] = [{launcher.ROOT!r}]; import {module}; print(*sys.modules)"
+    code = f"import sys; sys.path[:0] = [{supervisor.ROOT!r}]; import {module}; print(*sys.modules)"
     answer = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
 
     assert module in answer.stdout.split()

@@ -24,14 +24,15 @@ from coderepos.exceptions import (
     RemoteTimeout,
     RepositoryTooLarge,
 )
-from coderepos.git import isolation, launcher
+from coderepos.git.clone import CloneRequest, Programs, clone
+from coderepos.git.confinement import profiles
 from coderepos.git.limits import SIZE_FACTOR, Limits
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.pipeline import CloneRequest, Programs, clone
 from coderepos.git.probe import probe
-from coderepos.git.reports import Progress
-from coderepos.git.sandbox import Sandbox
-from coderepos.git.sandbox_root import SandboxRoot
+from coderepos.git.process import supervisor
+from coderepos.git.results import Progress
+from coderepos.git.wire import NetworkPolicy
+from coderepos.sandbox.root import SandboxRoot
+from coderepos.sandbox.sandbox import Sandbox
 from tests.git.hostile_server import Exchange, HostileServer
 from tests.git.http_backend import GitServer, git, make_repository
 from tests.git.processes import descendants
@@ -104,7 +105,7 @@ def worker(given: dict[str, Any], user: int | None = None) -> subprocess.Popen[s
     """Start a worker as a user, on the very code and libraries of this process."""
     import dulwich
 
-    paths = [launcher.ROOT, str(Path(dulwich.__file__).parent.parent)]
+    paths = [supervisor.ROOT, str(Path(dulwich.__file__).parent.parent)]
     code = f"import sys; sys.path[:0] = {paths[:1]!r}; sys.path += {paths[1:]!r}; import tests.git.driver as d, dulwich"
     python = runs_for(user, code)
     if python is None:
@@ -128,7 +129,7 @@ def test_a_repository_is_probed_cloned_and_published(
     lines = [json.loads(line) for line in process.communicate(timeout=60)[0].splitlines()]
 
     result = lines[-1]
-    assert result["clone"]["isolation_level"] == isolation.available_level()
+    assert result["clone"]["isolation_level"] == profiles.available_level()
     assert result["probe"]["wanted_id"] == result["clone"]["build"]["commit_id"] == git("rev-parse", "HEAD", cwd=origin)
     assert result["probe"]["estimated_bytes"] >= SIZE_FACTOR * 20_000
     sandbox = SandboxRoot(place / "repos").sandbox("project", "repository")

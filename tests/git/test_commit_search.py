@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from coderepos.exceptions import RefNotFound
-from coderepos.git import isolation, seccomp
+from coderepos.git.clone import PROGRAMS, CloneRequest
 from coderepos.git.commit_search import has_no_commit
+from coderepos.git.confinement import profiles, seccomp
 from coderepos.git.limits import SEARCHED_PACK_BYTES, Limits
-from coderepos.git.messages import BuildRequest, SearchRequest
-from coderepos.git.pipeline import PROGRAMS, CloneRequest
 from coderepos.git.probe import probe
+from coderepos.git.wire import BuildRequest, SearchRequest
 from tests.field.judging import repository_of
 from tests.git import packs
 from tests.git.http_backend import GitServer
@@ -82,8 +82,8 @@ def test_many_small_entries_cost_little() -> None:
 def test_it_may_do_less_than_the_build_child() -> None:
     """It writes nothing, reads what it imports, and has no socket of any kind."""
     limits = Limits()
-    plan = isolation.search_plan(SearchRequest(limits=limits, min_level=3))
-    build = isolation.build_plan(BuildRequest(incoming="/nowhere", limits=limits, min_level=3))
+    plan = profiles.search_plan(SearchRequest(limits=limits, min_level=3))
+    build = profiles.build_plan(BuildRequest(incoming="/nowhere", limits=limits, min_level=3))
 
     assert plan.refused_calls == build.refused_calls >= seccomp.NETWORK
     assert (plan.rules.read, plan.rules.write, plan.rules.connect_ports) == (build.rules.read, (), ())

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from coderepos.exceptions import CodeReposError, UnsafeRepository
-from coderepos.git import connectivity
-from coderepos.git import resolving as resolving_module
-from coderepos.git.connectivity import Links
-from coderepos.git.pack import COMMIT, TREE
-from coderepos.git.tree_entries import DIRECTORY, GITLINK, parse_tree
+from coderepos.git.pack import connectivity
+from coderepos.git.pack import resolver as resolving_module
+from coderepos.git.pack.connectivity import Links
+from coderepos.git.pack.pack_file import COMMIT, TREE
+from coderepos.git.worktree.tree_entries import DIRECTORY, GITLINK, parse_tree
 from tests.field.judging import git_run
 from tests.git import packs
 from tests.git.building import built_here, git, outcome_of

@@ -16,9 +16,9 @@ from coderepos.exceptions import (
     UnsafeRepository,
     leaves,
 )
-from coderepos.git import events
-from coderepos.git.messages import BuildReport, NetworkPolicy
-from coderepos.git.reports import Progress
+from coderepos.git.process import events
+from coderepos.git.results import Progress
+from coderepos.git.wire import BuildReport, NetworkPolicy
 
 START = Progress(phase="receiving", received_bytes=10, objects=5, total_objects=7)
 

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 
 from coderepos.exceptions import InflatedTooLarge
-from coderepos.git import families as families_module
-from coderepos.git.families import Families
 from coderepos.git.limits import Limits
+from coderepos.git.pack import delta_tree as families_module
+from coderepos.git.pack.delta_tree import Families
 from tests.git import packs
 from tests.git.building import scanned
 from tests.git.packs import Object, delta, insert, ref_delta

@@ -20,12 +20,12 @@ from coderepos.exceptions import (
     RepositoryTooLarge,
     TooManyRefs,
 )
-from coderepos.git import isolation
+from coderepos.git.confinement import profiles
 from coderepos.git.fetch import fetch, run
-from coderepos.git.http_reader import READ_BYTES
 from coderepos.git.limits import Limits
-from coderepos.git.messages import FetchOutcome, NetworkPolicy, request_line
 from coderepos.git.platforms import KnownHost
+from coderepos.git.transport.http_reader import READ_BYTES
+from coderepos.git.wire import FetchOutcome, NetworkPolicy, request_line
 from tests.git.fetching import fetch_request, run_child, run_fetch
 from tests.git.hostile_server import Exchange, HostileServer
 from tests.git.http_backend import GitServer, git, make_repository
@@ -566,7 +566,7 @@ def test_broken_request_line(line: bytes) -> None:
 
 def test_the_pack_ends_before_the_outcome(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who reads the pack need not wait for the end of the process to know that it is over."""
-    monkeypatch.setattr(isolation, "confine_fetch", lambda _request, **_rest: {"level": 1})
+    monkeypatch.setattr(profiles, "confine_fetch", lambda _request, **_rest: {"level": 1})
     reader, writer = os.pipe()
     read_before: list[bytes] = []
 

@@ -35,9 +35,9 @@ from coderepos.exceptions import (
     RepositoryTooLarge,
     TooManyRefs,
 )
-from coderepos.git.child import error_event
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy
+from coderepos.git.process.emitter import error_event
+from coderepos.git.wire import NetworkPolicy
 from tests.git.fetching import ChildRun, Fetched, fetch_request, run_child, run_fetch
 from tests.git.hostile_server import (
     ADVERTISEMENT,

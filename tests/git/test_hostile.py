@@ -17,13 +17,13 @@ from typing import Final
 import pytest
 
 from coderepos.crypto.secret import Secret
+from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.pipeline import CloneRequest, clone
 from coderepos.git.probe import probe
-from coderepos.git.reports import Credentials
-from coderepos.git.sandbox import Sandbox
-from coderepos.git.sandbox_root import SandboxRoot
+from coderepos.git.results import Credentials
+from coderepos.git.wire import NetworkPolicy
+from coderepos.sandbox.root import SandboxRoot
+from coderepos.sandbox.sandbox import Sandbox
 from tests.git.hostile_cases import CASES, CONTENT, PATIENT, Case, lawful
 from tests.git.hostile_server import HostileServer, v2_server
 from tests.git.measuring import Attempt, attempt, forms_of, found_in, note

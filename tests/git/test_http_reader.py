@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coderepos.exceptions import GitError, RemoteProtocolError, RemoteUnreachable
-from coderepos.git.http_reader import (
+from coderepos.git.transport.http_reader import (
     CHUNK_BYTES,
     CHUNK_LINE_BYTES,
     HEAD_BYTES,

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError, SandboxUnavailable
-from coderepos.git import inspection, pipeline, process_group
+from coderepos.git import clone as pipeline
+from coderepos.git import inspection
+from coderepos.git.clone import CloneRequest, Programs, clone
 from coderepos.git.inspection import inspect
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.pipeline import CloneRequest, Programs, clone
-from coderepos.git.reports import CloneReport, Progress
+from coderepos.git.process import group as process_group
+from coderepos.git.results import CloneReport, Progress
+from coderepos.git.wire import NetworkPolicy
 from tests.git.http_backend import GitServer, git, make_repository
 from tests.git.scripted import COMMIT, FETCH, STARTED, make_version, report
 from tests.git.users import NOBODY

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import IsolationUnavailable
-from coderepos.git import isolation, landlock, seccomp
-from coderepos.git.launcher import Child
+from coderepos.git.confinement import landlock, profiles, seccomp
 from coderepos.git.limits import Limits
-from coderepos.git.messages import BuildRequest, FetchRequest, NetworkPolicy, dump_line
+from coderepos.git.process.supervisor import Child
+from coderepos.git.wire import BuildRequest, FetchRequest, NetworkPolicy, dump_line
 from tests.git.users import USERS
 
 pytestmark = pytest.mark.usefixtures("no_children_left")
@@ -296,14 +296,14 @@ def test_giving_up_rights_costs_next_to_nothing(surroundings: Surroundings) -> N
 
 def test_the_level_of_this_machine_is_what_a_child_reaches(surroundings: Surroundings) -> None:
     """The level that a node reports is the one that its children have."""
-    assert surroundings.try_all("build")["report"]["level"] == isolation.available_level()
+    assert surroundings.try_all("build")["report"]["level"] == profiles.available_level()
 
 
 def test_an_orphan_ends_before_it_works(tmp_path: Path) -> None:
     """A child whose parent is gone before it could bind itself to it ends at once."""
     child = os.fork()
     if not child:
-        isolation.die_with(os.getppid() + 1)
+        profiles.die_with(os.getppid() + 1)
         os._exit(0)
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
@@ -311,8 +311,8 @@ def test_an_orphan_ends_before_it_works(tmp_path: Path) -> None:
 
 def test_the_source_checkout_is_not_readable_as_a_whole() -> None:
     """Of a folder that only holds the package, such as a checkout with its secrets, the package alone is open."""
-    root = str(Path(isolation.__file__).parents[2])
-    plan = isolation.build_plan(BuildRequest(incoming="/nowhere", limits=Limits(), min_level=1))
+    root = str(Path(profiles.__file__).parents[2])
+    plan = profiles.build_plan(BuildRequest(incoming="/nowhere", limits=Limits(), min_level=1))
 
     assert root not in plan.rules.read
     assert f"{root}/coderepos" in plan.rules.read
@@ -333,10 +333,10 @@ def test_limits_never_rise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (100, 200))
     monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: taken.append(pair))
 
-    isolation._lower_limit(resource.RLIMIT_NOFILE, 150, 300)
+    profiles._lower_limit(resource.RLIMIT_NOFILE, 150, 300)
 
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    isolation._lower_limit(resource.RLIMIT_NOFILE, 150, 300)
+    profiles._lower_limit(resource.RLIMIT_NOFILE, 150, 300)
 
     assert taken == [(150, 200), (150, 300)]
 
@@ -346,10 +346,10 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The steps of giving up rights, taken down instead of taken."""
     steps: list[str] = []
     names = {1: "pdeathsig", 4: "dumpable", 38: "no_new_privs"}
-    monkeypatch.setattr(isolation, "_prctl", lambda option, value: steps.append(f"{names[option]} {int(value)}"))
-    monkeypatch.setattr(isolation, "_drop_capabilities", lambda: steps.append("capabilities"))
-    monkeypatch.setattr(isolation, "_lower_limit", lambda kind, soft, hard: steps.append("limit"))
-    monkeypatch.setattr(isolation, "_offer_to_the_oom_killer", lambda: steps.append("oom"))
+    monkeypatch.setattr(profiles, "_prctl", lambda option, value: steps.append(f"{names[option]} {int(value)}"))
+    monkeypatch.setattr(profiles, "_drop_capabilities", lambda: steps.append("capabilities"))
+    monkeypatch.setattr(profiles, "_lower_limit", lambda kind, soft, hard: steps.append("limit"))
+    monkeypatch.setattr(profiles, "_offer_to_the_oom_killer", lambda: steps.append("oom"))
     monkeypatch.setattr(os, "umask", lambda mask: steps.append(f"umask {mask:o}"))
 
     def restrict(rules: landlock.Rules) -> int:
@@ -382,14 +382,14 @@ def fetch_request(min_level: int = 1) -> FetchRequest:
 
 def test_certificates_are_readable_for_tls_alone() -> None:
     """A plain HTTP host is shown none, and costs no import of what would find them."""
-    readable = [isolation.fetch_plan(fetch_request(), ports=(80,), with_tls=tls).rules.read for tls in (True, False)]
+    readable = [profiles.fetch_plan(fetch_request(), ports=(80,), with_tls=tls).rules.read for tls in (True, False)]
     assert ["/etc/ssl/certs" in paths for paths in readable] == [True, False]
     assert set(readable[1]) < set(readable[0])
 
 
 def test_rights_are_given_up_in_an_order_that_works(order: list[str]) -> None:
     """Limits before capabilities, ``no_new_privs`` before Landlock, the filter last."""
-    report = isolation.confine_fetch(fetch_request(), ports=(443,))
+    report = profiles.confine_fetch(fetch_request(), ports=(443,))
 
     assert report == {"level": 3, "landlock_abi": 7, "tcp": True, "scoped": True, "seccomp": True}
     assert order == [
@@ -406,7 +406,7 @@ def test_rights_are_given_up_in_an_order_that_works(order: list[str]) -> None:
 
 def test_a_group_that_reads_needs_another_umask(order: list[str]) -> None:
     """What build makes may be readable for the group, never for others."""
-    isolation.confine_build(
+    profiles.confine_build(
         BuildRequest(incoming="/nowhere", limits=Limits(), min_level=1, group_readable=True),
     )
 
@@ -422,17 +422,17 @@ def test_a_refusing_kernel_lowers_the_level(order: list[str], monkeypatch: pytes
     monkeypatch.setattr(landlock, "restrict", refuse)
     monkeypatch.setattr(seccomp, "install", refuse)
 
-    report = isolation.confine_fetch(fetch_request(), ports=(443,))
+    report = profiles.confine_fetch(fetch_request(), ports=(443,))
 
     assert report["level"] == 1
     assert (report["landlock_refused"], report["seccomp_refused"]) == ("E2BIG", "E2BIG")
     with pytest.raises(IsolationUnavailable):
-        isolation.confine_fetch(fetch_request(min_level=2), ports=(443,))
+        profiles.confine_fetch(fetch_request(min_level=2), ports=(443,))
 
 
 def test_a_child_binds_itself_to_its_living_parent(order: list[str]) -> None:
     """The kernel is asked for SIGKILL, and a child whose parent lives goes on."""
-    isolation.die_with(os.getppid())
+    profiles.die_with(os.getppid())
 
     assert order == ["pdeathsig 9"]
 
@@ -440,7 +440,7 @@ def test_a_child_binds_itself_to_its_living_parent(order: list[str]) -> None:
 def test_failing_calls_are_errors() -> None:
     """A refused prctl is never taken for done."""
     with pytest.raises(OSError, match="prctl"):
-        isolation._prctl(-1, 0)
+        profiles._prctl(-1, 0)
 
 
 def test_no_proc_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +452,7 @@ def test_no_proc_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
         raise FileNotFoundError
 
     monkeypatch.setattr("builtins.open", refuse)
-    isolation._offer_to_the_oom_killer()
+    profiles._offer_to_the_oom_killer()
     monkeypatch.undo()
 
     assert written == ["/proc/self/oom_score_adj"]
@@ -467,8 +467,8 @@ def test_capabilities_that_can_not_be_dropped_are_an_error(monkeypatch: pytest.M
             asked.append((header, data))
             return -1
 
-    monkeypatch.setattr(isolation, "_libc", Refusing())
+    monkeypatch.setattr(profiles, "_libc", Refusing())
 
     with pytest.raises(OSError, match="capset"):
-        isolation._drop_capabilities()
+        profiles._drop_capabilities()
     assert asked[0][1] == bytes(24)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from coderepos.git import landlock
-from coderepos.git.landlock import BUILD, READ, Rules
+from coderepos.git.confinement import landlock
+from coderepos.git.confinement.landlock import BUILD, READ, Rules
 
 
 class Kernel:

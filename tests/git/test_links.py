@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coderepos.git.links import Links
+from coderepos.git.worktree.symlinks import Links
 
 
 def links_of(targets: Mapping[bytes, bytes]) -> dict[bytes, bool]:

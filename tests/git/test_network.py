@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import RemoteCertificate, RemoteProtocolError, RemoteTimeout, RemoteUnreachable
-from coderepos.git.connection import Meter
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.network import GuardedConnection
+from coderepos.git.transport.connection import Meter
+from coderepos.git.transport.http_connection import GuardedConnection
 from coderepos.git.url import GitUrl, parse_git_url
+from coderepos.git.wire import NetworkPolicy
 from tests.git.hostile_server import Exchange, HostileServer
 
 Answers = list[tuple[Any, ...]]
@@ -133,10 +133,10 @@ def test_peer_is_checked_after_connecting(
     """A connection that ended up elsewhere, or at a public address of this machine, is closed unused."""
     monkeypatch.setattr(FixedPeer, "own", own)
     monkeypatch.setattr(FixedPeer, "peer", peer)
-    monkeypatch.setattr("coderepos.git.connection.socket.socket", FixedPeer)
+    monkeypatch.setattr("coderepos.git.transport.connection.socket.socket", FixedPeer)
     # The table lets the loopback address pass here, so that only the second check can refuse.
     monkeypatch.setattr(
-        "coderepos.git.connection.resolve",
+        "coderepos.git.transport.connection.resolve",
         lambda host, port, **options: [(socket.AF_INET, ("127.0.0.1", port))],
     )
     connection, target = connection_to(server, private=False, resolver=None)

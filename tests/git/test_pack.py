@@ -20,17 +20,18 @@ from coderepos.exceptions import (
     RepositoryTooLarge,
     TooManyObjects,
 )
-from coderepos.git import delta as delta_module
-from coderepos.git import families as families_module
-from coderepos.git import pack_index, stretch
-from coderepos.git import resolving as resolving_module
-from coderepos.git.connectivity import Links
-from coderepos.git.delta import apply_delta, apply_delta_in_pieces
-from coderepos.git.forked import Forked
 from coderepos.git.limits import Limits
-from coderepos.git.pack import Pack
-from coderepos.git.pack_scan import PackScanner
-from coderepos.git.resolving import Resolver
+from coderepos.git.pack import delta as delta_module
+from coderepos.git.pack import delta_tree as families_module
+from coderepos.git.pack import index as pack_index
+from coderepos.git.pack import resolver as resolving_module
+from coderepos.git.pack import stream_order as stretch
+from coderepos.git.pack.connectivity import Links
+from coderepos.git.pack.delta import apply_delta, apply_delta_in_pieces
+from coderepos.git.pack.pack_file import Pack
+from coderepos.git.pack.resolver import Resolver
+from coderepos.git.pack.scanner import PackScanner
+from coderepos.git.process.fork import Forked
 from tests.git import packs
 from tests.git.building import LIMITS, git, index_of, scanned
 from tests.git.packs import blob, copy, delta, entry, insert, ofs_delta, ref_delta

@@ -22,12 +22,12 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError, LimitExceeded, TooManyObjects, leaves
-from coderepos.git import events, launcher
-from coderepos.git.launcher import Child
+from coderepos.git.clone import CloneRequest, Programs, clone
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.pipeline import CloneRequest, Programs, clone
-from coderepos.git.reports import CloneReport, Credentials, Progress
+from coderepos.git.process import events, supervisor
+from coderepos.git.process.supervisor import Child
+from coderepos.git.results import CloneReport, Credentials, Progress
+from coderepos.git.wire import NetworkPolicy
 from tests.git.processes import Process, descendants, left_over
 from tests.git.scripted import BUILD, COMMIT, FETCH, STARTED, error, outcome, report
 from tests.git.users import forked
@@ -369,8 +369,8 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.pipeline import CloneRequest, clone
+from coderepos.git.wire import NetworkPolicy
+from coderepos.git.clone import CloneRequest, clone
 from tests.git.test_pipeline import SCRIPTED
 request = CloneRequest(url="https://git.example/r.git", credentials=None, ref=sys.argv[2], depth=None,
     policy=NetworkPolicy(), limits=Limits(), min_level=1, group_readable=False)
@@ -383,7 +383,7 @@ def test_children_die_with_the_worker(tmp_path: Path, number: signal.Signals) ->
     """A worker that is killed takes both children along, and what they started."""
     (tmp_path / "script").write_text(json.dumps([STARTED, ["second_process"], ["sleep", 60]]))
     script = json.dumps([STARTED, ["second_process"], ["sleep", 60]])
-    command = [sys.executable, "-c", DRIVER, launcher.ROOT, script, str(tmp_path)]
+    command = [sys.executable, "-c", DRIVER, supervisor.ROOT, script, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         worker.stdout.readline()
@@ -487,9 +487,9 @@ def test_an_embedding_server_is_not_started_again(play: Play, monkeypatch: pytes
 
 def test_the_pack_pipe_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pipe holds a megabyte where the kernel grants it, and works where it does not."""
-    large = launcher.pack_pipe()
-    monkeypatch.setattr(launcher, "PIPE_BYTES", -1)
-    usual = launcher.pack_pipe()
+    large = supervisor.pack_pipe()
+    monkeypatch.setattr(supervisor, "PIPE_BYTES", -1)
+    usual = supervisor.pack_pipe()
 
     sizes = [fcntl.fcntl(ends[0], fcntl.F_GETPIPE_SZ) for ends in (large, usual)]
     for descriptor in (*large, *usual):
@@ -502,7 +502,7 @@ def test_a_child_that_the_kernel_holds_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where even SIGKILL does not end a process in time, the log says so and the caller goes on."""
-    monkeypatch.setattr(launcher, "_REAP_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "_REAP_SECONDS", 0.05)
     monkeypatch.setattr(os, "killpg", lambda group, number: None)
     with open(os.devnull, "wb") as nowhere:
         child = Child("fetch", "tests.git.scripted", nowhere.fileno())

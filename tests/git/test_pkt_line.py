@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coderepos.exceptions import RemoteError, RemoteProtocolError
-from coderepos.git.http_reader import READ_BYTES, HttpReader
-from coderepos.git.network import Answer
-from coderepos.git.pkt_line import LINE_BYTES, PARTS_AT_ONCE, PktLines, pkt_line
 from coderepos.git.remote_text import remote_error
+from coderepos.git.transport.http_connection import Answer
+from coderepos.git.transport.http_reader import READ_BYTES, HttpReader
+from coderepos.git.transport.pkt_line import LINE_BYTES, PARTS_AT_ONCE, PktLines, pkt_line
 from tests.git.hostile_server import FLUSH, pkt
 from tests.git.test_http_reader import Wire
 

@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import InternalError
-from coderepos.git import launcher, process
-from coderepos.git.launcher import Child, starting
+from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy, dump_line
-from coderepos.git.pipeline import CloneRequest, clone
 from coderepos.git.probe import probe
+from coderepos.git.process import process, supervisor
+from coderepos.git.process.supervisor import Child, starting
+from coderepos.git.wire import NetworkPolicy, dump_line
 from tests.git.hostile_server import HostileServer
 from tests.git.processes import left_over
 from tests.git.users import forked
@@ -127,7 +127,7 @@ def test_what_a_handler_raises_while_a_child_ends(monkeypatch: pytest.MonkeyPatc
 
 def test_what_a_handler_raises_at_any_line_of_an_end() -> None:
     """Signals arrive between two lines too: none of them leaves a process or a pipe."""
-    files = {launcher.__file__, process.__file__, contextlib.__file__}
+    files = {supervisor.__file__, process.__file__, contextlib.__file__}
 
     def ring(number: int, frame: object) -> None:
         raise QueueTimeout
@@ -221,7 +221,7 @@ import sys
 sys.path.insert(0, {root!r})
 from gevent import monkey; monkey.patch_all()
 import os, signal, time, gevent
-from coderepos.git.launcher import Child, starting
+from coderepos.git.process.supervisor import Child, starting
 
 nowhere = os.open(os.devnull, os.O_WRONLY)
 masks = set()
@@ -258,7 +258,7 @@ def test_green_threads_never_see_a_blocked_signal() -> None:
 
     https://github.com/benoitc/gunicorn/issues/418
     """
-    code = GREEN.format(root=launcher.ROOT)
+    code = GREEN.format(root=supervisor.ROOT)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
 
     assert (done.stdout, done.returncode) == ("none left\n", 0), done.stderr
@@ -271,8 +271,8 @@ from gevent import monkey; monkey.patch_all()
 import time, gevent
 from coderepos.exceptions import RemoteTimeout
 from coderepos.git.limits import Limits
-from coderepos.git.messages import NetworkPolicy
-from coderepos.git.pipeline import CloneRequest
+from coderepos.git.wire import NetworkPolicy
+from coderepos.git.clone import CloneRequest
 from coderepos.git.probe import probe
 
 host = sys.argv[1]
@@ -305,7 +305,7 @@ def test_green_threads_run_while_a_probe_waits() -> None:
         stopping.wait(20)
 
     with HostileServer(greet=silence) as server:
-        code = GREEN_PROBE.format(root=launcher.ROOT)
+        code = GREEN_PROBE.format(root=supervisor.ROOT)
         done = subprocess.run(
             [sys.executable, "-c", code, server.host], capture_output=True, text=True, timeout=30, check=False
         )

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from coderepos.git import launcher
 from coderepos.git.limits import Limits
-from coderepos.git.messages import FetchRequest, NetworkPolicy, fetch_request, load_line, request_line
+from coderepos.git.process import supervisor
 from coderepos.git.record import Record
+from coderepos.git.wire import FetchRequest, NetworkPolicy, fetch_request, load_line, request_line
 
 
 class Point(Record):
@@ -200,7 +200,7 @@ def test_mistakes_in_a_class_are_found_when_it_is_made() -> None:
 def test_it_imports_nothing() -> None:
     """Nothing is loaded by it but the packages that it is in."""
     code = (
-        f"import sys; sys.path.insert(0, {launcher.ROOT!r}); before = set(sys.modules); import coderepos.git.record\n"
+        f"import sys; sys.path.insert(0, {supervisor.ROOT!r}); before = set(sys.modules); import coderepos.git.record\n"
         "print(*sorted(set(sys.modules) - before - {'__future__'}))"
     )
     answer = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from coderepos.exceptions import CodeReposError, SandboxFull, SandboxRefused, SandboxUnavailable
-from coderepos.git import folders, marker, removal
-from coderepos.git.sandbox import Sandbox
-from coderepos.git.sandbox_root import SandboxRoot
+from coderepos.sandbox import directories, marker, removal
+from coderepos.sandbox.root import SandboxRoot
+from coderepos.sandbox.sandbox import Sandbox
 from tests.git.users import NOBODY, USERS, as_user
 
 ROOT_ID = "7d9b0d3e-0000-4000-8000-000000000001"
@@ -448,7 +448,7 @@ def test_the_size_on_disk_is_what_du_says(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("user", USERS)
 def test_removal_copes_with_hostile_trees(place: Path, user: int | None) -> None:
-    """Links out, closed folders, pipes and 3,000 nested folders are removed without touching what they lead to."""
+    """Links out, closed directories, pipes and 3,000 nested folders are removed without touching what they lead to."""
     (place / "precious").mkdir()
     (place / "precious/file").write_text("here")
     (place / "top").mkdir()
@@ -508,7 +508,7 @@ def test_each_trouble_of_a_disk_has_its_own_error(name: str, code: str, caplog: 
     """Every one is retryable, and the log has the system's own name and the place."""
     number = getattr(errno, name)
 
-    with pytest.raises(CodeReposError) as caught, folders.translated(Path("/the/place")):
+    with pytest.raises(CodeReposError) as caught, directories.translated(Path("/the/place")):
         raise OSError(number, os.strerror(number))
 
     assert caught.value.code == code
@@ -606,7 +606,7 @@ def test_a_project_folder_that_goes_meanwhile_is_made_again(
     root: SandboxRoot, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Removing the last sandbox of a project does not fail a job that begins in another one."""
-    make = folders.make_folder
+    make = directories.make_folder
     seen: list[str] = []
 
     def make_and_lose(name: str, *, parent: int, mode: int) -> None:
@@ -615,7 +615,7 @@ def test_a_project_folder_that_goes_meanwhile_is_made_again(
         if seen.count("project") < 3 and name == "project":
             os.rmdir(name, dir_fd=parent)
 
-    monkeypatch.setattr("coderepos.git.sandbox.make_folder", make_and_lose)
+    monkeypatch.setattr("coderepos.sandbox.sandbox.make_folder", make_and_lose)
 
     assert sandbox.incoming("token").is_dir()
     assert seen.count("project") == 3

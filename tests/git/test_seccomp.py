@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from coderepos.git import seccomp
-from coderepos.git.seccomp import AARCH64, ALWAYS, NETWORK, SIGNALS, X86_64, Architecture
+from coderepos.git.confinement import seccomp
+from coderepos.git.confinement.seccomp import AARCH64, ALWAYS, NETWORK, SIGNALS, X86_64, Architecture
 
 ALLOWED = 0x7FFF0000
 EPERM = 0x00050001

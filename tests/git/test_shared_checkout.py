@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from coderepos.exceptions import InflatedTooLarge, InternalError
-from coderepos.git import checkout as checkout_module
-from coderepos.git.families import Families
-from coderepos.git.forked import Forked
-from coderepos.git.pack import write_all
+from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.pack_file import write_all
+from coderepos.git.process.fork import Forked
+from coderepos.git.worktree import checkout as checkout_module
 from tests.git import packs
 from tests.git.building import tree_of
 from tests.git.packs import FILE, FOLDER, PROGRAM, Line, Object, blob

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import InternalError
+from coderepos.git.clone import CloneRequest, Programs, clone
 from coderepos.git.limits import Limits
-from coderepos.git.messages import FetchRequest, NetworkPolicy
-from coderepos.git.pipeline import CloneRequest, Programs, clone
 from coderepos.git.platforms import KnownHost
 from coderepos.git.probe import probe
-from coderepos.git.reports import token_expiry
+from coderepos.git.results import token_expiry
+from coderepos.git.wire import FetchRequest, NetworkPolicy
 from tests.git.fetching import fetch_request, run_fetch
 from tests.git.hostile_server import Answer, Exchange, HostileServer
 from tests.git.http_backend import GitServer, make_repository

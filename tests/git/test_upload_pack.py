@@ -21,10 +21,10 @@ from coderepos.exceptions import (
     TooManyRefs,
 )
 from coderepos.git.limits import Limits
-from coderepos.git.messages import LINE_BYTES, dump_line
-from coderepos.git.network import USER_AGENT
-from coderepos.git.pkt_line import TOO_MANY_LINES
-from coderepos.git.upload_pack import MOST_SHALLOW
+from coderepos.git.transport.http_connection import USER_AGENT
+from coderepos.git.transport.pkt_line import TOO_MANY_LINES
+from coderepos.git.transport.upload_pack import MOST_SHALLOW
+from coderepos.git.wire import LINE_BYTES, dump_line
 from tests.git.fetching import Fetched
 from tests.git.hostile_server import (
     FLUSH,

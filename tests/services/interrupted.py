@@ -26,9 +26,9 @@ def main(job_id: str, step: str, number: str) -> str:
 
     django.setup()
     from coderepos import services
-    from coderepos.git.sandbox import Sandbox
-    from coderepos.git.versions import CURRENT
     from coderepos.models import Job, locking
+    from coderepos.sandbox.sandbox import Sandbox
+    from coderepos.sandbox.versions import CURRENT
     from coderepos.services import publication
 
     locking.IDLE_SECONDS = 2  # type: ignore[misc]  # the wait of a test, not of a cluster

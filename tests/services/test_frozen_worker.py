@@ -14,9 +14,9 @@ from pytest_django import Settings
 
 from coderepos import services
 from coderepos.crypto.secret import Secret
-from coderepos.git.sandbox import Sandbox
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.projects.models import Project
+from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services import cloning, engine, publication, upkeep
 from tests.git.http_backend import GitServer, make_repository
 

@@ -14,8 +14,8 @@ from pytest_django import Settings
 from coderepos import queue, services, signals
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, SandboxRefused
-from coderepos.git.sandbox import Sandbox
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, JobState, get_project_model
+from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services import cloning, engine, leases, publication
 from tests.git.http_backend import GitServer, make_repository
 

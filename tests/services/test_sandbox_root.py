@@ -17,9 +17,9 @@ from pytest_django import Settings
 from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import SandboxRefused, SandboxRootMissing
-from coderepos.git.sandbox_root import SandboxRoot
 from coderepos.models import CodeRepository, Job
 from coderepos.projects.models import Project
+from coderepos.sandbox.root import SandboxRoot
 from coderepos.services import engine, upkeep
 
 pytestmark = pytest.mark.django_db

@@ -16,9 +16,9 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from coderepos import services
 from coderepos.crypto.secret import Secret
-from coderepos.git.sandbox import Sandbox
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.projects.models import Project
+from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services import engine, sweeping, upkeep
 from tests.database import connection
 

@@ -1,0 +1,272 @@
+"""One clone: ``fetch | build`` in two processes, watched by this one.
+
+Both start before the first byte is asked for. Pack bytes go from fetch to build by a pipe that this process does not
+read; requests and events go through it as lines.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError, RemoteProtocolError
+from coderepos.git.inspection import inspect
+from coderepos.git.limits import Limits
+from coderepos.git.process import events, supervisor
+from coderepos.git.process.group import has_ended
+from coderepos.git.process.supervisor import Child
+from coderepos.git.process.watchdog import TICK_SECONDS, Watchdog
+from coderepos.git.results import CloneReport, Credentials, Progress, token_expiry
+from coderepos.git.text import display_ref
+from coderepos.git.wire import (
+    BuildReport,
+    BuildRequest,
+    FetchOutcome,
+    FetchRequest,
+    NetworkPolicy,
+    dump_line,
+    request_line,
+)
+from coderepos.hidden import HiddenText
+
+logger = logging.getLogger(__name__)
+
+INSPECTION_SECONDS: Final = 60.0
+"""How long the inspection of what was built may take, which comes after the deadline of the children."""
+
+_GRACE_SECONDS: Final = 2.0
+"""How long the other child may still name the true cause once one has failed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Programs:
+    """Modules that the children run, each with a ``main(pack_fd)``, and the folder that they are found in."""
+
+    fetch: str = "coderepos.git.fetch"
+    build: str = "coderepos.git.build"
+    search: str = "coderepos.git.commit_search"
+    root: str = supervisor.ROOT
+
+
+PROGRAMS: Final = Programs()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CloneRequest:
+    """What to clone, for whom, and what it may cost."""
+
+    url: str
+    credentials: Credentials | None
+    ref: str
+    """Branch, tag, full ref name or full commit id; empty for the remote's default branch."""
+
+    depth: int | None
+    """Commits of history; ``None`` for all."""
+
+    policy: NetworkPolicy
+    limits: Limits
+    min_level: int
+    """Isolation level below which nothing is run."""
+
+    group_readable: bool
+    """May the sandbox's group read what is written?"""
+
+
+def clone(
+    request: CloneRequest,
+    *,
+    incoming: Path,
+    on_progress: Callable[[Progress], None],
+    programs: Programs = PROGRAMS,
+) -> CloneReport:
+    """Fetch and build one repository in ``incoming``, and leave no process behind, however this ends.
+
+    :param incoming: absolute path of an empty, writable folder; removing it after an error is the caller's part.
+    :param on_progress: called at least once a second. What it raises ends the clone and goes through.
+    :raises GitError: the leaf that names what went wrong.
+    :raises InternalError: a child died, misbehaved or left what it should not; the log says how.
+    """
+    with ExitStack() as running:
+        fetch, build = _start(programs, running)
+        fetch.send(request_line(fetch_request(request, depth=request.depth)), last=True)
+        build.send(
+            request_line(
+                BuildRequest(
+                    incoming=str(incoming),
+                    limits=request.limits,
+                    min_level=request.min_level,
+                    group_readable=request.group_readable,
+                )
+            )
+        )
+        report = _Conversation(fetch, build, request, on_progress).report()
+    return _inspected(report, build, incoming, request.limits, on_progress)
+
+
+def _inspected(
+    report: CloneReport, build: Child, incoming: Path, limits: Limits, on_progress: Callable[[Progress], None]
+) -> CloneReport:
+    """Return a report with the figures of what is really there, once nothing can change that any more."""
+    if not has_ended(build.pid, within_seconds=_GRACE_SECONDS):
+        raise build.misbehaved("left a process behind that does not end")
+    objects = report.build.objects
+    progress = Progress(
+        phase="publishing", received_bytes=report.received_bytes, objects=objects, total_objects=objects
+    )
+    started = told = time.monotonic()
+
+    def on_pause() -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - started > INSPECTION_SECONDS:
+            raise CloneTimeout
+        if now - told > TICK_SECONDS:
+            told = now
+            on_progress(progress)
+
+    found = inspect(incoming, limits, on_pause=on_pause)
+    return CloneReport(**{**vars(report), "build": BuildReport(**{**vars(report.build), **vars(found)})})
+
+
+def fetch_request(request: CloneRequest, *, depth: int | None, count_only: bool = False) -> FetchRequest:
+    """Return the message for the fetch child; the token is in it, as text that hides itself.
+
+    :param count_only: it is a probe. Of what is wanted whole it asks the platform for the size, and counts all where
+        the server knows no depth.
+    """
+    credentials = request.credentials
+    return FetchRequest(
+        url=request.url,
+        username=HiddenText(credentials.username.reveal()) if credentials else None,
+        password=HiddenText(credentials.password.reveal()) if credentials else None,
+        ref=request.ref,
+        depth=depth,
+        policy=request.policy,
+        limits=request.limits,
+        min_level=request.min_level,
+        count_only=count_only,
+        ask_size=count_only and request.depth is None,
+        whole_without_depth=count_only and request.depth is None,
+    )
+
+
+def lost(child: Child) -> CodeReposError:
+    """Return the error for a child that ended without a last word, and log how it ended."""
+    status = child.exit_status(within_seconds=1)
+    logger.error("The %s child ended without a result, exit status %s", child.name, status)
+    # SIGKILL stays unexplained: the kernel was short of memory, or somebody killed it.
+    return CloneTimeout() if status == -signal.SIGXCPU else InternalError()
+
+
+def _start(programs: Programs, running: ExitStack) -> tuple[Child, Child]:
+    with supervisor.starting():
+        read_end, write_end = supervisor.pack_pipe()
+        try:
+            fetch = running.enter_context(Child("fetch", programs.fetch, write_end, root=programs.root))
+            build = running.enter_context(Child("build", programs.build, read_end, root=programs.root))
+        finally:
+            # Copies held here would hide from either child that the other one ended.
+            os.close(read_end)
+            os.close(write_end)
+    return fetch, build
+
+
+class _Conversation:
+    """What both children have said so far, and what follows from it."""
+
+    def __init__(
+        self, fetch: Child, build: Child, request: CloneRequest, on_progress: Callable[[Progress], None]
+    ) -> None:
+        self._fetch: Final = fetch
+        self._build: Final = build
+        self._request: Final = request
+        self._watchdog: Final = Watchdog(
+            (fetch, build), seconds=request.limits.clone_seconds, overrun=CloneTimeout, on_progress=on_progress
+        )
+        self._isolation: dict[str, Any] = {}
+        self._outcome: FetchOutcome | None = None
+        self._token_expires_at: datetime | None = None
+        self._built: BuildReport | None = None
+        self._errors: dict[Child, CodeReposError] = {}
+        self._lost: set[Child] = set()
+
+    def report(self) -> CloneReport:
+        """Carry events until both children succeeded, or the cause of a failure is clear."""
+        grace_ends: float | None = None
+        while self._outcome is None or self._built is None:
+            for child, event in self._watchdog.events():
+                self._take(child, event)
+            self._notice_lost_children()
+            if self._errors:
+                grace_ends = grace_ends or time.monotonic() + _GRACE_SECONDS
+                if cause := self._cause(is_final=time.monotonic() >= grace_ends):
+                    raise cause
+        return CloneReport(
+            build=self._built,
+            ref_name=display_ref(self._outcome.ref_name),
+            head_branch=display_ref(self._outcome.head_branch),
+            received_bytes=self._outcome.pack_bytes,
+            isolation_level=min(self._isolation[child.name]["level"] for child in (self._fetch, self._build)),
+            isolation=self._isolation,
+            token_expires_at=self._token_expires_at,
+        )
+
+    def _take(self, child: Child, event: Mapping[str, Any]) -> None:
+        try:
+            self._sort(child, event)
+        except ValueError as error:
+            raise child.misbehaved(f"says what is no valid event: {error}") from None
+
+    def _sort(self, child: Child, event: Mapping[str, Any]) -> None:
+        kind = event.get("event")
+        if kind == "started" and child.name not in self._isolation:
+            self._isolation[child.name] = events.isolation(event)
+        elif kind == "error" and child not in self._errors:
+            self._errors[child] = events.error(
+                event, child=child.name, url=self._request.url, policy=self._request.policy
+            )
+        elif child.name not in self._isolation:
+            raise ValueError("order")
+        elif kind == "progress":
+            self._watchdog.progress = events.progress(event, self._watchdog.progress)
+        elif kind == "outcome" and child is self._fetch and self._outcome is None:
+            self._outcome = FetchOutcome.from_json(event, limits=self._request.limits)
+            self._token_expires_at = token_expiry(event)
+            self._build.send(dump_line({"event": "outcome", **self._outcome.to_json()}), last=True)
+        elif kind == "report" and child is self._build and self._outcome is not None:
+            self._built = BuildReport.from_json(event)
+        else:
+            raise ValueError("kind")
+
+    def _notice_lost_children(self) -> None:
+        results = {self._fetch: self._outcome, self._build: self._built}
+        for child, result in results.items():
+            if child.finished and result is None and child not in self._errors:
+                self._errors[child] = lost(child)
+                self._lost.add(child)
+
+    def _cause(self, *, is_final: bool) -> CodeReposError | None:
+        """Return the error that explains the others, or ``None`` while the other child may still name it.
+
+        A failure of one child ends the pack early for the other, whose own error then says nothing.
+        """
+        fetch, build = self._errors.get(self._fetch), self._errors.get(self._build)
+        if build and not isinstance(build, RemoteProtocolError | InternalError):
+            return build
+        if fetch and not isinstance(fetch, InternalError):
+            return fetch
+        if self._fetch in self._lost and self._build not in self._lost:
+            return fetch
+        fetch_is_done = fetch or self._outcome or self._fetch.finished
+        build_is_done = build or self._build.finished
+        if is_final or (fetch_is_done and build_is_done):
+            return build or fetch
+        return None

@@ -1,0 +1,1 @@
+"""What the child processes give up before they touch hostile bytes."""

@@ -1,0 +1,107 @@
+"""Writes the bare Git folder beside the pack: what ``git --git-dir`` needs, and nothing that names the remote.
+
+Layout: gitrepository-layout(5). No hooks, no remote, no reflog, no staging index.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from zlib import compress
+
+from coderepos.git.pack.pack_file import write_all
+from coderepos.git.worktree.trees import EMPTY_TREE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
+    from coderepos.git.pack.published_refs import PublishedRefs
+
+NAME: Final = "git"
+
+PACK_FOLDER: Final = f"{NAME}/objects/pack"
+
+INCOMING_PACK: Final = f"{PACK_FOLDER}/incoming.pack"
+
+_FOLDERS: Final = (NAME, f"{NAME}/objects", PACK_FOLDER, f"{NAME}/refs")
+CONFIG: Final = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
+_NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class GitFolder:
+    """A new Git folder.
+
+    :param incoming: descriptor of the folder in which it is made.
+    :param group_readable: may the group read it?
+    """
+
+    def __init__(self, incoming: int, *, group_readable: bool) -> None:
+        self._incoming: Final = incoming
+        self._file_mode: Final = 0o440 if group_readable else 0o400
+        self._folder_mode: Final = 0o550 if group_readable else 0o500
+        self._folders: Final = list(_FOLDERS)
+        for folder in _FOLDERS:
+            os.mkdir(folder, 0o700, dir_fd=incoming)
+
+    def open_pack(self) -> int:
+        """Return a descriptor of the new pack file, for reading and writing; it gets its name in :meth:`name_pack`."""
+        return os.open(INCOMING_PACK, _NEW_FILE, self._file_mode, dir_fd=self._incoming)
+
+    def write_index(self, trailer: bytes, index: bytes) -> None:
+        """Write the index of the pack, over what an earlier try may have left of it.
+
+        :param trailer: SHA-1 of the pack.
+        """
+        name = f"{_pack_name(trailer)}.idx"
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._incoming)
+        self._write(name, index)
+
+    def name_pack(self, trailer: bytes) -> None:
+        """Give the pack the name that belongs to its index."""
+        name = f"{_pack_name(trailer)}.pack"
+        os.rename(INCOMING_PACK, name, src_dir_fd=self._incoming, dst_dir_fd=self._incoming)
+
+    def add_refs(self, refs: PublishedRefs, shallow: Sequence[str]) -> int:
+        """Write HEAD, refs and the ends of a shallow history; return how many bytes that were.
+
+        :param shallow: commits whose parents are missing.
+        """
+        head = b"ref: " + refs.branch if refs.branch else refs.commit_id.encode()
+        written = self._write(f"{NAME}/HEAD", head + b"\n")
+        written += self._write(f"{NAME}/config", CONFIG)
+        lines = [b"# pack-refs with: peeled fully-peeled sorted \n"]
+        for name in sorted(refs.ids):
+            lines.append(b"%s %s\n" % (refs.ids[name].encode(), name))
+            if name in refs.peeled:
+                lines.append(b"^%s\n" % refs.peeled[name].encode())
+        written += self._write(f"{NAME}/packed-refs", b"".join(lines))
+        if shallow:
+            written += self._write(f"{NAME}/shallow", "".join(f"{one}\n" for one in sorted(shallow)).encode())
+        return written
+
+    def add_empty_tree(self) -> int:
+        """Write the empty tree, which Git reads without having it and ``git fsck`` misses; return how many bytes."""
+        folder, name = f"{NAME}/objects/{EMPTY_TREE[:1].hex()}", EMPTY_TREE[1:].hex()
+        os.mkdir(folder, 0o700, dir_fd=self._incoming)
+        self._folders.append(folder)
+        return self._write(f"{folder}/{name}", compress(b"tree 0\0"))
+
+    def finish(self) -> None:
+        """Make the folders read-only."""
+        for folder in reversed(self._folders):
+            os.chmod(folder, self._folder_mode, dir_fd=self._incoming)
+
+    def _write(self, path: str, content: bytes) -> int:
+        descriptor = os.open(path, _NEW_FILE, self._file_mode, dir_fd=self._incoming)
+        try:
+            write_all(descriptor, content)
+        finally:
+            os.close(descriptor)
+        return len(content)
+
+
+def _pack_name(trailer: bytes) -> str:
+    return f"{PACK_FOLDER}/pack-{trailer.hex()}"

@@ -1,0 +1,97 @@
+"""What the caller of a probe or clone hands in and gets back; the children know nothing of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from coderepos.git.record import Record
+from coderepos.git.wire import BuildReport
+
+EXPIRY: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:Z|[+-]\d\d:\d\d)\Z", re.ASCII)
+EXPIRY_YEARS: Final = range(2000, 2200)
+"""Years in which a token may expire; whoever names another one knows nothing."""
+
+
+class Revealable(Protocol):
+    """A secret that opens only when it is asked to by name."""
+
+    def reveal(self) -> str:
+        """Return the plain text."""
+
+
+class Credentials(Record):
+    """Basic credentials of one request; which half holds the token depends on the platform (``platforms.credentials``).
+
+    Both halves are :class:`Revealable`, since GitHub takes the token as user name.
+    """
+
+    username: Revealable
+    password: Revealable
+
+
+class Progress(Record):
+    """How far a probe or clone has come."""
+
+    phase: str
+    """``connecting``, ``receiving``, ``resolving``, ``writing`` or ``publishing``."""
+
+    received_bytes: int = 0
+    objects: int = 0
+    total_objects: int = 0
+
+
+class CloneReport(Record):
+    """What one successful clone attempt left in its ``.incoming-*`` folder."""
+
+    build: BuildReport
+    ref_name: str
+    head_branch: str
+    received_bytes: int
+    isolation_level: int
+    isolation: dict[str, Any]
+    """What each child says it is confined by."""
+
+    token_expires_at: datetime | None = None
+    """When the token expires, in UTC, where the host told."""
+
+
+class ProbeReport(Record):
+    """What a probe counted."""
+
+    pack_bytes: int
+    estimated_bytes: int
+    """The count times :data:`~coderepos.git.limits.SIZE_FACTOR`, or the platform's figure where that is larger.
+
+    Where the whole history was counted, the count alone.
+    """
+
+    size_source: str
+    """``probe``, ``platform``, or ``full_fetch`` where the whole history was counted."""
+
+    stopped_early: bool
+    """Did the count pass the limit, so that the true size is at least the estimate?"""
+
+    ref_name: str
+    head_branch: str
+    wanted_id: str
+    token_expires_at: datetime | None = None
+    """When the token expires, in UTC, where the host told."""
+
+
+def token_expiry(outcome: Mapping[str, Any]) -> datetime | None:
+    """Return when the token expires, in UTC, as an ``outcome`` event says; ``None`` where it says nothing sensible.
+
+    Any server may claim any year, so one that is not in :data:`EXPIRY_YEARS` is no error of the child.
+
+    :raises ValueError: it says something that is no ISO 8601 time with its offset.
+    """
+    value = outcome.get("token_expires_at")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not EXPIRY.match(value):
+        raise ValueError("token_expires_at")
+    moment = datetime.fromisoformat(value)
+    return moment.astimezone(UTC) if moment.year in EXPIRY_YEARS else None

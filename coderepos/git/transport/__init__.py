@@ -1,0 +1,1 @@
+"""The network side of a fetch: guarded connections, strict HTTP and the upload-pack protocol."""

@@ -1,0 +1,1 @@
+"""The working tree of a commit: which entries are written, and how."""

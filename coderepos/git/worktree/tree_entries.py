@@ -1,0 +1,134 @@
+"""The entries of one tree object, and what is left of those that have the same name.
+
+Like Git's, this reads what its own writer would never write: modes with other bits, entries in any order, names twice.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from coderepos.exceptions import TooManyEntries, UnsafeRepository
+from coderepos.git.pack.pack_file import ID_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Final
+
+FILE: Final = 0o100644
+PROGRAM: Final = 0o100755
+LINK: Final = 0o120000
+DIRECTORY: Final = 0o40000
+GITLINK: Final = 0o160000
+
+_MODES: Final = frozenset((FILE, 0o100664, PROGRAM, LINK, DIRECTORY, GITLINK))
+"""All that Git has ever written: files kept the write bit of their group until 2005."""
+
+_MODE_DIGITS: Final = 6  # more of them change nothing: Git looks at 16 bits
+
+
+class Entry:
+    """One line of a tree.
+
+    :param mode: one of Git's five.
+    :param position: which object it is: its place in the pack, the number of a tree that :class:`TreeReader` made, or
+        -1 for a gitlink.
+    :param is_odd: whether the tree has a mode that Git never wrote.
+    :param instead_of: what is written where this is an empty directory: an earlier entry of the same name.
+    """
+
+    __slots__ = ("instead_of", "is_directory", "is_odd", "mode", "name", "position")
+
+    def __init__(
+        self, mode: int, name: bytes, position: int, is_odd: bool = False, instead_of: Entry | None = None
+    ) -> None:
+        self.mode: Final = mode
+        self.name: Final = name
+        self.position: Final = position
+        self.is_odd: Final = is_odd
+        self.instead_of: Final = instead_of
+        self.is_directory: Final = mode == DIRECTORY
+
+    @property
+    def is_symlink(self) -> bool:
+        """Is it a symbolic link?"""
+        return self.mode == LINK
+
+    @property
+    def is_gitlink(self) -> bool:
+        """Is it a commit of another repository?"""
+        return self.mode == GITLINK
+
+    @property
+    def is_executable(self) -> bool:
+        """May its owner run it?"""
+        return self.mode == PROGRAM
+
+
+def parse_tree(data: bytes, *, most: int) -> Iterator[tuple[int, bool, bytes, bytes]]:
+    """Yield mode, whether it is one that Git never wrote, name and object id of each entry of a tree object.
+
+    :param most: entries after which reading stops with an error.
+    :raises UnsafeRepository: the tree is malformed: ``decode_tree_entry()`` in tree-walk.c of Git.
+    :raises TooManyEntries: it has more than ``most`` entries.
+    """
+    modes: dict[bytes, tuple[int, bool]] = {}
+    at, end, count = 0, len(data), 0
+    while at < end:
+        space = data.find(b" ", at)
+        nul = data.find(b"\0", space + 1)
+        if space < 0 or nul < 0 or nul + ID_BYTES >= end:
+            raise UnsafeRepository(reason="malformed tree")
+        count += 1
+        if count > most:
+            raise TooManyEntries(figure=count, limit=most)
+        digits = data[at:space]
+        found = modes.get(digits)
+        if found is None:
+            found = modes[digits] = _mode(digits)
+        yield *found, data[space + 1 : nul], data[nul + 1 : nul + 1 + ID_BYTES]
+        at = nul + 1 + ID_BYTES
+
+
+def without_duplicates(
+    entries: list[Entry], merge: Callable[[Iterable[int]], int]
+) -> tuple[list[Entry], list[tuple[bytes, int]]]:
+    """Return what Git's index makes of these entries, and how many more there were of each name.
+
+    Git adds one after the other: a file takes the place of whatever had its name, what is in a directory takes that of
+    a file of this name, and directories of one name become one that holds what is in all of them.
+
+    :param merge: returns the number of the tree that has the entries of several.
+    """
+    by_name: dict[bytes, list[Entry]] = {}
+    for entry in entries:
+        by_name.setdefault(entry.name, []).append(entry)
+    kept, more = [], []
+    for name, same in by_name.items():
+        if len(same) > 1:
+            more.append((name, len(same) - 1))
+        last = max((number for number, entry in enumerate(same) if not entry.is_directory), default=-1)
+        directories = same[last + 1 :]
+        if not directories:
+            kept.append(same[last])
+        elif len(same) == 1:
+            kept.append(directories[0])
+        else:
+            merged = merge(entry.position for entry in directories)
+            kept.append(Entry(DIRECTORY, name, merged, instead_of=same[last] if last >= 0 else None))
+    return kept, more
+
+
+def _mode(digits: bytes) -> tuple[int, bool]:
+    """Return the mode that Git takes these digits for, ``canon_mode()`` in cache.h, and if it never wrote it."""
+    if not digits or digits.strip(b"01234567"):
+        raise UnsafeRepository(reason="malformed tree")
+    mode = int(digits[-_MODE_DIGITS:], 8)
+    is_odd = mode not in _MODES or len(digits.lstrip(b"0")) > _MODE_DIGITS
+    if stat.S_ISREG(mode):
+        return (PROGRAM if mode & stat.S_IXUSR else FILE), is_odd
+    if stat.S_ISLNK(mode):
+        return LINK, is_odd
+    if stat.S_ISDIR(mode):
+        return DIRECTORY, is_odd
+    return GITLINK, is_odd

@@ -1,0 +1,189 @@
+"""Settles what of the trees of a commit is written, and sizes it up before any of it is.
+
+What is in a tree is not always what is written. Each difference is noted by its reason:
+
+- ``name``: a name that is too long or holds control bytes; with all that is below it
+- ``duplicate``: the same name again
+- ``mode``: a mode that Git never wrote: other bits count for nothing, and an unknown type is that of a submodule
+- ``empty_tree``: a directory that holds no file at any depth, for which Git makes none
+- ``bare_repository``: a directory that Git takes for a repository of its own. At the top, where whoever runs Git in the
+  working tree would meet it, its ``HEAD`` is left out; further down everything is written
+"""
+
+from __future__ import annotations
+
+from coderepos.exceptions import PathTooLong, RepositoryTooLarge, TooManyEntries, TreeTooDeep, UnsafeRepository
+from coderepos.git.worktree.entry_names import HEAD, check_name_above_link, is_git_directory, is_writable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from coderepos.git.limits import Limits
+    from coderepos.git.pack.pack_file import Pack
+    from coderepos.git.worktree.tree_entries import Entry
+
+BLOCK_BYTES: Final = 4_096
+"""What file systems round up to, so what many small files take on disk."""
+
+
+class TreeTotals:
+    """What a tree takes once it is written.
+
+    :param entries: with those that are not written.
+    :param path_bytes: length of its longest path, with a slash before each name.
+    :param is_empty: whether it holds no file at any depth.
+    :param has_links: whether there is a symbolic link at any depth, written or not.
+    :param is_repository: whether Git would take it for a repository.
+    """
+
+    __slots__ = ("depth", "disk_bytes", "entries", "has_links", "is_empty", "is_repository", "path_bytes")
+
+    def __init__(
+        self,
+        entries: int,
+        disk_bytes: int,
+        depth: int,
+        path_bytes: int,
+        *,
+        is_empty: bool,
+        has_links: bool,
+        is_repository: bool,
+    ) -> None:
+        self.entries: Final = entries
+        self.disk_bytes: Final = disk_bytes
+        self.depth: Final = depth
+        self.path_bytes: Final = path_bytes
+        self.is_empty: Final = is_empty
+        self.has_links: Final = has_links
+        self.is_repository: Final = is_repository
+
+
+class Trees:
+    """The trees below one root, each held once however often it is used.
+
+    :param root: number of the root tree.
+    """
+
+    def __init__(self, root: int) -> None:
+        self.root: Final = root
+        self.entries: Final[dict[int, list[Entry]]] = {}
+        """What is to be written, by number of the tree."""
+        self.differences: Final[dict[int, list[tuple[str, bytes, int]]]] = {}
+        """What is not written as it is, by number of the tree: reason, name, and how many entries that are."""
+        self.totals: Final[dict[int, TreeTotals]] = {}
+        self.lacks_empty_tree = False
+        """Whether the empty tree is used and not in the pack."""
+
+    @property
+    def total(self) -> TreeTotals:
+        """What the whole working tree takes."""
+        return self.totals[self.root]
+
+    def differs(self, tree: int, reason: str, name: bytes, count: int = 1) -> None:
+        """Note what is not written as it is."""
+        self.differences.setdefault(tree, []).append((reason, name, count))
+
+
+def compute_totals(trees: Trees, pack: Pack, limits: Limits, other_bytes: int) -> None:
+    """Settle what is written and fill in the totals, each tree's once; no recursion, and no trust in the ids.
+
+    :raises UnsafeRepository: a tree is inside itself, or a link in a directory where Git refuses it.
+    :raises LimitExceeded: the leaf that names the bound that the working tree would pass.
+    """
+    open_trees: set[int] = set()
+    todo = [trees.root]
+    while todo:
+        tree = todo[-1]
+        if tree in trees.totals:
+            todo.pop()
+            continue
+        inner = {entry.position for entry in trees.entries[tree] if entry.is_directory}
+        # Not by the difference of both, which walks through all totals for each tree.
+        unknown = {one for one in inner if one not in trees.totals}
+        if unknown & open_trees:
+            raise UnsafeRepository(reason="tree inside itself")
+        if unknown:
+            open_trees.add(tree)
+            todo += unknown
+            continue
+        todo.pop()
+        open_trees.discard(tree)
+        totals = _totals(tree, trees, pack)
+        if totals.depth > limits.depth:
+            raise TreeTooDeep(figure=totals.depth, limit=limits.depth)
+        if totals.entries > limits.entries:
+            raise TooManyEntries(figure=totals.entries, limit=limits.entries)
+        if totals.path_bytes - 1 > limits.path_bytes:
+            raise PathTooLong(figure=totals.path_bytes - 1, limit=limits.path_bytes)
+        if totals.disk_bytes + other_bytes > limits.disk_bytes:
+            raise RepositoryTooLarge(figure=totals.disk_bytes + other_bytes, limit=limits.disk_bytes)
+        trees.totals[tree] = totals
+
+
+def _totals(tree: int, trees: Trees, pack: Pack) -> TreeTotals:
+    count, is_empty, has_links = _settle(tree, trees)
+    entries = trees.entries[tree]
+    names = {entry.name for entry in entries if not (entry.name == HEAD and (entry.is_directory or entry.is_gitlink))}
+    is_repository = is_git_directory(names)
+    if is_repository and tree == trees.root:
+        trees.entries[tree] = entries = [entry for entry in entries if entry.name != HEAD]
+        trees.differs(tree, "bare_repository", HEAD)
+        count += 1
+    disk_bytes, depth, path_bytes = BLOCK_BYTES, 0, 0
+    for entry in entries:
+        count += 1
+        longest = len(entry.name) + 1
+        if entry.is_directory:
+            inner = trees.totals[entry.position]
+            count += inner.entries
+            disk_bytes += inner.disk_bytes
+            depth = max(depth, inner.depth + 1)
+            longest += inner.path_bytes
+        elif entry.is_gitlink:
+            disk_bytes += BLOCK_BYTES
+            depth = max(depth, 1)
+        else:
+            disk_bytes += -(-pack.sizes[entry.position] // BLOCK_BYTES) * BLOCK_BYTES
+        path_bytes = max(path_bytes, longest)
+    return TreeTotals(
+        count, disk_bytes, depth, path_bytes, is_empty=is_empty, has_links=has_links, is_repository=is_repository
+    )
+
+
+def _settle(tree: int, trees: Trees) -> tuple[int, bool, bool]:
+    """Leave out what is not written, and note it.
+
+    :returns: how many entries that are, whether there is no file, and whether there are links, left out or not.
+    """
+    kept: list[Entry] = []
+    skipped, is_empty, has_links = 0, True, False
+    for entry in trees.entries[tree]:
+        if entry.is_directory:
+            inner = trees.totals[entry.position]
+            below = inner.entries
+            if inner.is_empty:
+                trees.differs(tree, "empty_tree", entry.name, 1 + below)
+                skipped += 1 + below
+                if entry.instead_of is None:
+                    continue
+                entry, below = entry.instead_of, 0
+            else:
+                if inner.has_links:
+                    has_links = True
+                    check_name_above_link(entry.name)
+                if inner.is_repository:
+                    trees.differs(tree, "bare_repository", entry.name)
+        else:
+            below = 0
+        is_empty = False
+        has_links |= entry.is_symlink
+        if entry.is_odd:
+            trees.differs(tree, "mode", entry.name)
+        if is_writable(entry.name):
+            kept.append(entry)
+        else:
+            trees.differs(tree, "name", entry.name, 1 + below)
+            skipped += 1 + below
+    trees.entries[tree] = kept
+    return skipped, is_empty, has_links
