@@ -48,7 +48,7 @@ def test_api_page_has_every_error(code: str) -> None:
 def test_every_reason_of_a_substitution_is_explained() -> None:
     """The table and the sentences of the admin have the same reasons, and no clone counts for another one."""
     rows = re.findall(r"^\| `([a-z_]+)` \|", (DOCS / "how-it-works.md").read_text(), re.MULTILINE)
-    engine = "".join(path.read_text() for path in (ROOT / "coderepos/git").glob("*.py"))
+    engine = "".join(path.read_text() for path in (ROOT / "coderepos/git").rglob("*.py"))
     counted = re.findall(r'(?:\bdiffers\(tree, |substitutions\.add(?:_unnamed)?\()"([a-z_]+)"', engine)
 
     assert set(rows) == set(MEANINGS) == set(counted)

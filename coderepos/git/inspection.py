@@ -20,12 +20,12 @@ from coderepos.disk_errors import disk_error, errno_name
 from coderepos.exceptions import InternalError, UnsafeRepository
 from coderepos.git.limits import Limits
 from coderepos.git.pack.bare_repository import CONFIG
+from coderepos.git.pack.pack_file import EMPTY_TREE
 from coderepos.git.record import Record
 from coderepos.git.wire import LINE_BYTES, is_ref_name
 from coderepos.git.worktree.entry_names import HEAD, check_name, is_git_directory, is_writable
 from coderepos.git.worktree.symlinks import Links
 from coderepos.git.worktree.tree_totals import BLOCK_BYTES
-from coderepos.git.worktree.trees import EMPTY_TREE
 
 logger = logging.getLogger(__name__)
 

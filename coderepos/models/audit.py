@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn, Protocol, Self
 
 from django.db import models
 from django.db.models.functions import Now
@@ -11,10 +12,17 @@ from django.db.models.functions import Now
 from coderepos.git.text import display_text, is_display_text
 from coderepos.models.database import PrimaryQuerySet
 
-if TYPE_CHECKING:
-    import uuid
 
-    from coderepos.models.repository import CodeRepository
+class Subject(Protocol):
+    """The repository that an entry is about."""
+
+    @property
+    def pk(self) -> Any:
+        """Primary key."""
+
+    @property
+    def project_id(self) -> Any:
+        """Primary key of its project."""
 
 
 class AuditEvent(models.TextChoices):
@@ -55,7 +63,7 @@ class AuditEntryQuerySet(PrimaryQuerySet["AuditEntry"]):
         self,
         event: AuditEvent,
         *,
-        repository: CodeRepository | None = None,
+        repository: Subject | None = None,
         project_id: object = None,
         actor: Any = None,
         job_id: uuid.UUID | None = None,

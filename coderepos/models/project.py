@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
+from typing import Any
 
 from django.apps import apps
 from django.conf import settings
 from django.db import models
 
-from coderepos.conf import ConfigurationError, project_model_label
+from coderepos.conf import project_model_label
 from coderepos.models.database import PrimaryQuerySet
-
-PROJECT_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-"""What a project's primary key may look like, since it becomes a folder name."""
 
 
 def get_project_model() -> type[models.Model]:
     """Return the project model of this installation."""
     return apps.get_model(project_model_label(), require_ready=False)
-
-
-def project_key(project_id: object) -> str:
-    """Return the folder name of a project.
-
-    :raises ConfigurationError: the key has characters that are not allowed in a folder name.
-    """
-    key = str(project_id)
-    if not PROJECT_KEY.match(key):
-        raise ConfigurationError("The primary key of a project must match [A-Za-z0-9_-]{1,64}.")
-    return key
 
 
 class Role(models.TextChoices):

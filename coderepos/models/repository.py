@@ -19,11 +19,11 @@ from coderepos.crypto.envelope import Envelope
 from coderepos.crypto.fields import EncryptedTokenField, SealedToken
 from coderepos.crypto.rows import SealedTokenModel, SealedTokenQuerySet
 from coderepos.crypto.secret import Secret
+from coderepos.engine import has_origin, network_policy
 from coderepos.exceptions import TokenUndecryptable
 from coderepos.git.platforms import platform_of
 from coderepos.git.text import display_text
 from coderepos.git.url import GitUrl, parse_git_url, read_git_url
-from coderepos.models.address import has_origin, network_policy
 from coderepos.models.audit import AuditEntry, AuditEvent
 from coderepos.models.database import PrimaryQuerySet
 from coderepos.models.locking import row_transaction

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import grp
 import os
+import re
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,9 @@ from coderepos.sandbox.ancestors import require_safe_way
 from coderepos.sandbox.directories import ages_seconds, opened_folder, remove_if_empty, set_mode, translated
 from coderepos.sandbox.marker import MARKER, MARKER_DRAFT, read_marker, write_marker
 from coderepos.sandbox.removal import remove_tree
-from coderepos.sandbox.sandbox import NAME, Sandbox
+
+NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+"""Names of projects, repositories and versions: each a path segment of its own, and none of ours."""
 
 
 class SandboxRoot:
@@ -86,46 +89,25 @@ class SandboxRoot:
             except FileNotFoundError:
                 return None
 
-    def sandbox(self, project_key: str, repository_id: str) -> Sandbox:
-        """Return the sandbox of one repository, which need not exist yet.
-
-        :raises SandboxRefused: a name that could not be a path segment of its own.
-        """
-        return Sandbox(self, project_key, repository_id)
-
-    def sandboxes(self) -> list[Sandbox]:
-        """Return every sandbox that is on disk."""
+    def names(self) -> list[tuple[str, str]]:
+        """Return the project and the repository of every sandbox that is on disk, as their directories are named."""
         found = []
         with translated(self.path):
             try:
                 with self.opened() as base:
                     for project_key in names_of_folders(base):
                         with opened_folder(project_key, parent=base) as project:
-                            found += [Sandbox(self, project_key, name) for name in names_of_folders(project)]
+                            found += [(project_key, repository_id) for repository_id in names_of_folders(project)]
             except FileNotFoundError:
                 return found
         return found
 
-    def dissolve(self, root_ids: Collection[str]) -> int:
-        """Remove all sandboxes, the marker, and the root itself where nothing else is in it; not there is fine.
-
-        :param root_ids: markers that say whose the root is.
-        :returns: how many sandboxes there were.
-        :raises SandboxRefused: the marker is none of these, or another user's; nothing was touched.
-        """
-        marker = self.read_marker()
-        if marker is None:
-            return 0
-        if marker not in root_ids:
-            raise SandboxRefused("The sandbox root belongs to another installation; it was not touched.")
-        sandboxes = self.sandboxes()
-        for sandbox in sandboxes:
-            sandbox.remove()
+    def remove(self) -> None:
+        """Remove the marker, and the root itself where nothing else is in it."""
         with translated(self.path), self.opened() as base:
             os.unlink(MARKER, dir_fd=base)
         with suppress(OSError):
             self.path.rmdir()
-        return len(sandboxes)
 
     def tidy(self, *, older_than_seconds: float) -> None:
         """Remove folders of projects without a sandbox, and unfinished markers, that a killed process left."""

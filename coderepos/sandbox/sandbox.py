@@ -18,11 +18,10 @@ folders are reached by descriptors from the base, and no link on the way is foll
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from coderepos.exceptions import SandboxRefused, SandboxRootMissing
 from coderepos.sandbox.directories import (
@@ -39,16 +38,11 @@ from coderepos.sandbox.directories import (
 )
 from coderepos.sandbox.marker import read_marker
 from coderepos.sandbox.removal import remove_tree
+from coderepos.sandbox.root import NAME, SandboxRoot
 from coderepos.sandbox.versions import CURRENT, REMOVING, VERSIONS, is_whole, remove_versions, shown_token
-
-if TYPE_CHECKING:
-    from coderepos.sandbox.root import SandboxRoot
 
 LINKS: Final = {"repository": f"{CURRENT}/tree", "git": f"{CURRENT}/git"}
 """Links of a sandbox that never change."""
-
-NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-"""Names of projects, repositories and versions: each a path segment of its own, and none of ours."""
 
 _TRIES: Final = 3
 _INCOMING: Final = ".incoming-"
@@ -58,6 +52,8 @@ class Sandbox:
     """The folder of one repository; all names in it are ours.
 
     A *token* is the lease token of a job: it names what the job builds, and later the published version.
+
+    :raises SandboxRefused: a name could not be a path segment of its own.
     """
 
     def __init__(self, root: SandboxRoot, project_key: str, repository_id: str) -> None:
@@ -149,16 +145,6 @@ class Sandbox:
         with self._if_there() as folder:
             ages = {} if folder is None else ages_seconds(folder)
         return {name.removeprefix(_INCOMING): age for name, age in ages.items() if name.startswith(_INCOMING)}
-
-    def disk_bytes(self) -> int:
-        """Return how much room the sandbox takes, in whole blocks."""
-        with self._if_there() as folder:
-            if folder is None:
-                return 0
-            blocks = 0
-            for _, folders, files, inside in os.fwalk(dir_fd=folder):
-                blocks += sum(os.lstat(name, dir_fd=inside).st_blocks for name in (*folders, *files))
-            return blocks * 512
 
     def discard_incoming(self, token: str) -> None:
         """Remove what a job built so far; not there is fine."""
@@ -265,6 +251,30 @@ class Sandbox:
             except FileNotFoundError:
                 folder = None
             yield folder
+
+
+def sandboxes(root: SandboxRoot) -> list[Sandbox]:
+    """Return every sandbox of a root that is on disk."""
+    return [Sandbox(root, project_key, repository_id) for project_key, repository_id in root.names()]
+
+
+def remove_root(root: SandboxRoot, root_ids: Collection[str]) -> int:
+    """Remove all sandboxes of a root and its marker, and the root where nothing else is in it; not there is fine.
+
+    :param root_ids: markers that say whose the root is.
+    :returns: how many sandboxes there were.
+    :raises SandboxRefused: the marker is none of these, or another user's; nothing was touched.
+    """
+    marker = root.read_marker()
+    if marker is None:
+        return 0
+    if marker not in root_ids:
+        raise SandboxRefused("The sandbox root belongs to another installation; it was not touched.")
+    doomed = sandboxes(root)
+    for sandbox in doomed:
+        sandbox.remove()
+    root.remove()
+    return len(doomed)
 
 
 def _remove_temporaries(names: Collection[str], folder: int) -> int:

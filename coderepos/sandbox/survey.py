@@ -55,7 +55,7 @@ class Survey:
             for project_key in projects:
                 with self._noted(self._root.path / project_key), opened_folder(project_key, parent=base) as project:
                     for repository_id in names_of_folders(project):
-                        sandbox = self._root.sandbox(project_key, repository_id)
+                        sandbox = Sandbox(self._root, project_key, repository_id)
                         seen = None
                         with self._noted(sandbox.path), opened_folder(repository_id, parent=project) as folder:
                             seen = _look(sandbox, folder)

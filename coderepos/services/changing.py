@@ -9,7 +9,7 @@ from typing import Any, Final
 from django.db import IntegrityError
 from django.db.models.functions import Now
 
-from coderepos import access
+from coderepos import access, engine
 from coderepos.access import Action
 from coderepos.conf import conf
 from coderepos.crypto.secret import Secret
@@ -18,7 +18,6 @@ from coderepos.git.probe import probe
 from coderepos.git.results import ProbeReport
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
 from coderepos.models.locking import RowHeld, row_transaction
-from coderepos.services import engine
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.arguments import (
     changed_meanwhile,

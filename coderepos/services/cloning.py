@@ -7,7 +7,7 @@ import uuid
 from itertools import chain
 from typing import Any, Final
 
-from coderepos import queue, signals
+from coderepos import engine, queue, signals
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import AskedToWait, CloneTimeout, CodeReposError, CryptoError, InternalError, RemoteAuthFailed
 from coderepos.git.clone import clone
@@ -15,7 +15,7 @@ from coderepos.git.results import CloneReport
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, JobState, LeaseLost, alias
 from coderepos.models.locking import row_transaction
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import engine, leases, publication
+from coderepos.services import leases, publication
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.leases import Heartbeat, Lease
 from coderepos.services.trail import record_failure

@@ -10,23 +10,21 @@ from typing import Any, Final
 
 from django.db import IntegrityError, transaction
 
-from coderepos import access, queue, signals
+from coderepos import access, engine, queue, signals
 from coderepos.access import Action
 from coderepos.conf import conf
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.redaction import redact
 from coderepos.crypto.secret import Secret
+from coderepos.engine import network_policy, project_key
 from coderepos.exceptions import AlreadyConnected, CodeReposError, InvalidState, JobRunning, NotFound
 from coderepos.git.platforms import platform_of
 from coderepos.git.probe import probe
 from coderepos.git.url import parse_git_url
 from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, alias
-from coderepos.models.address import network_policy
 from coderepos.models.locking import RowHeld, row_transaction
-from coderepos.models.project import project_key
 from coderepos.models.token_status import database_time
-from coderepos.services import engine
 from coderepos.services.arguments import (
     as_secret,
     check_username,

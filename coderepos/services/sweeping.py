@@ -17,10 +17,11 @@ from typing import Final
 
 from django.db.models import QuerySet
 
+from coderepos.engine import project_key
 from coderepos.exceptions import CodeReposError, SandboxMissing
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node, alias
-from coderepos.models.project import project_key
 from coderepos.sandbox.root import SandboxRoot
+from coderepos.sandbox.sandbox import Sandbox
 from coderepos.sandbox.survey import Seen, Survey
 from coderepos.services.publication import align
 
@@ -86,7 +87,7 @@ class _Sweep:
         for repository in self._suspects(rows, lambda version, on_disk: version not in on_disk):
             with _one_line(repository.pk):
                 version = repository.version
-                sandbox = self._root.sandbox(project_key(repository.project_id), str(repository.pk))
+                sandbox = Sandbox(self._root, project_key(repository.project_id), str(repository.pk))
                 if self._survey.is_unreadable(sandbox):
                     continue
                 # In this order: a disk that is gone since the last look has no marker.
@@ -102,7 +103,7 @@ class _Sweep:
         rows = self._rows_here(clone_status=CloneStatus.FAILED, error_code=SandboxMissing.code)
         for repository in self._suspects(rows, lambda version, on_disk: version in on_disk):
             with _one_line(repository.pk):
-                sandbox = self._root.sandbox(project_key(repository.project_id), str(repository.pk))
+                sandbox = Sandbox(self._root, project_key(repository.project_id), str(repository.pk))
                 if sandbox.holds(repository.version) and repository.regain_sandbox(
                     version=repository.version,
                     sandbox_path=str(sandbox.repository_path),

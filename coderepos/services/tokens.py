@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db.models.functions import Now
 
-from coderepos import access
+from coderepos import access, engine
 from coderepos.access import Action
 from coderepos.conf import conf
 from coderepos.crypto.keyring import keyring
@@ -20,7 +20,6 @@ from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, alias
 from coderepos.models.locking import RowHeld, row_transaction
 from coderepos.models.token_status import database_time
-from coderepos.services import engine
 from coderepos.services.arguments import (
     as_secret,
     changed_meanwhile,

@@ -8,11 +8,11 @@ from typing import Final
 from django.contrib.contenttypes.models import ContentType
 from django.db import router
 
-from coderepos import queue
+from coderepos import engine, queue
 from coderepos.conf import conf
 from coderepos.models import Node
 from coderepos.sandbox.root import SandboxRoot
-from coderepos.services import engine
+from coderepos.sandbox.sandbox import remove_root
 
 APP_LABELS: Final = ("coderepos", "coderepos_projects")
 
@@ -25,7 +25,7 @@ def remove_sandboxes() -> int:
     known = [str(root_id) for root_id in Node.objects.values_list("root_id", flat=True)]
     here = Node.objects.filter(name=conf.node_id).first()
     paths = {engine.sandbox_root().path, *(Path(path) for path in (here.marked_roots if here else ()))}
-    return sum(SandboxRoot(path, conf.SANDBOX_GROUP).dissolve(known) for path in sorted(paths))
+    return sum(remove_root(SandboxRoot(path, conf.SANDBOX_GROUP), known) for path in sorted(paths))
 
 
 def other_nodes() -> list[str]:

@@ -6,14 +6,13 @@ import logging
 import uuid
 from typing import Final
 
-from coderepos import queue, signals
+from coderepos import engine, queue, signals
 from coderepos.conf import conf
 from coderepos.exceptions import SandboxRootMissing, WorkerLost
 from coderepos.git.confinement.profiles import available_level
 from coderepos.models import CodeRepository, Job, JobState, Node
 from coderepos.models.job import OVERDUE_SECONDS
 from coderepos.sandbox.root import SandboxRoot
-from coderepos.services import engine
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.sweeping import sweep_root
 

@@ -26,6 +26,7 @@ from coderepos.git.probe import probe
 from coderepos.git.transport.pkt_line import DELIM_PKT, FLUSH_PKT, pkt_line
 from coderepos.git.wire import NetworkPolicy
 from coderepos.sandbox.root import SandboxRoot
+from coderepos.sandbox.sandbox import Sandbox
 
 LIMITS = Limits(wire_bytes=10**9, disk_bytes=2 * 10**9, clone_seconds=600)
 
@@ -62,7 +63,7 @@ def _our_clone(depth: int | None) -> Callable[[str, Path], dict[str, Any]]:
     def run(url: str, folder: Path) -> dict[str, Any]:
         root = SandboxRoot(folder / "root")
         root.prepare(str(uuid.uuid4()))
-        sandbox = root.sandbox("project", "repository")
+        sandbox = Sandbox(root, "project", "repository")
         incoming = sandbox.incoming("version")
         report = clone(_our_request(url, depth), incoming=incoming, on_progress=lambda progress: None)
         sandbox.publish("version")

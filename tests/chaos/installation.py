@@ -159,9 +159,9 @@ class Room:
         """Connect so many repositories, and notify of their first clones."""
         from coderepos import queue
         from coderepos.crypto.secret import Secret
+        from coderepos.engine import network_policy
         from coderepos.git.url import parse_git_url
         from coderepos.models import CodeRepository, Job, get_project_model
-        from coderepos.models.address import network_policy
 
         names = sorted(self.sources)
         project: Any = None

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from coderepos import engine
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState
-from coderepos.services import engine
+from coderepos.sandbox.sandbox import sandboxes
 
 FINAL = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
@@ -21,7 +22,7 @@ def broken(sources: dict[str, Path]) -> Iterator[str]:
     for repository in CodeRepository.objects.all():
         yield from _broken_repository(repository, sources)
     known = {str(pk) for pk in CodeRepository.objects.values_list("pk", flat=True)}
-    for sandbox in engine.sandbox_root().sandboxes():
+    for sandbox in sandboxes(engine.sandbox_root()):
         if sandbox.repository_id not in known:
             yield f"{sandbox.path} belongs to no row"
 

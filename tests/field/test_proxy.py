@@ -19,6 +19,7 @@ from pytest_django import Settings
 
 from coderepos.conf import ConfigurationError
 from coderepos.crypto.redaction import redact
+from coderepos.engine import network_policy
 from coderepos.git.fetch import connect_ports
 from coderepos.git.platforms import KNOWN_HOSTS, KnownHost
 from coderepos.git.transport.connection import Meter
@@ -27,7 +28,6 @@ from coderepos.git.transport.proxy import parse_proxy_url
 from coderepos.git.url import parse_git_url
 from coderepos.git.wire import NetworkPolicy, Proxy
 from coderepos.hidden import HiddenText
-from coderepos.models.address import network_policy
 from tests.field.conftest import TOKEN, Site
 from tests.git.connect_proxy import ConnectProxy
 from tests.git.fetching import fetch_request, run_child, run_fetch

@@ -12,6 +12,7 @@ from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
 from coderepos.git.wire import NetworkPolicy
 from coderepos.sandbox.root import SandboxRoot
+from coderepos.sandbox.sandbox import Sandbox
 from tests.field.judging import git_run
 from tests.git.cutting import CuttingServer
 from tests.git.http_backend import GitServer, git, make_repository
@@ -36,7 +37,7 @@ def by_us(url: str, policy: NetworkPolicy, folder: Path, depth: int | None) -> E
     """Return the same of our own clone."""
     root = SandboxRoot(folder / "repos")
     root.prepare("tests")
-    incoming = root.sandbox("project", "repository").incoming("one")
+    incoming = Sandbox(root, "project", "repository").incoming("one")
     request = CloneRequest(
         url=url,
         credentials=None,

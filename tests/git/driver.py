@@ -17,6 +17,7 @@ from coderepos.git.probe import probe
 from coderepos.git.results import Progress
 from coderepos.git.wire import NetworkPolicy
 from coderepos.sandbox.root import SandboxRoot
+from coderepos.sandbox.sandbox import Sandbox
 
 
 def work(given: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def work(given: dict[str, Any]) -> dict[str, Any]:
     )
     root = SandboxRoot(Path(given["root"]))
     root.prepare("tests")
-    sandbox = root.sandbox("project", "repository")
+    sandbox = Sandbox(root, "project", "repository")
     probed = probe(request, seconds=20)
     incoming = sandbox.incoming(given["token"])
     report = clone(request, incoming=incoming, on_progress=tell)
@@ -42,7 +43,7 @@ def work(given: dict[str, Any]) -> dict[str, Any]:
     sandbox.flip(given["token"])
     for token in replaced:
         sandbox.discard(token)
-    return {"probe": probed.to_json(), "clone": report.to_json(), "disk_bytes": sandbox.disk_bytes()}
+    return {"probe": probed.to_json(), "clone": report.to_json()}
 
 
 def tell(progress: Progress) -> None:

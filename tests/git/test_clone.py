@@ -86,7 +86,7 @@ def prepared(place: Path) -> Sandbox:
     """Return a sandbox in a prepared root."""
     root = SandboxRoot(place / "repos")
     root.prepare("tests")
-    return root.sandbox("project", "repository")
+    return Sandbox(root, "project", "repository")
 
 
 def runs_for(user: int | None, code: str) -> str | None:
@@ -132,7 +132,7 @@ def test_a_repository_is_probed_cloned_and_published(
     assert result["clone"]["isolation_level"] == profiles.available_level()
     assert result["probe"]["wanted_id"] == result["clone"]["build"]["commit_id"] == git("rev-parse", "HEAD", cwd=origin)
     assert result["probe"]["estimated_bytes"] >= SIZE_FACTOR * 20_000
-    sandbox = SandboxRoot(place / "repos").sandbox("project", "repository")
+    sandbox = Sandbox(SandboxRoot(place / "repos"), "project", "repository")
     data, tree = f"--git-dir={sandbox.path / 'git'}", f"--work-tree={sandbox.repository_path}"
     assert git(data, "log", "--format=%H") == git("log", "--format=%H", cwd=origin)
     git(data, "fsck", "--strict")
@@ -140,7 +140,6 @@ def test_a_repository_is_probed_cloned_and_published(
     assert git(data, tree, "status", "--porcelain", GIT_INDEX_FILE=index) == ""
     assert (sandbox.repository_path / "folder/run").stat().st_mode & 0o777 == 0o500
     assert os.readlink(sandbox.repository_path / "link") == "folder/run"
-    assert result["disk_bytes"] > 20_000
 
 
 def test_nothing_remains_of_a_failed_clone(served: GitServer, place: Path) -> None:
@@ -235,7 +234,7 @@ def test_a_worker_killed_in_a_clone_leaves_only_what_the_sweep_finds(place: Path
             time.sleep(0.01)
         for pid in children:
             os.waitpid(pid, 0)
-    sandbox = SandboxRoot(root).sandbox("project", "repository")
+    sandbox = Sandbox(SandboxRoot(root), "project", "repository")
     assert not os.path.lexists(sandbox.repository_path)
     assert sandbox.sweep(keep=(), older_than_seconds=0) == 1
 

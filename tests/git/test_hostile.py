@@ -59,7 +59,7 @@ def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     """A sandbox with nothing in it."""
     root = SandboxRoot(tmp_path / "repos")
     root.prepare("tests")
-    made = root.sandbox("project", "repository")
+    made = Sandbox(root, "project", "repository")
     yield made
     made.remove()
 

@@ -311,7 +311,7 @@ def test_an_orphan_ends_before_it_works(tmp_path: Path) -> None:
 
 def test_the_source_checkout_is_not_readable_as_a_whole() -> None:
     """Of a folder that only holds the package, such as a checkout with its secrets, the package alone is open."""
-    root = str(Path(profiles.__file__).parents[2])
+    root = str(Path(profiles.__file__).parents[3])
     plan = profiles.build_plan(BuildRequest(incoming="/nowhere", limits=Limits(), min_level=1))
 
     assert root not in plan.rules.read

@@ -14,11 +14,11 @@ from django.core.management import call_command
 from django.db import transaction
 from pytest_django import Settings
 
+from coderepos import engine
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import InvalidGitUrl, UrlNotAllowed
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository
 from coderepos.projects.models import Project
-from coderepos.services import engine
 from tests.cluster import ROOT
 from tests.database import ALIAS, connection
 

@@ -12,12 +12,12 @@ from django.db.models.functions import Now
 from model_bakery import baker
 from pytest_django import Settings
 
-from coderepos import services
+from coderepos import engine, services
 from coderepos.crypto.secret import Secret
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.projects.models import Project
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import cloning, engine, publication, upkeep
+from coderepos.services import cloning, publication, upkeep
 from tests.git.http_backend import GitServer, make_repository
 
 pytestmark = pytest.mark.django_db(transaction=True)

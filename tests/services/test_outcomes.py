@@ -11,12 +11,12 @@ from django.db import OperationalError
 from model_bakery import baker
 from pytest_django import Settings
 
-from coderepos import queue, services, signals
+from coderepos import engine, queue, services, signals
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, SandboxRefused
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, JobState, get_project_model
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import cloning, engine, leases, publication
+from coderepos.services import cloning, leases, publication
 from tests.git.http_backend import GitServer, make_repository
 
 pytestmark = pytest.mark.django_db(transaction=True)

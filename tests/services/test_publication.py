@@ -18,10 +18,10 @@ from django.db.models.functions import Now
 from model_bakery import baker
 from pytest_django import Settings
 
-from coderepos import services
+from coderepos import engine, services
 from coderepos.crypto.secret import Secret
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, Node, get_project_model
-from coderepos.services import engine, upkeep
+from coderepos.services import upkeep
 from tests.cluster import wait_until
 from tests.git.http_backend import GitServer, git, make_repository
 from tests.services.interrupted import STEPS

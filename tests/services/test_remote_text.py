@@ -6,9 +6,9 @@ import base64
 
 import pytest
 
+from coderepos import engine
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import RemoteError
-from coderepos.services import engine
 
 TOKEN = "ghp_remotetext0123456789abcdef"
 

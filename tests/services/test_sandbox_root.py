@@ -14,13 +14,13 @@ from django.core.management import CommandError, call_command
 from model_bakery import baker
 from pytest_django import Settings
 
-from coderepos import services
+from coderepos import engine, services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import SandboxRefused, SandboxRootMissing
 from coderepos.models import CodeRepository, Job
 from coderepos.projects.models import Project
 from coderepos.sandbox.root import SandboxRoot
-from coderepos.services import engine, upkeep
+from coderepos.services import upkeep
 
 pytestmark = pytest.mark.django_db
 

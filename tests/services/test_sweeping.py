@@ -14,12 +14,12 @@ import pytest
 from model_bakery import baker
 from pytest_django import DjangoAssertNumQueries, Settings
 
-from coderepos import services
+from coderepos import engine, services
 from coderepos.crypto.secret import Secret
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.projects.models import Project
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import engine, sweeping, upkeep
+from coderepos.services import sweeping, upkeep
 from tests.database import connection
 
 pytestmark = pytest.mark.django_db

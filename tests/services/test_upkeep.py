@@ -15,12 +15,13 @@ from django_q.models import OrmQ
 from model_bakery import baker
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
-from coderepos import queue, services, signals
+from coderepos import engine, queue, services, signals
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import SandboxRefused
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
 from coderepos.projects.models import Project
-from coderepos.services import cloning, engine, upkeep
+from coderepos.sandbox.sandbox import Sandbox
+from coderepos.services import cloning, upkeep
 
 pytestmark = pytest.mark.django_db
 
@@ -218,7 +219,7 @@ def test_sweep_removes_what_no_row_knows(job: Job, sandbox_base: Path, monkeypat
     sandbox.incoming(str(claimed.lease_token))
     sandbox.incoming("dead")
     CodeRepository.objects.filter(pk=job.repository_id).update(version="published")
-    orphan = engine.sandbox_root().sandbox("p", str(uuid.uuid4()))
+    orphan = Sandbox(engine.sandbox_root(), "p", str(uuid.uuid4()))
     orphan.incoming("x")
     stranger = sandbox_base / "lost+found" / "x"
     stranger.mkdir(parents=True)
@@ -246,7 +247,7 @@ def test_sweep_leaves_what_is_young(job: Job) -> None:
 def test_root_of_another_installation_is_neither_swept_nor_used(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """A marker that this database does not know keeps the sweep out, and fails jobs with a retry."""
     engine.sandbox_root().prepare(str(uuid.uuid4()))
-    foreign = engine.sandbox_root().sandbox("p", str(uuid.uuid4()))
+    foreign = Sandbox(engine.sandbox_root(), "p", str(uuid.uuid4()))
     foreign.incoming("theirs")
     let_age(monkeypatch)
 

@@ -1,8 +1,8 @@
 """A short seccomp filter: system calls that neither child has a use for fail with ``EPERM``.
 
 It complements :mod:`~coderepos.git.confinement.landlock`, which knows paths and TCP but neither UDP, UNIX sockets nor
-exec without a file. It names what is refused, not what is allowed: a list of all that Python and libc call would break with every
-release of either. See :manpage:`seccomp(2)`; numbers are those of ``asm/unistd.h``.
+exec without a file. It names what is refused, not what is allowed: a list of all that Python and libc call would break
+with every release of either. See :manpage:`seccomp(2)`; numbers are those of ``asm/unistd.h``.
 """
 
 from __future__ import annotations

@@ -9,8 +9,7 @@ import os
 from contextlib import suppress
 from zlib import compress
 
-from coderepos.git.pack.pack_file import write_all
-from coderepos.git.worktree.trees import EMPTY_TREE
+from coderepos.git.pack.pack_file import EMPTY_TREE, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

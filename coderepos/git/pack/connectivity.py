@@ -18,8 +18,7 @@ from itertools import compress
 from mmap import mmap
 
 from coderepos.exceptions import UnsafeRepository
-from coderepos.git.pack.pack_file import BLOB, COMMIT, ID_BYTES, TREE
-from coderepos.git.worktree.trees import EMPTY_TREE
+from coderepos.git.pack.pack_file import BLOB, COMMIT, EMPTY_TREE, ID_BYTES, TREE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -21,6 +21,9 @@ TYPE_NAMES: Final = {COMMIT: b"commit", TREE: b"tree", BLOB: b"blob", TAG: b"tag
 
 ID_BYTES: Final = 20
 
+EMPTY_TREE: Final = bytes.fromhex("4b825dc642cb6eb9a060e54bf8d69288fbee4904")
+"""Id of the tree without entries, which Git knows without having it."""
+
 KEEPING_BYTES: Final = 150
 """Memory of a small bytes object and its place in a table, besides its content."""
 

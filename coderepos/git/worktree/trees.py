@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coderepos.exceptions import TooManyEntries, TreeTooDeep, UnsafeRepository
-from coderepos.git.pack.pack_file import BLOB, TREE
+from coderepos.git.pack.pack_file import BLOB, EMPTY_TREE, TREE
 from coderepos.git.worktree.entry_names import check_name, kept
 from coderepos.git.worktree.tree_entries import DIRECTORY, GITLINK, Entry, parse_tree, without_duplicates
 from coderepos.git.worktree.tree_totals import Trees, compute_totals
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from coderepos.git.limits import Limits
     from coderepos.git.pack.delta_tree import Families
     from coderepos.git.pack.pack_file import Pack
-
-EMPTY_TREE: Final = bytes.fromhex("4b825dc642cb6eb9a060e54bf8d69288fbee4904")
-"""Id of the tree without entries, which Git knows without having it."""
 
 
 def read_trees(
