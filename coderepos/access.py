@@ -66,7 +66,7 @@ class MembershipPolicy:
         return projects.filter(pk__in=ProjectMembership.objects.filter(user_id=user.pk).values("project_id"))
 
     def allows(self, user: Any, action: Action, project_id: Any) -> bool:
-        """Return whether the role of ``user`` in the project reaches ``action``."""
+        """Return whether the role of ``user`` in the project allows ``action``."""
         if not user.is_active:
             return False
         if user.is_superuser:
@@ -76,7 +76,7 @@ class MembershipPolicy:
             .values_list("role", flat=True)
             .first()
         )
-        return role in Role.values and Role(role).reaches(ROLE_NEEDED[action])
+        return role in Role.values and Role(role).includes(ROLE_NEEDED[action])
 
 
 def policy() -> AccessPolicy:

@@ -20,7 +20,7 @@ _OUR_FAULT: Final = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL, errno.EN
 
 
 def disk_error(error: OSError) -> CodeReposError:
-    """Return the leaf for what the file system of the sandboxes says; its field ``errno`` names the error.
+    """Return the error for what the file system of the sandboxes says; its field ``errno`` names the error.
 
     What people or time may mend is retryable: a file system that is read-only, away or failing, rights that are
     missing, descriptors that are used up.

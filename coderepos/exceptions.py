@@ -54,7 +54,7 @@
         ├── InvalidState               invalid_state
         └── Throttled                  throttled
 
-Only leaves are raised. This module imports nothing of the app: the processes without Django need it too.
+Only classes with a code are raised. This module imports nothing of the app: the processes without Django need it too.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ LONGEST_WAIT_SECONDS: Final = 3_600
 class CodeReposError(Exception):
     """Superclass of all errors of the app; never raised itself.
 
-    The first sentence of a leaf's docstring is its public message. Anything given as ``message`` is shown to users
-    and stored: it must hold no secret and no unredacted remote text.
+    The first sentence of a subclass's docstring is its public message. Anything given as ``message`` is shown to
+    users and stored: it must hold no secret and no unredacted remote text.
 
     :param message: sentence that replaces the default one.
     :param fields: further JSON values for the body of an error answer, such as ``limit_mb``. A ``reason`` that is one
@@ -535,9 +535,9 @@ class Throttled(RequestError):
     code = "throttled"
 
 
-def leaves(kind: type[CodeReposError] = CodeReposError) -> dict[str, type[CodeReposError]]:
+def error_classes(kind: type[CodeReposError] = CodeReposError) -> dict[str, type[CodeReposError]]:
     """Return every raisable class below ``kind`` by its code."""
     found = {kind.code: kind} if "code" in vars(kind) else {}
     for child in kind.__subclasses__():
-        found |= leaves(child)
+        found |= error_classes(child)
     return found

@@ -16,7 +16,7 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from coderepos import services
-from coderepos.exceptions import default_message, leaves
+from coderepos.exceptions import default_message, error_classes
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, ProjectMembership, Role
 from coderepos.projects.models import Project
 from tests.git.http_backend import GitServer, git, make_repository
@@ -294,11 +294,11 @@ def test_an_advice_works(scene: Scene, code: str) -> None:
 
 def test_every_advice_is_followed_somewhere() -> None:
     """A sentence that tells somebody to do something is in one of the tables, and no table has another."""
-    advising = {code for code, kind in leaves().items() if ADVICE.search(default_message(kind).lower())}
+    advising = {code for code, kind in error_classes().items() if ADVICE.search(default_message(kind).lower())}
     known = FOLLOWED.keys() | SAME_ADVICE.keys() | FOR_OPERATORS
 
     assert advising - known - {"unsafe_repository"} == set()
-    assert known <= leaves().keys()
+    assert known <= error_classes().keys()
     assert set(SAME_ADVICE.values()) <= FOLLOWED.keys()
 
 

@@ -7,18 +7,18 @@ import re
 import pytest
 
 from coderepos import exceptions
-from coderepos.exceptions import CodeReposError, LimitExceeded, RepositoryTooLarge, TooManyRefs, leaves
+from coderepos.exceptions import CodeReposError, LimitExceeded, RepositoryTooLarge, TooManyRefs, error_classes
 
 
 def test_tree_on_top_of_the_module_is_the_tree() -> None:
     """The drawing names every class with its code, and nothing else."""
     drawn = dict(re.findall(r"[├└]── (\w+) +(\w+)$", exceptions.__doc__ or "", re.MULTILINE))
 
-    assert drawn == {kind.__name__: code for code, kind in leaves().items()}
+    assert drawn == {kind.__name__: code for code, kind in error_classes().items()}
 
 
-@pytest.mark.parametrize("kind", leaves().values(), ids=lambda kind: kind.code)
-def test_leaf_has_a_sentence_for_users(kind: type[CodeReposError]) -> None:
+@pytest.mark.parametrize("kind", error_classes().values(), ids=lambda kind: kind.code)
+def test_error_has_a_sentence_for_users(kind: type[CodeReposError]) -> None:
     """Without a message of its own an error says its docstring's first paragraph: one sentence, with a full stop."""
     error = kind()
 
@@ -28,7 +28,7 @@ def test_leaf_has_a_sentence_for_users(kind: type[CodeReposError]) -> None:
     assert len(error.message) > 20
 
 
-@pytest.mark.parametrize("kind", leaves(LimitExceeded).values(), ids=lambda kind: kind.code)
+@pytest.mark.parametrize("kind", error_classes(LimitExceeded).values(), ids=lambda kind: kind.code)
 def test_limit_says_its_figures(kind: type[LimitExceeded]) -> None:
     """A limit names what was counted and what is allowed, as text and as fields."""
     error = kind(figure=70_001, limit=50_000)
@@ -48,5 +48,5 @@ def test_size_of_a_connect_call() -> None:
 
 
 def test_message_of_the_caller_replaces_the_sentence() -> None:
-    """A leaf raised with a message says that."""
+    """An error raised with a message says that."""
     assert TooManyRefs("Too many.", figure=1, limit=0).message == "Too many."

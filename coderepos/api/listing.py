@@ -20,7 +20,7 @@ PLATFORMS: Final = (*sorted({host.platform for host in KNOWN_HOSTS.values()}), "
 ORDERINGS: Final = ("created_at", "updated_at", "git_url", "clone_status", "repository_size_mb")
 
 
-class Pages(PageNumberPagination):
+class RepositoryPagination(PageNumberPagination):
     """Pages by number, of a size that the caller may choose within a bound."""
 
     page_size = 50
@@ -65,7 +65,7 @@ class AllRepositoriesQuery(RepositoryQuery):
     project = serializers.CharField(required=False, allow_blank=True, help_text="Only repositories of this project.")
 
 
-def narrowed(
+def filter_repositories(
     repositories: CodeRepositoryQuerySet, request: Request, *, project_id: str | None = None
 ) -> CodeRepositoryQuerySet:
     """Return those of ``repositories`` that the caller asked for, in a stable order.

@@ -30,10 +30,10 @@ from coderepos.api.serializers import (
     ConnectedSerializer,
     ConnectSerializer,
     JobSerializer,
+    JobStartedSerializer,
     ProgressSerializer,
     ReplaceTokenSerializer,
     RepositorySerializer,
-    StartedSerializer,
     StatusSerializer,
     TokenSerializer,
 )
@@ -44,7 +44,7 @@ from coderepos.exceptions import (
     RemoteThrottled,
     RepositoryTooLarge,
     default_message,
-    leaves,
+    error_classes,
 )
 from coderepos.git.limits import MB
 
@@ -61,7 +61,7 @@ CONNECT: Final = (
     *WRITE,
     "invalid_request",
     "already_connected",
-    *leaves(LimitExceeded),
+    *error_classes(LimitExceeded),
     "invalid_git_url",
     "url_not_allowed",
     "remote_auth_failed",
@@ -119,7 +119,7 @@ for _serializer in (
     ProgressSerializer,
     ReplaceTokenSerializer,
     RepositorySerializer,
-    StartedSerializer,
+    JobStartedSerializer,
     StatusSerializer,
     TokenSerializer,
 ):
@@ -160,7 +160,7 @@ def _status(code: str) -> int:
 
 
 def _example(code: str) -> OpenApiExample:
-    message = FRAMEWORK[code][1] if code in FRAMEWORK else default_message(leaves()[code])
+    message = FRAMEWORK[code][1] if code in FRAMEWORK else default_message(error_classes()[code])
     fields: dict[str, object] = {}
     match code:
         case "repository_too_large":
@@ -270,7 +270,7 @@ class RepositoryExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call
                 tags=TAGS,
                 parameters=[REPO_ID],
                 request=ChangeSerializer,
-                responses={202: StartedSerializer, **_errors(CHANGE)},
+                responses={202: JobStartedSerializer, **_errors(CHANGE)},
             ),
             status=extend_schema(
                 operation_id="coderepos_get_repository_status",
@@ -299,7 +299,7 @@ class RepositoryExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call
                 tags=TAGS,
                 parameters=[REPO_ID],
                 request=None,
-                responses={202: StartedSerializer, **_errors(CLONE)},
+                responses={202: JobStartedSerializer, **_errors(CLONE)},
             ),
         )
 

@@ -218,7 +218,7 @@ class StatusSerializer(serializers.Serializer[Any]):
     updated_at = UtcTimeField()
 
 
-class StartedSerializer(serializers.Serializer[Any]):
+class JobStartedSerializer(serializers.Serializer[Any]):
     """The answer to a call that started a job."""
 
     repo_id = serializers.UUIDField(source="repository_id")

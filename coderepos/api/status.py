@@ -15,10 +15,10 @@ from django.db.models.functions import Now
 
 from coderepos.api.fields import utc_text
 from coderepos.conf import conf
-from coderepos.exceptions import leaves
+from coderepos.exceptions import error_classes
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, TokenStatus
 
-RETRYABLE: Final = {code: kind.retryable for code, kind in leaves().items()}
+RETRYABLE: Final = {code: kind.retryable for code, kind in error_classes().items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,15 +29,15 @@ from coderepos import access, services
 from coderepos.access import Action
 from coderepos.api import formats
 from coderepos.api.errors import handle_exception
-from coderepos.api.listing import Pages, narrowed
+from coderepos.api.listing import RepositoryPagination, filter_repositories
 from coderepos.api.serializers import (
     AuditEntrySerializer,
     ConnectedSerializer,
     ConnectSerializer,
     JobSerializer,
+    JobStartedSerializer,
     ReplaceTokenSerializer,
     RepositorySerializer,
-    StartedSerializer,
     StatusSerializer,
     TokenSerializer,
 )
@@ -56,7 +56,7 @@ class CodeReposViewSet(GenericViewSet[Any]):
 
     permission_classes = (IsAuthenticated,)
     filter_backends = ()
-    pagination_class = Pages
+    pagination_class = RepositoryPagination
     versioning_class = None
     metadata_class = SimpleMetadata
     content_negotiation_class = DefaultContentNegotiation
@@ -140,11 +140,13 @@ class RepositoryViewSet(CodeReposViewSet):
 
     def list(self, request: Request, **kwargs: str) -> Response:
         """List the repositories of all projects that the caller may see."""
-        return self._page(RepositorySerializer, narrowed(self.get_queryset(), request))
+        return self._page(RepositorySerializer, filter_repositories(self.get_queryset(), request))
 
     def list_of_project(self, request: Request, **kwargs: str) -> Response:
         """List the repositories of one project."""
-        return self._page(RepositorySerializer, narrowed(self.get_queryset(), request, project_id=kwargs["project_id"]))
+        return self._page(
+            RepositorySerializer, filter_repositories(self.get_queryset(), request, project_id=kwargs["project_id"])
+        )
 
     def retrieve(self, request: Request, **kwargs: str) -> Response:
         """Return the details of a repository."""
@@ -168,7 +170,7 @@ class RepositoryViewSet(CodeReposViewSet):
     def clone(self, request: Request, **kwargs: str) -> Response:
         """Clone a repository again; one that is COMPLETED keeps its version until the new one is published."""
         job = services.clone_again(user=request.user, repository=self._repository())
-        return Response(dict(StartedSerializer(job).data), status=202)
+        return Response(dict(JobStartedSerializer(job).data), status=202)
 
     def get_object(self) -> CodeRepository:
         """Return the repository in the path, for what describes the endpoint (``OPTIONS``)."""
@@ -178,7 +180,7 @@ class RepositoryViewSet(CodeReposViewSet):
     def change(self, request: Request, **kwargs: str) -> Response:
         """Change what is cloned of a repository: its ref, its depth or the user name of its token; clones it so."""
         job = services.change_repository(user=request.user, repository=self._repository(), **self._read(request))
-        return Response(dict(StartedSerializer(job).data), status=202)
+        return Response(dict(JobStartedSerializer(job).data), status=202)
 
     def _repository(self) -> CodeRepository:
         """Return the repository in the path.

@@ -82,7 +82,7 @@ def run(control: IO[bytes], pack_fd: int, emit: Emit) -> int:
 
 
 def translated(error: Exception) -> CodeReposError:
-    """Return the leaf for an exception that is not ours."""
+    """Return the error for an exception that is not ours."""
     if isinstance(error, MemoryError):
         return OutOfMemory()
     if isinstance(error, FileExistsError):
@@ -124,7 +124,7 @@ def make(
 
     :param incoming: descriptor of the empty folder.
     :param wait_for_outcome: called once the pack has arrived.
-    :raises GitError: the leaf that says what is wrong with the pack or its trees.
+    :raises GitError: a subclass that says what is wrong with the pack or its trees.
     :raises OSError: the disk is full or fails.
     """
     limits, clock = request.limits, _Clock()

@@ -91,7 +91,7 @@ def clone(
 
     :param incoming: absolute path of an empty, writable folder; removing it after an error is the caller's part.
     :param on_progress: called at least once a second. What it raises ends the clone and goes through.
-    :raises GitError: the leaf that names what went wrong.
+    :raises GitError: a subclass that names what went wrong.
     :raises InternalError: a child died, misbehaved or left what it should not; the log says how.
     """
     with ExitStack() as running:

@@ -92,7 +92,7 @@ def fetch(
     The requests to the platform's API are under way meanwhile.
 
     :param hosts: the Git hosts whose platform is known.
-    :raises GitError: the leaf that says what went wrong.
+    :raises GitError: a subclass that says what went wrong.
     :raises InternalError: nobody reads the pack any more.
     """
     emit({"event": "progress", "phase": "connecting"})

@@ -38,7 +38,7 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
     :param seconds: wall clock for all of it, the start of the process included.
     :raises RepositoryTooLarge: the estimate passes ``limits.wire_bytes``.
     :raises RemoteTimeout: ``seconds`` passed.
-    :raises GitError: the leaf that names what else went wrong.
+    :raises GitError: a subclass that names what else went wrong.
     :raises InternalError: the child died or misbehaved; the log says how.
     """
     deadline = time.monotonic() + seconds

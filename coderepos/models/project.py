@@ -24,7 +24,7 @@ class Role(models.TextChoices):
     DEVELOPER = "developer"
     MAINTAINER = "maintainer"
 
-    def reaches(self, needed: Role) -> bool:
+    def includes(self, needed: Role) -> bool:
         """Return whether this role includes ``needed``."""
         order = list(Role)
         return order.index(self) >= order.index(needed)

@@ -49,7 +49,7 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Any) 
     :raises JobRunning: work on the repository is under way.
     :raises InvalidState: it was changed meanwhile, or its state allows no clone.
     :raises NotFound: it was deleted.
-    :raises CodeReposError: the leaf that says why the remote does not give this; nothing was changed.
+    :raises CodeReposError: a subclass that says why the remote does not give this; nothing was changed.
     :raises ValidationError: a value is none that the API takes, or the user name is a token.
     :raises RuntimeError: a transaction is open.
     """

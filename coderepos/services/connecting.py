@@ -69,7 +69,7 @@ def connect_repository(
     :param git_url: white space around it, which comes along when a URL is copied, is left out.
     :param access_token: empty or ``None`` for a public repository.
     :param depth: commits of history to keep; all when ``None``.
-    :raises CodeReposError: the leaf that says why not; the repository was not stored.
+    :raises CodeReposError: a subclass that says why not; the repository was not stored.
     :raises ValidationError: a value is none that the API takes, or the user name is a token.
     :raises RuntimeError: a transaction is open.
     """

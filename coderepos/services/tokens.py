@@ -45,7 +45,7 @@ def replace_token(
     :raises PermissionDenied: the user's role does not allow it.
     :raises InvalidState: the URL or the user name was changed while the token was tested.
     :raises NotFound: the repository was deleted.
-    :raises CodeReposError: the leaf that says why the new token was not taken; nothing was changed.
+    :raises CodeReposError: a subclass that says why the new token was not taken; nothing was changed.
     :raises ValidationError: the token has characters that none has, or the user name is a token.
     :raises RuntimeError: a transaction is open.
     """

@@ -20,7 +20,7 @@ from rest_framework.views import exception_handler
 from coderepos import services
 from coderepos.api.errors import STATUS, describe
 from coderepos.api.views import RepositoryViewSet
-from coderepos.exceptions import LimitExceeded, Throttled, leaves
+from coderepos.exceptions import LimitExceeded, Throttled, error_classes
 from coderepos.models import CodeRepository
 from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, TOKEN, connect
@@ -42,7 +42,7 @@ def detail_of(response: Any) -> dict[str, Any]:
 
 def test_every_code_has_a_status_and_every_status_a_code() -> None:
     """The table of statuses names exactly the codes that can be raised."""
-    assert set(STATUS) == set(leaves())
+    assert set(STATUS) == set(error_classes())
 
 
 def test_statuses_are_the_documented_ones() -> None:
@@ -60,7 +60,7 @@ def test_statuses_are_the_documented_ones() -> None:
             "remote_moved",
             "ref_not_found",
             "repository_empty",
-            *(code for code in leaves(LimitExceeded) if code != "repository_too_large"),
+            *(code for code in error_classes(LimitExceeded) if code != "repository_too_large"),
         ],
         429: ["throttled"],
         502: ["remote_unreachable", "remote_certificate", "proxy_unavailable", "remote_protocol_error", "remote_error"],
@@ -84,7 +84,7 @@ def test_no_error_of_a_remote_looks_like_one_of_the_caller() -> None:
     assert 401 not in STATUS.values()
 
 
-@pytest.mark.parametrize("kind", leaves().values(), ids=leaves())
+@pytest.mark.parametrize("kind", error_classes().values(), ids=error_classes())
 def test_every_error_of_ours_becomes_its_code_sentence_and_fields(kind: type[Any]) -> None:
     """The body has the code, the public sentence and the fields of the error, the status that of the table."""
     answer = describe(kind(reason="because"))
@@ -95,7 +95,7 @@ def test_every_error_of_ours_becomes_its_code_sentence_and_fields(kind: type[Any
 
 def test_figures_of_a_limit_show() -> None:
     """A limit that was passed is told with both figures."""
-    answer = describe(leaves()["too_many_objects"](figure=600_000, limit=500_000))
+    answer = describe(error_classes()["too_many_objects"](figure=600_000, limit=500_000))
 
     assert answer.fields == {"figure": 600_000, "limit": 500_000}
     assert "600,000" in answer.message

@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
 
-from coderepos.api.listing import Pages
+from coderepos.api.listing import RepositoryPagination
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, ProjectMembership
 from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
@@ -280,7 +280,7 @@ def test_pages_are_stable_whatever_the_order(api: APIClient, repository: CodeRep
 
 def test_page_size_has_a_bound() -> None:
     """Nobody makes us read more than 200 rows at once."""
-    assert Pages.max_page_size == 200
+    assert RepositoryPagination.max_page_size == 200
 
 
 @pytest.mark.parametrize("path", ["/repos", "/projects/{project}/repos", "/repos/{repository}/jobs"])

@@ -14,7 +14,7 @@ from coderepos.exceptions import (
     RemoteError,
     RepositoryTooLarge,
     UnsafeRepository,
-    leaves,
+    error_classes,
 )
 from coderepos.git.process import events
 from coderepos.git.results import Progress
@@ -75,12 +75,12 @@ def test_odd_confinement_is_refused(facts: object) -> None:
         events.isolation({"isolation": facts})
 
 
-@pytest.mark.parametrize("code", sorted(leaves(GitError) | leaves(InternalError)))
+@pytest.mark.parametrize("code", sorted(error_classes(GitError) | error_classes(InternalError)))
 def test_every_error_of_a_child_is_rebuilt(code: str) -> None:
     """Each error that a child may have comes out as its own class with its public sentence."""
     rebuilt = events.error({"event": "error", "code": code, "fields": {}}, child="build")
 
-    assert type(rebuilt) is leaves()[code]
+    assert type(rebuilt) is error_classes()[code]
     assert rebuilt.message == type(rebuilt)().message
 
 

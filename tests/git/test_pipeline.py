@@ -21,7 +21,14 @@ from typing import Any
 
 import pytest
 
-from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError, LimitExceeded, TooManyObjects, leaves
+from coderepos.exceptions import (
+    CloneTimeout,
+    CodeReposError,
+    InternalError,
+    LimitExceeded,
+    TooManyObjects,
+    error_classes,
+)
 from coderepos.git.clone import CloneRequest, Programs, clone
 from coderepos.git.limits import Limits
 from coderepos.git.process import events, supervisor
@@ -277,7 +284,7 @@ def test_the_root_cause_is_told(play: Play, fetch: Script, build: Script, code: 
         play(fetch, build, seconds=10)
 
     assert caught.value.code == code
-    assert type(caught.value) is leaves()[code]
+    assert type(caught.value) is error_classes()[code]
     assert time.monotonic() - begin < 6
 
 

@@ -80,7 +80,7 @@ class PackScanner:
         """Read the stream to its end; deltas are not resolved yet.
 
         :raises RemoteProtocolError: the stream is no well-formed pack; ``reason`` says how.
-        :raises LimitExceeded: the leaf that names the bound that was passed.
+        :raises LimitExceeded: a subclass that names the bound that was passed.
         """
         total = self._header()
         self._pack.expect(total)

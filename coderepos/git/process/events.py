@@ -19,7 +19,7 @@ from coderepos.exceptions import (
     RefNotFound,
     RemoteError,
     RemoteMoved,
-    leaves,
+    error_classes,
 )
 from coderepos.git.refs import SHOWN_NAMES
 from coderepos.git.remote_text import REMOTE_TEXT_CHARACTERS
@@ -41,7 +41,7 @@ _RESERVED: Final = frozenset({"message", "self"})  # a message would replace the
 _MOST_FIELDS: Final = 12
 _MOST_FRAMES: Final = 40
 
-_ERRORS: Final = leaves(GitError) | leaves(InternalError)
+_ERRORS: Final = error_classes(GitError) | error_classes(InternalError)
 
 
 def isolation(event: Mapping[str, Any]) -> dict[str, Any]:

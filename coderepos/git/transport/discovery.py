@@ -48,7 +48,7 @@ def open_repository(url: GitUrl, connection: GuardedConnection, headers: Mapping
     No redirect is followed. But GitLab redirects every URL without ``.git`` to the one with it, which is what users
     copy from their browser, so that one is tried where the first is redirected, wherever that leads.
 
-    :raises GitError: the leaf that says what went wrong.
+    :raises GitError: a subclass that says what went wrong.
     """
     asked = {"Accept": "*/*", "Git-Protocol": "version=2", **headers}
     base, *others = _bases(url)

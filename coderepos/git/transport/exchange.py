@@ -63,7 +63,7 @@ class Exchange:
     def outcome(self) -> dict[str, Any]:
         """Run the protocol to its end, or until a probe has counted enough; return the fields of the outcome.
 
-        :raises GitError: the leaf that says what went wrong.
+        :raises GitError: a subclass that says what went wrong.
         """
         self._list()
         wanted = self._refs.wanted() or self._default_branch()

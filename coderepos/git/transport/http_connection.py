@@ -95,7 +95,7 @@ class GuardedConnection:
     def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """Return the answer to one request; the one before cannot be read any more.
 
-        :raises GitError: a leaf that fits the status, or what went wrong on the way.
+        :raises GitError: a subclass that fits the status, or what went wrong on the way.
         """
         if (method, url) not in self._requests:
             raise RemoteProtocolError(reason=NOT_SERVED)

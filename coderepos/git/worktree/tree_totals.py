@@ -89,7 +89,7 @@ def compute_totals(trees: Trees, pack: Pack, limits: Limits, other_bytes: int) -
     """Settle what is written and fill in the totals, each tree's once; no recursion, and no trust in the ids.
 
     :raises UnsafeRepository: a tree is inside itself, or a link in a directory where Git refuses it.
-    :raises LimitExceeded: the leaf that names the bound that the working tree would pass.
+    :raises LimitExceeded: a subclass that names the bound that the working tree would pass.
     """
     open_trees: set[int] = set()
     todo = [trees.root]

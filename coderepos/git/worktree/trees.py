@@ -26,7 +26,7 @@ def read_trees(
     :param by_id: positions of all objects.
     :param other_bytes: what else counts against ``limits.disk_bytes``: the Git data.
     :raises UnsafeRepository: a tree or a name that is refused.
-    :raises LimitExceeded: the leaf that names the bound that the working tree would pass.
+    :raises LimitExceeded: a subclass that names the bound that the working tree would pass.
     """
     trees = TreeReader(pack, by_id, families, limits).read(root_id)
     compute_totals(trees, pack, limits, other_bytes)
