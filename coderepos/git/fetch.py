@@ -21,9 +21,9 @@ from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY
 from coderepos.git.process.emitter import emit_to, error_event
 from coderepos.git.refs import RefListing
 from coderepos.git.remote_text import is_harmless, remote_error
-from coderepos.git.transport.connection import Meter
 from coderepos.git.transport.discovery import open_repository, repository_connection
 from coderepos.git.transport.exchange import Exchange
+from coderepos.git.transport.meter import Meter
 from coderepos.git.transport.pack_sink import PackWriter
 from coderepos.git.transport.upload_pack import UploadPackClient
 from coderepos.git.url import parse_git_url, proxy_of, read_git_url

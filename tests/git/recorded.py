@@ -7,7 +7,7 @@ from itertools import chain, repeat
 from typing import Any
 from unittest.mock import patch
 
-from coderepos.git.transport.connection import Meter
+from coderepos.git.transport.meter import Meter
 from coderepos.git.url import GitUrl
 from coderepos.git.wire import NetworkPolicy
 from tests.git.fetching import Fetched, fetch_request, run_fetch

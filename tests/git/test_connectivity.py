@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from coderepos.exceptions import CodeReposError, UnsafeRepository
-from coderepos.git.pack import connectivity
+from coderepos.git.pack import object_links
 from coderepos.git.pack import resolver as resolving_module
-from coderepos.git.pack.connectivity import Links
+from coderepos.git.pack.object_links import Links
 from coderepos.git.pack.pack_file import COMMIT, TREE
 from coderepos.git.worktree.tree_entries import DIRECTORY, GITLINK, parse_tree
 from tests.field.judging import git_run
@@ -205,7 +205,7 @@ def test_trees_are_split_as_they_are_parsed(monkeypatch: pytest.MonkeyPatch) -> 
         b"140000",
     )
     for _ in range(300):
-        monkeypatch.setattr(connectivity, "_WINDOW_BYTES", chance.choice((1, 30, 100, 1 << 20)))
+        monkeypatch.setattr(object_links, "_WINDOW_BYTES", chance.choice((1, 30, 100, 1 << 20)))
         data = b"".join(
             b"%s %s\0%s"
             % (

@@ -549,7 +549,7 @@ def test_child_process_tells_errors_without_values(root: Path) -> None:
 
     assert run.status == 1
     assert (run.last["event"], run.last["code"], run.last["fields"]) == ("error", "remote_auth_failed", {})
-    assert any(place.startswith("network.py:") for place in run.last["trace"])
+    assert any(place.startswith("http_connection.py:") for place in run.last["trace"])
     assert "tok3n" not in json.dumps(run.events) + run.stderr
 
 

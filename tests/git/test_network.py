@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import RemoteCertificate, RemoteProtocolError, RemoteTimeout, RemoteUnreachable
-from coderepos.git.transport.connection import Meter
 from coderepos.git.transport.http_connection import GuardedConnection
+from coderepos.git.transport.meter import Meter
 from coderepos.git.url import GitUrl, parse_git_url
 from coderepos.git.wire import NetworkPolicy
 from tests.git.hostile_server import Exchange, HostileServer

@@ -26,8 +26,8 @@ from coderepos.git.pack import delta_tree as families_module
 from coderepos.git.pack import index as pack_index
 from coderepos.git.pack import resolver as resolving_module
 from coderepos.git.pack import stream_order as stretch
-from coderepos.git.pack.connectivity import Links
 from coderepos.git.pack.delta import apply_delta, apply_delta_in_pieces
+from coderepos.git.pack.object_links import Links
 from coderepos.git.pack.pack_file import Pack
 from coderepos.git.pack.resolver import Resolver
 from coderepos.git.pack.scanner import PackScanner

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from coderepos.git.limits import Limits
-    from coderepos.git.pack.connectivity import Links
+    from coderepos.git.pack.object_links import Links
 
 _HELD_BYTES: Final = 32 * 10**6
 _RECENT_BYTES: Final = 16 * 10**6

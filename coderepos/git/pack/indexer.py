@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Final, Self
 
     from coderepos.git.pack.bare_repository import GitFolder
-    from coderepos.git.pack.connectivity import Links
+    from coderepos.git.pack.object_links import Links
     from coderepos.git.pack.pack_file import Pack
 
 _SHARED_OBJECTS: Final = 5_000  # below, a second process costs more than it brings

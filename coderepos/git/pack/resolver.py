@@ -8,9 +8,9 @@ not finish is done here at the end, and so is every error told here.
 
 from __future__ import annotations
 
-from coderepos.git.pack.connectivity import Links, SharedLinks
 from coderepos.git.pack.delta import LARGE_BYTES, STEP_BYTES, prepare
 from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.object_links import Links, SharedLinks
 from coderepos.git.pack.stream_order import OutOfOrder, StreamOrder
 from coderepos.git.process.fork import Forked, cores
 

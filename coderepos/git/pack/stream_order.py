@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from coderepos.git.pack.connectivity import Links
+    from coderepos.git.pack.object_links import Links
     from coderepos.git.pack.pack_file import Pack
 
 _HELD_BYTES: Final = 8 * 10**6

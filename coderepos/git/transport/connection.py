@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 
 from coderepos.exceptions import RemoteTimeout, RemoteUnreachable
 from coderepos.git.transport.addresses import address_allowed, resolve
@@ -12,11 +11,11 @@ from coderepos.git.url import is_resolved_by_proxy, may_be_private, proxy_of
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
     from typing import Any, Final
 
     from coderepos.exceptions import GitError
     from coderepos.git.transport.addresses import Resolver
+    from coderepos.git.transport.meter import Meter
     from coderepos.git.url import GitUrl
     from coderepos.git.wire import NetworkPolicy
 
@@ -25,51 +24,6 @@ CONNECT_SECONDS: Final = 10.0
 
 CONNECT_SHARE_SECONDS: Final = 3.0
 """Longest wait for one address where further ones are left to try."""
-
-
-class Meter:
-    """Counts what arrives on a connection, in time and bytes.
-
-    :param seconds: time for everything from now on. A host that makes a pack may be silent for all of it.
-    :param receive_seconds: longest wait for the next bytes once the pack has begun.
-    :param allowed_bytes: bytes that may arrive until :meth:`allow` says otherwise.
-    :param error: makes the error for more of them, out of their number.
-    """
-
-    def __init__(
-        self, *, seconds: float, receive_seconds: float, allowed_bytes: int, error: Callable[[int], GitError]
-    ) -> None:
-        self.received_bytes = 0
-        self.has_begun = False
-        """Did the pack begin?"""
-        self._receive_seconds: Final = receive_seconds
-        self._deadline: Final = time.monotonic() + seconds
-        self._allowed_bytes = allowed_bytes
-        self._error = error
-
-    def allow(self, allowed_bytes: int, error: Callable[[int], GitError]) -> None:
-        """Set anew how many bytes may arrive, those that did included."""
-        self._allowed_bytes = allowed_bytes
-        self._error = error
-
-    def wait_seconds(self) -> float:
-        """Return how long the next bytes may take.
-
-        :raises RemoteTimeout: the time is over.
-        """
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise RemoteTimeout
-        return min(left, self._receive_seconds) if self.has_begun else left
-
-    def received(self, size: int) -> None:
-        """Count bytes that arrived, or what a thing that arrived weighs besides its bytes.
-
-        :raises GitError: there are more of them than is allowed.
-        """
-        self.received_bytes += size
-        if self.received_bytes > self._allowed_bytes:
-            raise self._error(self.received_bytes)
 
 
 class PinnedConnection:

@@ -1,7 +1,7 @@
-"""The body of an answer with a content coding (RFC 9110, section 8.4.1), inflated piece by piece.
+"""Content codings (RFC 9110, section 8.4.1), and the body of an answer that has one, inflated piece by piece.
 
 We ask for ``identity``, but some servers and proxies compress whatever leaves them, and curl, and with it git, takes
-that. Imported where there is such an answer.
+that.
 """
 
 from __future__ import annotations
@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-CODINGS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""``wbits`` of :mod:`zlib` by content coding."""
+IDENTITY: Final = "identity"
+"""The coding that is asked for: none."""
+
+_WBITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+CODINGS: Final = (IDENTITY, *_WBITS)
+"""Content codings of bodies that are read."""
 
 PIECE_BYTES: Final = 65_536
 """Most inflated bytes at once."""
@@ -24,14 +29,13 @@ PIECE_BYTES: Final = 65_536
 MEMBER_BYTES: Final = 512
 """What a member of a gzip stream counts besides its bytes: small ones cost time."""
 
-
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 class InflatedBody:
     """Reads a compressed body; what it inflates to beyond its own size is counted too, so that a bomb soon ends.
 
-    :param coding: one of :data:`CODINGS`.
+    :param coding: one of :data:`CODINGS`, apart from :data:`IDENTITY`.
     :param body: returns the next compressed bytes, none at the end of the body.
     :param before_reuse: is called before the bytes returned last may be dropped.
     :param count: is told the inflated bytes, less the compressed ones that were counted already.
@@ -44,7 +48,7 @@ class InflatedBody:
         before_reuse: Callable[[], None],
         count: Callable[[int], None],
     ) -> None:
-        self._wbits: Final = CODINGS[coding]
+        self._wbits: Final = _WBITS[coding]
         self._is_gzip: Final = coding != "deflate"
         self._body: Final = body
         self._before_reuse: Final = before_reuse

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from typing import Final
 
     from coderepos.exceptions import GitError
-    from coderepos.git.transport.connection import Meter
     from coderepos.git.transport.http_connection import Answer
+    from coderepos.git.transport.meter import Meter
     from coderepos.git.url import GitUrl
     from coderepos.git.wire import NetworkPolicy
 

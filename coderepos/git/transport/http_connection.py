@@ -2,7 +2,7 @@
 
 It follows no redirect, repeats no request apart from one whose kept connection had ended, and knows no proxy of the
 environment, no ``.netrc`` and no cookie, so that nothing has to be switched off. Every byte, those of headers, chunk
-sizes and trailers included, passes a :class:`~coderepos.git.transport.connection.Meter`.
+sizes and trailers included, passes a :class:`~coderepos.git.transport.meter.Meter`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from coderepos.exceptions import GitError, RemoteProtocolError, RemoteUnreachable
 from coderepos.git.transport.addresses import look_up
 from coderepos.git.transport.connection import PinnedConnection
+from coderepos.git.transport.content_coding import CODINGS, IDENTITY, InflatedBody
 from coderepos.git.transport.http_reader import HttpReader
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Final
 
     from coderepos.git.transport.addresses import Resolver
-    from coderepos.git.transport.connection import Meter
     from coderepos.git.transport.http_reader import Head
+    from coderepos.git.transport.meter import Meter
     from coderepos.git.url import GitUrl
     from coderepos.git.wire import NetworkPolicy
 
@@ -30,9 +31,6 @@ USER_AGENT: Final = "git/coderepos"
 
 NOT_SERVED: Final = "request outside of the repository"
 """Reason of the error for a request that was not named in advance."""
-
-CODINGS: Final = ("identity", "gzip", "x-gzip", "deflate")
-"""Content codings of bodies that are read; the first one is asked for."""
 
 LEFTOVER_BYTES: Final = 65_536
 """Unread bytes of an answer that are worth reading to keep its connection."""
@@ -50,7 +48,7 @@ class Answer:
 
     def __init__(self, headers: Mapping[str, str], reader: HttpReader, count: Callable[[int], None]) -> None:
         self.headers: Final = headers
-        self.body: Final = reader.body if _coding(headers) == CODINGS[0] else self._inflated(reader, count)
+        self.body: Final = reader.body if _coding(headers) == IDENTITY else self._inflated(reader, count)
         self._reader: Final = reader
 
     def before_receive(self, call: Callable[[], None]) -> None:
@@ -65,8 +63,6 @@ class Answer:
         return bytes(data)
 
     def _inflated(self, reader: HttpReader, count: Callable[[int], None]) -> Callable[[], memoryview]:
-        from coderepos.git.transport.content_coding import InflatedBody  # nearly nobody sends that
-
         return InflatedBody(_coding(self.headers), reader.body, reader.reuse, count)
 
 
@@ -121,7 +117,7 @@ class GuardedConnection:
 
         :raises RemoteProtocolError: a header does not fit on its line.
         """
-        fields = {"Host": self._authority, "Accept-Encoding": CODINGS[0], "User-Agent": USER_AGENT, **headers}
+        fields = {"Host": self._authority, "Accept-Encoding": IDENTITY, "User-Agent": USER_AGENT, **headers}
         if body is not None:
             fields["Content-Length"] = str(len(body))
         lines = [f"{name}: {value}" for name, value in fields.items()]
@@ -165,4 +161,4 @@ def _is_wanted(head: Head, media_type: str) -> bool:
 
 
 def _coding(headers: Mapping[str, str]) -> str:
-    return headers.get("content-encoding", CODINGS[0]).lower()
+    return headers.get("content-encoding", IDENTITY).lower()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from coderepos.exceptions import GitError
     from coderepos.git.process.emitter import Emit
-    from coderepos.git.transport.connection import Meter
+    from coderepos.git.transport.meter import Meter
     from coderepos.git.wire import FetchRequest
 
 PROGRESS_SECONDS: Final = 0.2

@@ -15,8 +15,8 @@ from coderepos.exceptions import GitError, RemoteProtocolError
 from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY, TOKEN_USERS
 from coderepos.git.record import Record
 from coderepos.git.transport.addresses import look_up
-from coderepos.git.transport.connection import Meter
 from coderepos.git.transport.http_connection import GuardedConnection
+from coderepos.git.transport.meter import Meter
 from coderepos.git.url import parse_git_url
 
 TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from typing import Final
 
     from coderepos.exceptions import GitError
-    from coderepos.git.transport.connection import Meter
     from coderepos.git.transport.http_reader import Head
+    from coderepos.git.transport.meter import Meter
 
 CONNECT_SECONDS: Final = 10.0
 """Longest wait for the proxy to take a connection."""

@@ -24,7 +24,7 @@ from coderepos.exceptions import (
     RemoteUnreachable,
 )
 from coderepos.git.remote_text import harmless_text
-from coderepos.git.transport.http_connection import CODINGS
+from coderepos.git.transport.content_coding import CODINGS, IDENTITY
 from coderepos.git.url import parse_git_url
 
 TYPE_CHECKING = False
@@ -78,7 +78,7 @@ def refusal(head: Head, asked_url: str, policy: NetworkPolicy, *, authorization:
         return RemoteAuthFailed(reason=SIGN_IN_PAGE) if authorization else RemoteProtocolError(reason=WEB_PAGE)
     if status != 200:
         return RemoteProtocolError(reason="http status", http_status=status)
-    if headers.get("content-encoding", CODINGS[0]).lower() not in CODINGS:
+    if headers.get("content-encoding", IDENTITY).lower() not in CODINGS:
         return RemoteProtocolError(reason="content encoding")
     return RemoteProtocolError(reason="content type")
 

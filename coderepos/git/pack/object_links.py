@@ -1,0 +1,128 @@
+"""The ids that trees and commits name: links from one object of a pack to another.
+
+Trees and commits are looked at where they are made anyway, on the second core mostly.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from binascii import unhexlify
+from mmap import mmap
+
+from coderepos.git.pack.pack_file import COMMIT, ID_BYTES, TREE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+# One line of a tree: a file or link, a directory, a submodule, or all the rest where it is none. Modes as canon_mode()
+# of Git takes them. The rest is a group of its own, so that a search never goes on behind what does not match.
+_LINE: Final = re.compile(
+    rb"(?:100644|100755|120000|(?=[0-7]{6})[0-7]++(?<=[1357][02][0-7]{4})) [^\0]++\0(.{20})"
+    rb"|(?:4[0-7]{4}|(?=[0-7]{6})[0-7]++(?<=[0246]4[0-7]{4})) [^\0]++\0(.{20})"
+    rb"|[0-7]++ [^\0]++\0.{20}"
+    rb"|(.++)",
+    re.DOTALL,
+)
+_COMMIT: Final = re.compile(rb"tree ([0-9a-fA-F]{40})\n((?:parent [0-9a-fA-F]{40}\n)*+)(?!parent )")
+_PARENT_BYTES: Final = 48
+_WINDOW_BYTES: Final = 1 << 20
+_MORE_IDS: Final = 100_000
+"""Ids kept beyond one for each object: those that a shallow history names at its ends."""
+
+_COUNTS: Final = struct.Struct("?3Q")
+
+
+class Links:
+    """The ids that trees and commits name, by the type that each has to be of.
+
+    :param objects: how many there are in the pack; where many more are named, some are missing.
+    """
+
+    def __init__(self, objects: int) -> None:
+        self._most: Final = objects + _MORE_IDS
+        self.blobs: Final[set[bytes | None]] = set()  # None stands for the lines of other types
+        self.trees: Final[set[bytes | None]] = set()
+        self.commits: Final[set[bytes | None]] = set()
+        self.is_broken = False
+        """Whether a tree or commit is malformed, or too much is named."""
+
+    def add(self, kind: int, data: bytes) -> None:
+        """Add what a tree or a commit names."""
+        if self.is_broken:
+            return
+        if kind == TREE:
+            self._add_tree(data)
+        elif kind == COMMIT:
+            self._add_commit(data)
+
+    def _add_tree(self, data: bytes) -> None:
+        at, end, width = 0, len(data), _WINDOW_BYTES
+        while at < end:
+            window = data if end <= width else data[at : at + width]
+            # For each line what stood before it, which is nothing, and its blob, tree or rest.
+            parts = _LINE.split(window)
+            self.blobs.update(parts[1::4])
+            self.trees.update(parts[2::4])
+            rest = len(parts[-2] or b"")
+            at += len(window) - rest
+            if rest and at + rest >= end:
+                self.is_broken = True
+                return
+            self._check_room()
+            # A line that is cut off by the end of the window starts the next one, and may be longer than one.
+            width = 2 * width if rest == len(window) else _WINDOW_BYTES
+
+    def _add_commit(self, data: bytes) -> None:
+        found = _COMMIT.match(data)
+        if found is None:
+            self.is_broken = True
+            return
+        self.trees.add(unhexlify(found[1]))
+        start, end = found.span(2)
+        for at in range(start, end, _PARENT_BYTES):
+            self.commits.add(unhexlify(data[at + 7 : at + 47]))
+        self._check_room()
+
+    def _check_room(self) -> None:
+        if len(self.blobs) + len(self.trees) + len(self.commits) > self._most:
+            self.is_broken = True
+            for ids in (self.blobs, self.trees, self.commits):
+                ids.clear()
+
+
+class SharedLinks:
+    """Memory in which a forked process leaves the links that it found.
+
+    :param known: what this process knows already.
+    :param objects: how many there are in the pack.
+    """
+
+    def __init__(self, known: Links, objects: int) -> None:
+        self._known: Final = known
+        # Pages that are not written take no memory.
+        self._memory: Final = mmap(-1, _COUNTS.size + ID_BYTES * (objects + _MORE_IDS))
+
+    def store(self, found: Links) -> None:
+        """Leave what is not known yet; called in the forked process."""
+        known = self._known
+        sets = (found.blobs - known.blobs, found.trees - known.trees, found.commits - known.commits)
+        packed = [b"".join([one for one in ids if one is not None]) for ids in sets]
+        self._memory.write(_COUNTS.pack(found.is_broken, *map(len, packed)))
+        for ids in packed:
+            self._memory.write(ids)
+
+    def collect(self) -> None:
+        """Take over what was left."""
+        known = self._known
+        is_broken, *sizes = _COUNTS.unpack(self._memory.read(_COUNTS.size))
+        for ids, size in zip((known.blobs, known.trees, known.commits), sizes, strict=True):
+            ids.update(split_ids(self._memory.read(size)))
+        known.is_broken = known.is_broken or is_broken
+        self._memory.close()
+
+
+def split_ids(packed: bytes) -> list[bytes]:
+    """Return ids that stand one after the other."""
+    return list(struct.Struct(f"{ID_BYTES}s" * (len(packed) // ID_BYTES)).unpack(packed))
