@@ -48,7 +48,7 @@ DEAR = {
 """What takes long to import, or belongs to another process."""
 
 
-@pytest.mark.parametrize("module", ["fetch", "build", "commit_search", "isolation"])
+@pytest.mark.parametrize("module", ["fetch", "build", "commit_search", "confinement.profiles"])
 def test_a_child_imports_only_what_it_uses(module: str) -> None:
     """Nothing dear is loaded by the modules that are run, however indirectly."""
     module = f"coderepos.git.{module}"
