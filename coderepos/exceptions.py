@@ -83,7 +83,7 @@ class CodeReposError(Exception):
     """Stable snake-case name of the error; part of the API, never renamed."""
 
     retryable: ClassVar[bool] = False
-    """Is the same request worth another try without any change by the user?"""
+    """Whether the same request is worth another try without any change by the user."""
 
     sentences: ClassVar[Mapping[str, str]] = {}
     """Messages by ``reason``: a child process tells the reason alone, since no text of its own is believed."""
@@ -343,8 +343,9 @@ class SandboxUnavailable(GitError):
 
 
 class SandboxRootMissing(GitError):
-    """The disk of the sandbox root is not mounted, or the root was emptied or moved; the operator has to mount it
-    again, or to run manage.py coderepos_adopt_root where that was on purpose.
+    """The disk of the sandbox root is not mounted, or the root was emptied or moved.
+
+    The operator has to mount it again, or to run ``manage.py coderepos_adopt_root`` where that was on purpose.
     """
 
     code = "sandbox_root_missing"
@@ -403,7 +404,7 @@ class RepositoryTooLarge(LimitExceeded):
     def of(cls, size_bytes: int, limit_bytes: int, *, at_least: bool = False) -> RepositoryTooLarge:
         """Return the error with its figures in MB, as the answer of a connect call shows them.
 
-        :param at_least: was the count stopped early, so that the true size is larger?
+        :param at_least: whether the count was stopped early, so that the true size is larger.
         """
         size_mb, limit_mb = -(-size_bytes // 10**5) / 10, limit_bytes / 10**6
         return cls(

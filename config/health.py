@@ -1,4 +1,4 @@
-"""One address for load balancers and monitors: does the database answer, and is a worker alive?"""
+"""One address for load balancers and monitors: whether the database answers, and a worker is alive."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class Status:
 
     @property
     def retryable(self) -> bool:
-        """Is the failed work worth another try without any change by the user?"""
+        """Whether the failed work is worth another try without any change by the user."""
         return RETRYABLE.get(self.repository.error_code, False)
 
     @property

@@ -52,7 +52,7 @@ class RedactingFilter(logging.Filter):
     """Masks secrets in the message, the traceback and the extra values of a record; to be put on handlers."""
 
     replaces_records: ClassVar[bool] = sys.version_info >= (3, 12)
-    """May a filter hand on another record than the one it got?"""
+    """Whether a filter may hand on another record than the one it got."""
 
     def filter(self, record: logging.LogRecord) -> Any:
         """Return a redacted copy of ``record``, since other handlers get the original and redact it themselves.

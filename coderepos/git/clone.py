@@ -77,7 +77,7 @@ class CloneRequest:
     """Isolation level below which nothing is run."""
 
     group_readable: bool
-    """May the sandbox's group read what is written?"""
+    """Whether the sandbox's group may read what is written."""
 
 
 def clone(

@@ -110,7 +110,7 @@ def _search(pack_fd: int, request: SearchRequest, deadline: float, programs: Pro
 
 
 def _nobody_waits(progress: Progress) -> None:
-    """A probe is too short to report."""
+    """Report nothing: a probe is too short for that."""
 
 
 def _report(event: Mapping[str, Any], request: CloneRequest) -> ProbeReport:

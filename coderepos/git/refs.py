@@ -53,7 +53,7 @@ def commit_id(ref: str) -> str:
 
 
 def is_short_id(ref: str) -> bool:
-    """Does ``ref`` look like an abbreviated commit id, which no server looks up?"""
+    """Return whether ``ref`` looks like an abbreviated commit id, which no server looks up."""
     return bool(_SHORT_ID.match(ref))
 
 
@@ -97,7 +97,7 @@ class RefListing:
         That is ``master``, or the first branch with the id of HEAD.
         """
         self.has_commit = False
-        """Is the commit that is wanted by its id the target of some ref?"""
+        """Whether the commit that is wanted by its id is the target of some ref."""
         self._commit_id: Final = commit_id(ref).encode()
         self._candidates: Final = ref_candidates(ref)
         self._kept_names: Final = {HEAD, *self._candidates, DEFAULT_BRANCH}

@@ -34,7 +34,7 @@ def remote_error(text: bytes, secrets: Sequence[str]) -> RemoteError:
 
 
 def is_harmless(text: bytes, secrets: Sequence[str]) -> bool:
-    """May text of a remote be shown as it is?"""
+    """Return whether text of a remote may be shown as it is."""
     return harmless_text(text, secrets) == text.decode("utf-8", "replace")
 
 

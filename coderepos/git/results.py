@@ -72,7 +72,7 @@ class ProbeReport(Record):
     """``probe``, ``platform``, or ``full_fetch`` where the whole history was counted."""
 
     stopped_early: bool
-    """Did the count pass the limit, so that the true size is at least the estimate?"""
+    """Whether the count passed the limit, so that the true size is at least the estimate."""
 
     ref_name: str
     head_branch: str

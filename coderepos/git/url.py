@@ -152,7 +152,7 @@ def is_resolved_by_proxy(url: GitUrl, policy: NetworkPolicy) -> bool:
 
 
 def may_be_private(url: GitUrl, policy: NetworkPolicy) -> bool:
-    """Is this host listed as one that may resolve to private or loopback addresses?"""
+    """Return whether this host is listed as one that may resolve to private or loopback addresses."""
     return any(_matches(entry, url.host, url.port) for entry in policy.private_hosts)
 
 
@@ -236,7 +236,7 @@ def _names_port(entries: tuple[str, ...], url: GitUrl, *, wildcard: bool = False
 
 
 def _matches(entry: str, host: str, port: int, *, wildcard: bool = False) -> bool:
-    """Does an entry of the settings, ``host`` or ``host:port``, mean this host and port?
+    """Return whether an entry of the settings, ``host`` or ``host:port``, means this host and port.
 
     ``*.example.org`` means every name below ``example.org``, not that name itself.
     """

@@ -110,7 +110,7 @@ class BuildRequest(Record):
     limits: Limits
     min_level: int
     group_readable: bool = False
-    """May the sandbox's group read what is written (0550/0440 instead of 0500/0400)?"""
+    """Whether the sandbox's group may read what is written (0550/0440 instead of 0500/0400)."""
 
 
 class SearchRequest(Record):
@@ -271,7 +271,7 @@ def load_line(line: bytes) -> dict[str, Any]:
 
 
 def is_ref_name(value: object) -> bool:
-    """Is this a full ref name that :meth:`FetchOutcome.from_json` accepts?"""
+    """Return whether this is a full ref name that :meth:`FetchOutcome.from_json` accepts."""
     try:
         return bool(_ref_name(value))
     except ValueError:

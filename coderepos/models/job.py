@@ -72,7 +72,7 @@ class JobQuerySet(PrimaryQuerySet["Job"]):
         return self.filter(Q(next_attempt_at=None) | Q(next_attempt_at__lte=Now()), state=JobState.QUEUED)
 
     def lapsed(self) -> Self:
-        """Running jobs whose owner went silent."""
+        """Return the running jobs whose owner went silent."""
         return self.filter(state=JobState.RUNNING, lease_until__lt=Now())
 
     def unrung(self) -> Self:
@@ -193,7 +193,7 @@ class Job(models.Model):
 
     @property
     def attempts_left(self) -> bool:
-        """May a transient failure be tried again?"""
+        """Whether a transient failure may be tried again."""
         return self.attempt < self.max_attempts
 
     def has_ended(self, state: JobState, *, error_code: str = "") -> bool:
@@ -217,7 +217,7 @@ class Job(models.Model):
             raise LeaseLost
 
     def succeed(self, *, repository_values: Mapping[str, Any], **values: Any) -> None:
-        """RUNNING → SUCCEEDED and the repository COMPLETED, under the lease, in the publishing transaction.
+        """Record RUNNING → SUCCEEDED and the repository COMPLETED, under the lease, in the publishing transaction.
 
         :raises LeaseLost: the lease is no longer ours; nothing was changed.
         """
@@ -233,7 +233,7 @@ class Job(models.Model):
             raise LeaseLost
 
     def postpone(self, *, error_code: str, error_message: str, at_least_seconds: int = 0) -> bool:
-        """RUNNING → QUEUED for the next attempt, 60, 120, 240 … s from now; the repository PENDING if not COMPLETED.
+        """Record RUNNING → QUEUED for the next attempt in 60, 120, 240 … s; the repository PENDING if not COMPLETED.
 
         :param at_least_seconds: how long the Git host asked to wait.
         """
@@ -254,7 +254,7 @@ class Job(models.Model):
         return bool(won)
 
     def fail(self, *, error_code: str, error_message: str) -> bool:
-        """RUNNING → FAILED and the repository FAILED, unless a version of it can be read; under the lease."""
+        """Record RUNNING → FAILED and the repository FAILED unless a version can be read; under the lease."""
         with row_transaction(alias()):
             won = self._owned().update(
                 state=JobState.FAILED,

@@ -76,7 +76,7 @@ def _others_may_write(status: os.stat_result) -> bool:
 
 
 def _has_other_members(group_id: int) -> bool:
-    """Is anybody but root and this user in a group, as far as the machine's own lists tell?"""
+    """Return whether anybody but root and this user is in a group, as far as the machine's own lists tell."""
     user_ids = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == group_id}
     try:
         names = grp.getgrgid(group_id).gr_mem

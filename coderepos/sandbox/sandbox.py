@@ -181,7 +181,7 @@ class Sandbox:
         return True
 
     def holds(self, token: str) -> bool:
-        """Is there a published version of this token, with its working tree and its Git data?"""
+        """Return whether there is a published version of this token, with its working tree and its Git data."""
         with self._if_there() as folder, suppress(FileNotFoundError):
             if folder is not None:
                 with opened_folder(VERSIONS, parent=folder) as versions:

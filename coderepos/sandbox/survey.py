@@ -31,7 +31,7 @@ class Seen:
     """Those versions that have both a working tree and Git data."""
 
     temporary: bool
-    """Is there anything beside versions and links?"""
+    """Whether there is anything beside versions and links."""
 
 
 class Survey:
@@ -42,7 +42,7 @@ class Survey:
         self._unreadable: Final[set[Path]] = set()
 
     def is_unreadable(self, sandbox: Sandbox) -> bool:
-        """Could a sandbox, or the folder of its project, not be looked at?"""
+        """Return whether a sandbox, or the directory of its project, could not be looked at."""
         return not self._unreadable.isdisjoint((sandbox.path, sandbox.path.parent))
 
     def sandboxes(self) -> Iterator[Seen]:

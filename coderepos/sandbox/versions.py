@@ -22,7 +22,7 @@ REMOVING: Final = ".removing-"
 
 
 def is_whole(token: str, versions: int) -> bool:
-    """Does a version in the folder ``versions`` have both a working tree and Git data?"""
+    """Return whether a version in the directory ``versions`` has both a working tree and Git data."""
     try:
         for name in CONTENT:
             os.stat(f"{token}/{name}", dir_fd=versions, follow_symlinks=False)
@@ -54,7 +54,7 @@ def remove_versions(tokens: Collection[str], folder: int) -> int:
 
 
 def _moved(token: str, doomed: str, versions: int, folder: int) -> bool:
-    """Take a version out of its place, since one that is gone by half must not look like one; can that be done?"""
+    """Take a version out of its place and return whether that worked; half a version must not look like one."""
     try:
         os.close(open_writable(token, parent=versions))
         os.rename(token, doomed, src_dir_fd=versions, dst_dir_fd=folder)

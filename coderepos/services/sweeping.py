@@ -51,7 +51,7 @@ class _Row:
 
     version: str
     is_shown_here: bool
-    """Is it COMPLETED, with its clone on this machine?"""
+    """Whether it is COMPLETED, with its clone on this machine."""
 
     is_here: bool
     building: frozenset[str]

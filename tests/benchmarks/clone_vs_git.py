@@ -75,7 +75,7 @@ def _repositories(options: argparse.Namespace, folder: Path) -> Iterator[Path]:
 
 
 def measure(path: Path, subjects: list[str], runs: int, folder: Path) -> dict[str, Any]:
-    """Return the figures of all runs of each subject, run in turn: A B C A B C …
+    """Return the figures of all runs of each subject, run in turn: A B C A B C.
 
     Each starts with nothing left to write: our clone ends with ``syncfs``, which would write what others left as well.
     All clones stay in ``folder`` until the end: for minutes after many files were removed, ext4 without a journal

@@ -95,12 +95,12 @@ class Events:
 
     @property
     def had_their_turn(self) -> bool:
-        """Has each of the harmful events happened?"""
+        """Whether each of the harmful events has happened."""
         return self._deals > 1 or not self._harmful
 
     @property
     def pending(self) -> bool:
-        """Is something still to be restarted or woken?"""
+        """Whether something is still to be restarted or woken."""
         return bool(self._later)
 
     def _in(self, seconds: float, action: Callable[[], None]) -> None:

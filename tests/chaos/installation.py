@@ -66,7 +66,7 @@ class Member:
 
     @property
     def has_ended(self) -> bool:
-        """Is its main process gone?"""
+        """Whether its main process is gone."""
         return self.cluster.process.poll() is not None
 
     def impair(self, seconds: float) -> None:

@@ -665,7 +665,7 @@ def test_whether_there_is_one_can_be_asked(row: CodeRepository) -> None:
 
 @pytest.mark.parametrize("format_name", ["json", "jsonl", "xml", "python"])
 def test_a_fixture_restores_the_row(row: CodeRepository, format_name: str) -> None:
-    """dumpdata and loaddata carry sealed bytes, which open in their own row alone."""
+    """Sealed bytes go through ``dumpdata`` and ``loaddata``, and open in their own row alone."""
     data = serializers.serialize(format_name, CodeRepository.objects.without_token())
     CodeRepository.objects.all().delete()
 

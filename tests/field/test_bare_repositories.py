@@ -69,8 +69,9 @@ def ran(marker: Path, folder: Path, *options: str) -> bool:
 
 
 def test_git_status_at_the_top_runs_nothing(tmp_path: Path, marker: Path) -> None:
-    """https://github.com/justinsteven/advisories/blob/main/2022_git_buried_bare_repos_and_fsmonitor_various_abuses.md
+    """No command of a bare repository runs that is buried in a working tree.
 
+    https://github.com/justinsteven/advisories/blob/main/2022_git_buried_bare_repos_and_fsmonitor_various_abuses.md
     Nor does it in a folder below, under any name by which the working tree is reached.
     """
     look_alike = LookAlike(marker)

@@ -128,7 +128,7 @@ def test_server_that_git_itself_gives_up(site: Site, repository: Path, tmp_path:
 
 @pytest.mark.parametrize("version", [0, 1, 2])
 def test_depth_where_the_server_knows_none(site: Site, repository: Path, tmp_path: Path, version: int) -> None:
-    """git is as clear about it: the server does not support shallow clones; without a depth it goes on."""
+    """The real git is as clear about it: the server does not support shallow clones; without a depth it goes on."""
     with LackingServer(repository, lacking("shallow", "fetch=shallow"), version=version) as server:
         site.trust(server)
         refused = assert_as_git(site, server.url, tmp_path, depth=2)

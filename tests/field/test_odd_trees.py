@@ -189,7 +189,7 @@ def test_our_own_rules_are_stricter_than_git_clone_and_not_than_its_fsck(tmp_pat
 
 
 def test_what_is_below_a_name_that_is_left_out_counts(tmp_path: Path) -> None:
-    """https://github.com/JetBrains/PhpStormProtocol/issues/9: a folder of icons whose name begins with ``Icon\\r``."""
+    """A folder of icons whose name begins with "Icon" and a carriage return: JetBrains/PhpStormProtocol#9."""
     inner = packs.tree(Line(FILE, b"a", ONE.id), Line(FOLDER, b"b", X.id), Line(FILE, b"c\n", ONE.id))
     root = packs.tree(Line(FOLDER, b"Icon\r", inner.id), Line(FILE, b"file", ONE.id), Line(FILE, b"new\nline", ONE.id))
     report, found = cloned_by_us(tmp_path, [*OBJECTS, inner], root)

@@ -179,7 +179,7 @@ def compared(content: bytes, judge: Judge) -> tuple[str, str]:
 
 
 def is_written_rule(refusal: str, content: bytes) -> bool:
-    """Is it a refusal that the documentation tells: of a limit, or of a number longer than any that Git writes?"""
+    """Return whether the documentation tells of this refusal: of a limit, or of a number longer than Git writes."""
     return refusal.endswith(("_too_large", "_many_objects")) or (refusal in STRICTER and _has_long_number(content))
 
 

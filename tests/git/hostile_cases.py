@@ -88,7 +88,7 @@ class Case:
     """What a protocol error has to name, where several lie close together."""
 
     is_probed: bool = False
-    """Does a probe end in the same way?"""
+    """Whether a probe ends in the same way."""
 
     holds: Mapping[str, bytes] = field(default_factory=dict)
     """Content of regular files in the tree."""

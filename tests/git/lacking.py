@@ -33,7 +33,7 @@ def packets(data: bytes) -> list[bytes | None]:
 class LackingServer(HostileServer):
     """Serves one repository without some of upload-pack's capabilities.
 
-    :param lacks: is given the name of a capability, in version 2 ``command`` or ``command=feature``; is it left out?
+    :param lacks: returns whether the capability of a name is left out, in version 2 ``command`` or ``command=feature``.
     :param version: 0, 1 or 2, whatever the client asks for.
     :param has_service_line: start version 2 with the line that gitprotocol-http(5) asks for.
     """

@@ -33,7 +33,7 @@ def place() -> Iterator[Path]:
 
 
 def refused(path: Path) -> bool:
-    """Is the root refused before anything is made?"""
+    """Return whether the root is refused before anything is made."""
     try:
         SandboxRoot(path).prepare("tests")
     except SandboxRefused:

@@ -196,7 +196,6 @@ def test_answer_that_is_not_read_to_its_end(size: int, connections: int) -> None
 
 def test_kept_connection_that_ended_is_replaced_once() -> None:
     """A request is sent again where the connection was kept and ended unanswered, but not again and again."""
-
     asked: list[str] = []
 
     def answers(exchange: Exchange) -> None:

@@ -121,7 +121,7 @@ ALPHABET = [*(bytes([byte]) for byte in range(1, 256)), *[b"."] * 60, *[b"/"] * 
 
 
 def git_takes(name: bytes) -> bool:
-    """Is this a full ref name to the real Git?"""
+    """Return whether this is a full ref name to the real Git."""
     done = subprocess.run([b"git", b"check-ref-format", name], env={"PATH": os.environ["PATH"]}, check=False)
     return done.returncode == 0
 

@@ -44,7 +44,7 @@ def ask(kid: str, question: Callable[[], _Answer], judge: Judge, *, opening: boo
 
     :param kid: name of the key, for the log.
     :param judge: tells what an error of the client means.
-    :param opening: is a stored message opened, so that a refusal concerns the message?
+    :param opening: whether a stored message is opened, so that a refusal concerns the message.
     :raises EncryptionUnavailable: there was no answer in time, or none that helps.
     :raises TokenUndecryptable: ``opening``, and the key refused.
     """

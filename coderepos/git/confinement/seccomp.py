@@ -170,7 +170,7 @@ def program(machine: Architecture, refused: Iterable[str]) -> bytes:
 
 
 def available() -> bool:
-    """Does the kernel take filters on a machine whose calls are known here?"""
+    """Return whether the kernel takes filters on a machine whose calls are known here."""
     return architecture() is not None and _prctl(_PR_GET_SECCOMP) >= 0
 
 

@@ -33,7 +33,7 @@ class GitFolder:
     """A new Git folder.
 
     :param incoming: descriptor of the folder in which it is made.
-    :param group_readable: may the group read it?
+    :param group_readable: whether the group may read it.
     """
 
     def __init__(self, incoming: int, *, group_readable: bool) -> None:

@@ -252,7 +252,7 @@ class Families:
 
 
 def _holds_twice(pack: Pack, base_ids: set[bytes]) -> bool:
-    """Is one of these objects in the pack twice?
+    """Return whether one of these objects is in the pack twice.
 
     Whoever reads a delta finds its base by the id, and may find the copy that is itself built on the delta: ``git
     index-pack`` up to 2.49 refuses such a pack, later ones accept it, and what reads it then never ends.

@@ -40,11 +40,11 @@ class Forked:
         self.end()
 
     def has_ended(self) -> bool:
-        """Did the call end, one way or the other?"""
+        """Return whether the call has ended, one way or the other."""
         return self._ended(os.WNOHANG)
 
     def succeeded(self) -> bool:
-        """Wait for the end of the call: did it return?"""
+        """Wait for the end of the call, and return whether it returned."""
         self._ended(0)
         return self._exit_code == 0
 

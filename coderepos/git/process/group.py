@@ -12,7 +12,7 @@ _LOOK_CLOSER_SECONDS: Final = 0.1
 
 
 def has_ended(group_id: int, *, within_seconds: float) -> bool:
-    """Is no process of a group at work any more?
+    """Return whether no process of a group is at work any more.
 
     One that has ended but that nobody reaps, as in a container without an init process, counts as ended.
 

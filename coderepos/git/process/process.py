@@ -52,7 +52,7 @@ class Process:
 
     def __init__(self, command: list[str], pack_fd: int) -> None:
         self.is_reaped = False
-        """Is it gone, so that nobody can know any more how it ended?"""
+        """Whether it is gone, so that nobody can know any more how it ended."""
         opened: list[int] = []
         try:
             opened += (stdin := os.pipe())

@@ -80,7 +80,7 @@ class Child:
     def __init__(self, name: str, module: str, pack_fd: int, *, root: str = ROOT) -> None:
         self.name: Final = name
         self.finished = False
-        """Did it close its events, or end?"""
+        """Whether it closed its events, or ended."""
         self._heard = bytearray()
         self._heard_bytes = 0
         self._heard_lines = 0
@@ -122,7 +122,7 @@ class Child:
 
     @property
     def wants_to_send(self) -> bool:
-        """Are there bytes that its standard input had no room for?"""
+        """Whether there are bytes that its standard input had no room for."""
         return bool(self._unsent)
 
     def send(self, line: bytes, *, last: bool = False) -> None:

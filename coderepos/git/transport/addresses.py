@@ -91,7 +91,7 @@ def look_up(host: str, port: int, **options: Any) -> Iterable[tuple[Any, ...]]:
 
 
 def address_allowed(ip_text: str, *, private_ok: bool) -> bool:
-    """May this address be connected to?
+    """Return whether this address may be connected to.
 
     :param private_ok: private and loopback addresses too, because the settings list the host.
     """

@@ -49,7 +49,7 @@ class PinnedConnection:
 
     @property
     def is_open(self) -> bool:
-        """Was it opened and not closed since, by this side?"""
+        """Whether it was opened and not closed since, by this side."""
         return self._socket is not None
 
     def open(self) -> None:

@@ -41,7 +41,7 @@ class Exchange:
     """The conversation of one request.
 
     :param refs: has what came along with the first answer of the server.
-    :param is_harmless: is a name of the server without any part of the credentials, so that users may see it?
+    :param is_harmless: returns whether a name of the server has no part of the credentials, so that users may see it.
     """
 
     def __init__(
@@ -178,6 +178,6 @@ def _unknown(ref: str) -> RefNotFound:
 
 
 def _refuses_id(error: RemoteError | RemoteProtocolError, object_id: str) -> bool:
-    """Does a server say, with a text or with nothing, that it does not have this object or does not give it away?"""
+    """Return whether a server says, with a text or with nothing, that it lacks this object or does not give it away."""
     text = str(error.fields.get("remote_text", ""))
     return isinstance(error, RemoteProtocolError) or object_id in text or "not our ref" in text

@@ -143,7 +143,7 @@ class GuardedConnection:
         return self._reader.head()
 
     def _can_be_kept(self) -> bool:
-        """Read a little more; is the answer over, so that the next one can follow on the same connection?"""
+        """Read a little more, and return whether the answer is over, so that the next can follow on the connection."""
         if not self._connection.is_open:
             return False
         left_bytes = LEFTOVER_BYTES

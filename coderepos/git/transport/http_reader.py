@@ -55,12 +55,12 @@ class Head:
 
     def __init__(self, minor_version: bytes, status: int, headers: dict[str, str]) -> None:
         self.is_old: Final = minor_version == b"0"
-        """Is it HTTP/1.0?"""
+        """Whether it is HTTP/1.0."""
         self.status: Final = status
         self.headers: Final = headers
         options = headers.get("connection", "").lower().split(",")
         self.is_last: Final = self.is_old or "close" in (option.strip() for option in options)
-        """Will the server close the connection after this answer?"""
+        """Whether the server will close the connection after this answer."""
 
     @property
     def media_type(self) -> str:
@@ -82,7 +82,7 @@ class HttpReader:
 
     def __init__(self, receive_into: Callable[[memoryview], int], count: Callable[[int], None]) -> None:
         self.has_received = False
-        """Did anything arrive since :meth:`await_answer` was called?"""
+        """Whether anything arrived since :meth:`await_answer` was called."""
         self.before_receive: Callable[[], None] | None = None
         """Is called before the buffer is used again."""
         self._receive_into: Final = receive_into
@@ -102,7 +102,7 @@ class HttpReader:
 
     @property
     def may_go_on(self) -> bool:
-        """Is the answer over, with nothing after it, and does the server keep the connection?"""
+        """Whether the answer is over, with nothing after it, and the server keeps the connection."""
         return not (self._left_bytes or self._is_chunked or self._is_last or self._at < self._end)
 
     @property

@@ -28,7 +28,7 @@ class Meter:
     ) -> None:
         self.received_bytes = 0
         self.has_begun = False
-        """Did the pack begin?"""
+        """Whether the pack has begun."""
         self._receive_seconds: Final = receive_seconds
         self._deadline: Final = time.monotonic() + seconds
         self._allowed_bytes = allowed_bytes

@@ -58,7 +58,7 @@ class PktLines:
 
     def __init__(self, answer: Answer, *, most_lines: int, remote_error: Callable[[bytes], GitError]) -> None:
         self.is_delimited = False
-        """Did the last section end with a delimiter, so that another one follows?"""
+        """Whether the last section ended with a delimiter, so that another one follows."""
         self._answer: Final = answer
         self._body: Final = answer.body
         self._part = memoryview(b"")

@@ -60,7 +60,7 @@ class UploadPackClient:
         remote_error: Callable[[bytes], GitError],
     ) -> None:
         self.is_fetching = False
-        """Was the pack asked for?"""
+        """Whether the pack was asked for."""
         self._connection: Final = connection
         self._url: Final = f"{opening.base}/git-upload-pack"
         self._headers: Final = headers
@@ -70,17 +70,17 @@ class UploadPackClient:
 
     @property
     def lists_on_request(self) -> bool:
-        """Are refs listed only when they are asked for, as in protocol version 2?"""
+        """Whether refs are listed only when they are asked for, as in protocol version 2."""
         return self._advertisement.version == 2
 
     @property
     def tells_unborn_head(self) -> bool:
-        """Does the server say where a HEAD points that is not listed, so that it is known to lead nowhere?"""
+        """Whether the server says where an unlisted HEAD points, so that it is known to lead nowhere."""
         return self.lists_on_request and b"unborn" in self._advertisement.capabilities.get(b"ls-refs", b"").split()
 
     @property
     def knows_depth(self) -> bool:
-        """Can the server cut history off?"""
+        """Whether the server can cut history off."""
         capabilities = self._advertisement.capabilities
         told = capabilities.get(b"fetch", b"").split() if self.lists_on_request else capabilities
         return b"shallow" in told

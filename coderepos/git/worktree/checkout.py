@@ -61,7 +61,7 @@ class Checkout:
     :param parent: descriptor of the folder in which ``name`` is made.
     :param pack: where the trees' blobs are.
     :param substitutions: counts what is not written as it is.
-    :param group_readable: may the group read what is written?
+    :param group_readable: whether the group may read what is written.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Checkout:
         return self._pack.sizes[position] + _FILE_WORK * len(self._places[position])
 
     def _is_plain(self, position: int) -> bool:
-        """Is there nothing to tell of this blob, neither a link nor what may be a pointer?"""
+        """Return whether there is nothing to tell of this blob, neither a link nor what may be a pointer."""
         is_link = any(place.entry.is_symlink for place in self._places[position])
         return self._pack.sizes[position] > _LFS_POINTER_BYTES and not is_link
 

@@ -77,7 +77,7 @@ def check_name_above_link(name: bytes) -> None:
 
 
 def is_ntfs_dot_git(name: bytes) -> bool:
-    """Would NTFS open ``.git`` by this name?
+    """Return whether NTFS would open ``.git`` by this name.
 
     It ignores case, trailing dots and spaces, and what follows a colon; ``git~1`` is the short name. What follows a
     backslash is a name of its own there.
@@ -86,7 +86,7 @@ def is_ntfs_dot_git(name: bytes) -> bool:
 
 
 def is_hfs_dot_git(name: bytes) -> bool:
-    """Would HFS+ open ``.git`` by this name?
+    """Return whether HFS+ would open ``.git`` by this name.
 
     It ignores case and invisible code points; like Git, this takes malformed UTF-8 for the end of the name.
     """
@@ -107,7 +107,7 @@ def kept(name: bytes) -> bytes:
 
 
 def is_writable(name: bytes) -> bool:
-    """Can this name be written and later be shown without harm: at most 255 bytes, none of them a control byte?"""
+    """Return whether this name can be written and shown without harm: at most 255 bytes, none a control byte."""
     return len(name) <= NAME_BYTES and len(name.translate(None, _CONTROL)) == len(name)
 
 

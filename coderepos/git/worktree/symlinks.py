@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     _Folder: TypeAlias = "dict[bytes, bytes | _Folder]"
 else:
 
-    def cast(_kind, value):
+    def cast(_kind, value):  # noqa: D103
         return value
 
 
@@ -39,7 +39,7 @@ class Links:
         folder[path[-1]] = target
 
     def stays_inside(self, path: tuple[bytes, ...]) -> bool:
-        """Is the link at ``path`` relative, and does its target end inside the tree?
+        """Return whether the link at ``path`` is relative and its target ends inside the tree.
 
         A target that does not exist counts by its names. Where so many links are chained that following them all
         would take seconds, the rest counts as leading outside.

@@ -51,17 +51,17 @@ class Entry:
 
     @property
     def is_symlink(self) -> bool:
-        """Is it a symbolic link?"""
+        """Whether it is a symbolic link."""
         return self.mode == LINK
 
     @property
     def is_gitlink(self) -> bool:
-        """Is it a commit of another repository?"""
+        """Whether it is a commit of another repository."""
         return self.mode == GITLINK
 
     @property
     def is_executable(self) -> bool:
-        """May its owner run it?"""
+        """Whether its owner may run it."""
         return self.mode == PROGRAM
 
 

@@ -264,7 +264,7 @@ class Vault(Service):
     kid = f"vault-transit://{name}"
 
     def wrapper(self) -> KeyWrapper:
-        """hvac takes address and token from the environment."""
+        """Return a wrapper; hvac takes address and token from the environment."""
         from coderepos.crypto.providers import open_key
 
         os.environ |= {"VAULT_ADDR": f"http://{self.address}", "VAULT_TOKEN": "s.unused"}
