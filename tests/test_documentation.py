@@ -13,6 +13,7 @@ from coderepos.api.urls import urlpatterns
 from coderepos.conf import AppSettings
 from coderepos.exceptions import error_classes
 from coderepos.git.substitutions import MEANINGS
+from coderepos.management.commands.coderepos_rekey import EXIT_KEY_UNAVAILABLE, EXIT_ROWS_LEFT
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -43,6 +44,13 @@ def test_api_page_has_every_endpoint() -> None:
 def test_api_page_has_every_error(code: str) -> None:
     """Every code that an answer or a job may hold is explained."""
     assert f"`{code}`" in (DOCS / "api.md").read_text()
+
+
+def test_exit_statuses_of_a_rotation_are_the_documented_ones() -> None:
+    """The table names the statuses that the command ends with, for scripts to tell them apart."""
+    rows = re.findall(r"^\| (\d) \| (\w+)", (DOCS / "encryption.md").read_text(), re.MULTILINE)
+
+    assert rows == [("0", "Every"), (str(EXIT_ROWS_LEFT), "Some"), (str(EXIT_KEY_UNAVAILABLE), "A")]
 
 
 def test_every_reason_of_a_substitution_is_explained() -> None:

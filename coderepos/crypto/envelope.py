@@ -45,13 +45,13 @@ class KeyWrapper(Protocol):
     def wrap(self, dek: bytes, aad: bytes) -> bytes:
         """Return the wrapped DEK.
 
-        :raises EncryptionUnavailable: the key cannot be asked right now.
+        :raises EncryptionUnavailable: the key is currently unavailable.
         """
 
     def unwrap(self, wrapped: bytes, aad: bytes) -> bytes:
         """Return the DEK.
 
-        :raises EncryptionUnavailable: the key cannot be asked right now.
+        :raises EncryptionUnavailable: the key is currently unavailable.
         :raises TokenUndecryptable: the key refuses what it is given.
         """
 
@@ -75,7 +75,7 @@ class Context:
     def encode(self) -> bytes:
         """Return the context as length-prefixed parts, without the origin: only the data is bound to that."""
         parts = ("coderepos/v1", self.table, self.field, self.row_id, self.project_id)
-        return _lp(*(part.encode() for part in parts))
+        return _length_prefixed(*(part.encode() for part in parts))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,7 +159,7 @@ class Envelope:
 
     def wrap_aad(self, wrapper: KeyWrapper, context: Context) -> bytes:
         """Return what the wrapped DEK is bound to."""
-        return _lp(
+        return _length_prefixed(
             b"wrap",
             MAGIC,
             bytes([self.suite]),
@@ -177,10 +177,10 @@ class Envelope:
         """
         parts = b"data", MAGIC, bytes([self.suite]), self.message_id, self.commitment, context.encode()
         if self.suite == SUITE_UNBOUND:
-            return _lp(*parts)
+            return _length_prefixed(*parts)
         if context.origin is None:
             raise TokenUndecryptable
-        return _lp(*parts, context.origin.encode())
+        return _length_prefixed(*parts, context.origin.encode())
 
 
 _HEAD: Final = struct.Struct(">4sBB32s32s12sH")
@@ -224,7 +224,7 @@ class LocalKeyWrapper:
 def seal(plaintext: bytes, *, wrapper: KeyWrapper, context: Context) -> bytes:
     """Return ``plaintext`` sealed for ``context`` under a new data key, in the suite of the context.
 
-    :raises EncryptionUnavailable: the wrapper cannot be asked right now.
+    :raises EncryptionUnavailable: the wrapper is currently unavailable.
     """
     plaintext = HiddenBytes(plaintext)
     dek, message_id, nonce = HiddenBytes(os.urandom(KEY_BYTES)), os.urandom(32), os.urandom(NONCE_BYTES)
@@ -252,7 +252,7 @@ def open_sealed(sealed: bytes, *, wrapper: KeyWrapper, context: Context) -> byte
     """Return the plaintext of a message.
 
     :raises TokenUndecryptable: the message was changed, or belongs to another row, origin or key.
-    :raises EncryptionUnavailable: the wrapper cannot be asked right now.
+    :raises EncryptionUnavailable: the wrapper is currently unavailable.
     """
     envelope = Envelope.unpack(sealed)
     key = _unwrap(envelope, wrapper, context)[1]
@@ -269,7 +269,7 @@ def rewrap(sealed: bytes, *, old: KeyWrapper, new: KeyWrapper, context: Context)
     The origin of ``context`` plays no part in it.
 
     :raises TokenUndecryptable: ``old`` does not open it.
-    :raises EncryptionUnavailable: a wrapper cannot be asked right now.
+    :raises EncryptionUnavailable: a wrapper is currently unavailable.
     """
     envelope = Envelope.unpack(sealed)
     dek = _unwrap(envelope, old, context)[0]
@@ -280,7 +280,7 @@ def renewed(sealed: bytes, *, old: KeyWrapper, new: KeyWrapper, context: Context
     """Return the message under ``new`` in the suite of ``context``: wrapped anew, or sealed anew from an older suite.
 
     :raises TokenUndecryptable: ``old`` does not open it.
-    :raises EncryptionUnavailable: a wrapper cannot be asked right now.
+    :raises EncryptionUnavailable: a wrapper is currently unavailable.
     """
     if Envelope.unpack(sealed).suite >= context.suite:
         return rewrap(sealed, old=old, new=new, context=context)
@@ -317,7 +317,7 @@ def _hkdf(key: bytes, salt: bytes | None, info: bytes, size: int) -> bytes:
     return HiddenBytes(HKDF(SHA256(), size, salt, info).derive(key))
 
 
-def _lp(*parts: bytes) -> bytes:
+def _length_prefixed(*parts: bytes) -> bytes:
     return b"".join(struct.pack(">I", len(part)) + part for part in parts)
 
 

@@ -46,7 +46,7 @@ class Keyring:
     def require_primary(self) -> KeyWrapper:
         """Return the key that seals.
 
-        :raises EncryptionUnavailable: the settings give none that can be used, or its KMS cannot be asked right now.
+        :raises EncryptionUnavailable: the settings give none that can be used, or its KMS is currently unavailable.
         """
         if self.primary_name is None:
             logger.error("no key can seal; run the system checks")
@@ -56,7 +56,7 @@ class Keyring:
     def find(self, kid: str) -> KeyWrapper | None:
         """Return the key of that name; ``None`` where this installation has none.
 
-        :raises EncryptionUnavailable: the key may be one of a KMS that cannot be asked right now.
+        :raises EncryptionUnavailable: the key may be one of a KMS that is currently unavailable.
         """
         if kid in self.local:
             return self.local[kid]
@@ -80,7 +80,7 @@ class Keyring:
         """Return the key of that name.
 
         :raises TokenUndecryptable: this installation has none.
-        :raises EncryptionUnavailable: the key may be one of a KMS that cannot be asked right now.
+        :raises EncryptionUnavailable: the key may be one of a KMS that is currently unavailable.
         """
         wrapper = self.find(kid)
         if wrapper is None:
@@ -90,7 +90,7 @@ class Keyring:
     def seal(self, text: str, context: Context) -> tuple[bytes, str]:
         """Return a sealed text and the kid of the key that wrapped it.
 
-        :raises EncryptionUnavailable: there is no usable key, or it cannot be asked right now.
+        :raises EncryptionUnavailable: there is no usable key, or it is currently unavailable.
         """
         text = HiddenText(text)
         wrapper = self.require_primary()
@@ -100,7 +100,7 @@ class Keyring:
         """Return the text of a message.
 
         :raises TokenUndecryptable: the key is unknown, or the message was changed or moved.
-        :raises EncryptionUnavailable: the key cannot be asked right now.
+        :raises EncryptionUnavailable: the key is currently unavailable.
         """
         try:
             return HiddenText(

@@ -75,7 +75,7 @@ def rekey(
 
     :param dry_run: prove that every data key can be unwrapped and wrapped anew, and write nothing.
     :param progress: called with the number of rows after each batch.
-    :raises EncryptionUnavailable: a key cannot be asked right now; what was moved stays moved.
+    :raises EncryptionUnavailable: a key is currently unavailable; what was moved stays moved.
     """
     ring = keyring()
     primary = ring.require_primary()

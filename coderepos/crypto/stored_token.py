@@ -45,7 +45,7 @@ class StoredToken(ABC):
         """Return the token.
 
         :raises TokenUndecryptable: it was changed, or belongs to another row or key.
-        :raises EncryptionUnavailable: the key cannot be asked right now.
+        :raises EncryptionUnavailable: the key is currently unavailable.
         """
 
     def reveal(self) -> str:

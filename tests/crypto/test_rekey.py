@@ -162,7 +162,7 @@ def test_without_a_primary_key_nothing_moves(
     status, _, errors = rekey()
 
     assert status == 4
-    assert "cannot be asked" in errors
+    assert "currently unavailable" in errors
 
 
 def test_a_key_that_goes_away_in_the_middle_keeps_what_was_moved(

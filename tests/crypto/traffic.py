@@ -1,6 +1,6 @@
 """A process that reads or writes tokens until its standard input ends: ``python -m tests.crypto.traffic read 0``.
 
-Each row's ``ref`` is the text of its token, written in the same save, so that every reader can judge what it opens.
+Each row's ``ref`` is the text of its token, written in the same save, so that every reader can verify what it opens.
 """
 
 from __future__ import annotations

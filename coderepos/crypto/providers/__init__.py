@@ -60,7 +60,7 @@ def open_key(key_id: str) -> KeyWrapper:
     """Return the wrapper of a key; the client library is imported here, and not before.
 
     :raises ValueError: it is the URI of no known service.
-    :raises EncryptionUnavailable: the service cannot be asked right now, or its extra is not installed.
+    :raises EncryptionUnavailable: the service is currently unavailable, or its extra is not installed.
     """
     scheme, name = split_key_id(key_id)
     if missing_extra(key_id):

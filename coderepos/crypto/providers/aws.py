@@ -10,7 +10,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError, HTTPClientError
 
-from coderepos.crypto.providers.asking import CONNECT_SECONDS, READ_SECONDS, Verdict, ask, expect
+from coderepos.crypto.providers.kms_call import CONNECT_SECONDS, READ_SECONDS, ErrorClass, call_kms, expect
 from coderepos.hidden import HiddenBytes
 
 WRAP_AWS: Final = 2
@@ -52,35 +52,37 @@ class AwsKeyWrapper:
     def __init__(self, name: str, client: Any) -> None:
         """Resolve ``name``.
 
-        :raises EncryptionUnavailable: the service cannot be asked right now, or does not know the key.
+        :raises EncryptionUnavailable: the service is currently unavailable, or does not know the key.
         """
         self._client = client
-        question = partial(client.describe_key, KeyId=name)
-        self._arn: Final = ask(f"aws-kms://{name}", lambda: str(question()["KeyMetadata"]["Arn"]), _judge)
+        operation = partial(client.describe_key, KeyId=name)
+        self._arn: Final = call_kms(f"aws-kms://{name}", lambda: str(operation()["KeyMetadata"]["Arn"]), _classify)
         self.kid: Final = f"aws-kms://{self._arn}"
 
     def wrap(self, dek: bytes, aad: bytes) -> bytes:
         """Return the encrypted DEK.
 
-        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        :raises EncryptionUnavailable: the service is currently unavailable, or does not allow it.
         """
-        question = partial(
+        operation = partial(
             self._client.encrypt, KeyId=self._arn, Plaintext=dek, EncryptionContext=_encryption_context(aad)
         )
-        name, wrapped = ask(self.kid, lambda: _fields(_Answer(question()), "KeyId", "CiphertextBlob"), _judge)
+        name, wrapped = call_kms(self.kid, lambda: _fields(_Answer(operation()), "KeyId", "CiphertextBlob"), _classify)
         expect(self.kid, name == self._arn, "another key answered")
         return bytes(wrapped)
 
     def unwrap(self, wrapped: bytes, aad: bytes) -> bytes:
         """Return the DEK.
 
-        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        :raises EncryptionUnavailable: the service is currently unavailable, or does not allow it.
         :raises TokenUndecryptable: it was wrapped by another key or for another row, or changed.
         """
-        question = partial(
+        operation = partial(
             self._client.decrypt, KeyId=self._arn, CiphertextBlob=wrapped, EncryptionContext=_encryption_context(aad)
         )
-        name, dek = ask(self.kid, lambda: _fields(_Answer(question()), "KeyId", "Plaintext"), _judge, opening=True)
+        name, dek = call_kms(
+            self.kid, lambda: _fields(_Answer(operation()), "KeyId", "Plaintext"), _classify, opening=True
+        )
         expect(self.kid, name == self._arn, "another key answered", opening=True)
         return HiddenBytes(dek)
 
@@ -101,14 +103,14 @@ def _encryption_context(aad: bytes) -> dict[str, str]:
     return {"coderepos": hashlib.sha256(aad).hexdigest()}
 
 
-def _judge(error: Exception) -> Verdict:
+def _classify(error: Exception) -> ErrorClass:
     if isinstance(error, HTTPClientError):
-        return Verdict.TRANSIENT
+        return ErrorClass.TRANSIENT
     if isinstance(error, ClientError):
         code = error.response.get("Error", {}).get("Code", "")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code in REFUSALS:
-            return Verdict.REFUSED
+            return ErrorClass.REFUSED
         if code in TRANSIENTS or status >= 500 or status == 429:
-            return Verdict.TRANSIENT
-    return Verdict.UNAVAILABLE
+            return ErrorClass.TRANSIENT
+    return ErrorClass.UNAVAILABLE

@@ -13,7 +13,7 @@ from azure.keyvault.keys import KeyClient
 from azure.keyvault.keys.crypto import EncryptionAlgorithm
 
 from coderepos.crypto.envelope import KEY_BYTES
-from coderepos.crypto.providers.asking import CONNECT_SECONDS, READ_SECONDS, Verdict, ask, expect
+from coderepos.crypto.providers.kms_call import CONNECT_SECONDS, READ_SECONDS, ErrorClass, call_kms, expect
 from coderepos.hidden import HiddenBytes
 
 WRAP_AZURE: Final = 4
@@ -53,28 +53,28 @@ class AzureKeyWrapper:
     def wrap(self, dek: bytes, aad: bytes) -> bytes:
         """Return the encrypted DEK.
 
-        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        :raises EncryptionUnavailable: the service is currently unavailable, or does not allow it.
         """
-        # The client encrypts by itself with the public key, even with a disabled one: hence the question before.
-        newest = ask(self.kid, lambda: self._client.get_key(self._key), _judge).properties
+        # The client encrypts by itself with the public key, even with a disabled one: hence the call before.
+        newest = call_kms(self.kid, lambda: self._client.get_key(self._key), _classify).properties
         expect(self.kid, bool(newest.enabled), "the key is disabled")
         version = str(newest.version)
         expect(self.kid, _VERSION.fullmatch(version) is not None, "the answer names no version of the key")
-        answer = ask(self.kid, lambda: self._version(version).encrypt(ALGORITHM, _digest(aad) + dek), _judge)
+        answer = call_kms(self.kid, lambda: self._version(version).encrypt(ALGORITHM, _digest(aad) + dek), _classify)
         return version.encode() + bytes(answer.ciphertext)
 
     def unwrap(self, wrapped: bytes, aad: bytes) -> bytes:
         """Return the DEK.
 
-        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        :raises EncryptionUnavailable: the service is currently unavailable, or does not allow it.
         :raises TokenUndecryptable: it was wrapped by another key or for another row, or changed.
         """
         version, ciphertext = wrapped[:VERSION_BYTES].decode("ascii", "replace"), wrapped[VERSION_BYTES:]
         expect(self.kid, _VERSION.fullmatch(version) is not None, "no version of the key", opening=True)
-        both = ask(
+        both = call_kms(
             self.kid,
             lambda: HiddenBytes(self._version(version).decrypt(ALGORITHM, ciphertext).plaintext),
-            _judge,
+            _classify,
             opening=True,
         )
         bound = len(both) == DIGEST_BYTES + KEY_BYTES and hmac.compare_digest(both[:DIGEST_BYTES], _digest(aad))
@@ -90,12 +90,12 @@ def _digest(aad: bytes) -> bytes:
     return hashlib.sha256(aad).digest()
 
 
-def _judge(error: Exception) -> Verdict:
+def _classify(error: Exception) -> ErrorClass:
     if isinstance(error, azure.ServiceRequestError | azure.ServiceResponseError):
-        return Verdict.TRANSIENT
+        return ErrorClass.TRANSIENT
     if isinstance(error, azure.HttpResponseError):
         if error.status_code in TRANSIENT_STATUSES:
-            return Verdict.TRANSIENT
+            return ErrorClass.TRANSIENT
         if error.status_code == 400:
-            return Verdict.REFUSED
-    return Verdict.UNAVAILABLE
+            return ErrorClass.REFUSED
+    return ErrorClass.UNAVAILABLE

@@ -9,7 +9,7 @@ from google.auth import exceptions as auth
 from google.cloud.kms_v1 import KeyManagementServiceClient
 from requests import exceptions as transport
 
-from coderepos.crypto.providers.asking import READ_SECONDS, Verdict, ask, expect
+from coderepos.crypto.providers.kms_call import READ_SECONDS, ErrorClass, call_kms, expect
 from coderepos.hidden import HiddenBytes
 
 WRAP_GCP: Final = 3
@@ -21,7 +21,7 @@ def open_key(name: str) -> GcpKeyWrapper:
 
     :raises EncryptionUnavailable: there are no credentials.
     """
-    client = ask(f"gcp-kms://{name}", lambda: KeyManagementServiceClient(transport="rest"), _judge)
+    client = call_kms(f"gcp-kms://{name}", lambda: KeyManagementServiceClient(transport="rest"), _classify)
     return GcpKeyWrapper(name, client)
 
 
@@ -38,7 +38,7 @@ class GcpKeyWrapper:
     def wrap(self, dek: bytes, aad: bytes) -> bytes:
         """Return the encrypted DEK.
 
-        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        :raises EncryptionUnavailable: the service is currently unavailable, or does not allow it.
         """
         request = {
             "name": self._name,
@@ -47,7 +47,9 @@ class GcpKeyWrapper:
             "plaintext_crc32c": crc32c(dek),
             "additional_authenticated_data_crc32c": crc32c(aad),
         }
-        answer = ask(self.kid, lambda: self._client.encrypt(request=request, timeout=READ_SECONDS, retry=None), _judge)
+        answer = call_kms(
+            self.kid, lambda: self._client.encrypt(request=request, timeout=READ_SECONDS, retry=None), _classify
+        )
         expect(self.kid, answer.name.startswith(f"{self._name}/cryptoKeyVersions/"), "another key answered")
         arrived = answer.verified_plaintext_crc32c and answer.verified_additional_authenticated_data_crc32c
         whole = answer.ciphertext_crc32c == crc32c(answer.ciphertext)
@@ -57,14 +59,14 @@ class GcpKeyWrapper:
     def unwrap(self, wrapped: bytes, aad: bytes) -> bytes:
         """Return the DEK; Google picks the version of the key by the bytes themselves.
 
-        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        :raises EncryptionUnavailable: the service is currently unavailable, or does not allow it.
         :raises TokenUndecryptable: it was wrapped by another key or for another row, or changed.
         """
         request = {"name": self._name, "ciphertext": wrapped, "additional_authenticated_data": aad}
-        return ask(
+        return call_kms(
             self.kid,
             lambda: HiddenBytes(self._client.decrypt(request=request, timeout=READ_SECONDS, retry=None).plaintext),
-            _judge,
+            _classify,
             opening=True,
         )
 
@@ -79,15 +81,15 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def _judge(error: Exception) -> Verdict:
+def _classify(error: Exception) -> ErrorClass:
     if isinstance(error, transport.ConnectionError | transport.Timeout | auth.TransportError | api.RetryError):
-        return Verdict.TRANSIENT
+        return ErrorClass.TRANSIENT
     if isinstance(error, api.GoogleAPICallError):
         if error.code in TRANSIENT_STATUSES:
-            return Verdict.TRANSIENT
+            return ErrorClass.TRANSIENT
         if _status(error) == "INVALID_ARGUMENT":
-            return Verdict.REFUSED
-    return Verdict.UNAVAILABLE
+            return ErrorClass.REFUSED
+    return ErrorClass.UNAVAILABLE
 
 
 def _status(error: api.GoogleAPICallError) -> str:

@@ -10,7 +10,7 @@ import hvac
 from hvac import exceptions as vault
 from requests import exceptions as transport
 
-from coderepos.crypto.providers.asking import CONNECT_SECONDS, READ_SECONDS, Verdict, ask, expect
+from coderepos.crypto.providers.kms_call import CONNECT_SECONDS, READ_SECONDS, ErrorClass, call_kms, expect
 from coderepos.hidden import HiddenBytes, HiddenText
 
 WRAP_VAULT: Final = 5
@@ -34,37 +34,37 @@ class VaultKeyWrapper:
     def wrap(self, dek: bytes, aad: bytes) -> bytes:
         """Return the encrypted DEK as Vault writes it, with the version of the key in front.
 
-        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        :raises EncryptionUnavailable: the service is currently unavailable, or does not allow it.
         """
-        question = partial(
+        operation = partial(
             self._transit.encrypt_data,
             name=self._key,
             plaintext=_base64(dek),
             associated_data=_base64(aad),
             mount_point=self._mount,
         )
-        ciphertext = ask(self.kid, lambda: str(question()["data"]["ciphertext"]), _judge)
+        ciphertext = call_kms(self.kid, lambda: str(operation()["data"]["ciphertext"]), _classify)
         expect(self.kid, ciphertext.startswith("vault:v"), "the answer is no ciphertext")
         return ciphertext.encode()
 
     def unwrap(self, wrapped: bytes, aad: bytes) -> bytes:
         """Return the DEK.
 
-        :raises EncryptionUnavailable: the service cannot be asked right now, or does not allow it.
+        :raises EncryptionUnavailable: the service is currently unavailable, or does not allow it.
         :raises TokenUndecryptable: it was wrapped by another key or for another row, or changed.
         """
         expect(self.kid, wrapped.startswith(b"vault:v") and wrapped.isascii(), "no ciphertext of Vault", opening=True)
-        question = partial(
+        operation = partial(
             self._transit.decrypt_data,
             name=self._key,
             ciphertext=wrapped.decode("ascii"),
             associated_data=_base64(aad),
             mount_point=self._mount,
         )
-        return ask(
+        return call_kms(
             self.kid,
-            lambda: HiddenBytes(binascii.a2b_base64(question()["data"]["plaintext"], strict_mode=True)),
-            _judge,
+            lambda: HiddenBytes(binascii.a2b_base64(operation()["data"]["plaintext"], strict_mode=True)),
+            _classify,
             opening=True,
         )
 
@@ -73,11 +73,11 @@ def _base64(data: bytes) -> str:
     return HiddenText(binascii.b2a_base64(data, newline=False), encoding="ascii")
 
 
-def _judge(error: Exception) -> Verdict:
+def _classify(error: Exception) -> ErrorClass:
     if isinstance(error, transport.ConnectionError | transport.Timeout):
-        return Verdict.TRANSIENT
+        return ErrorClass.TRANSIENT
     if isinstance(error, vault.RateLimitExceeded | vault.InternalServerError | vault.BadGateway | vault.VaultDown):
-        return Verdict.TRANSIENT
+        return ErrorClass.TRANSIENT
     if isinstance(error, vault.InvalidRequest):
-        return Verdict.REFUSED
-    return Verdict.UNAVAILABLE
+        return ErrorClass.REFUSED
+    return ErrorClass.UNAVAILABLE

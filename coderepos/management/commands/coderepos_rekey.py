@@ -21,14 +21,14 @@ SHOWN_ROWS: Final = 20
 class Command(BaseCommand):
     """Rotate the master key without downtime; safe to stop, to repeat, and to run while the site does its work.
 
-    Exit status: 0, every token is under the primary key; 3, some are not; 4, a key cannot be asked right now;
+    Exit status: 0, every token is under the primary key; 3, some are not; 4, a key is currently unavailable;
     1 or 2, as of any command, it did not get that far.
     """
 
     help = (
         "Moves every sealed token under the primary key. Make the new key primary and keep the old one decrypt-only "
         "first. Exit status: 0 every token is under the primary key (with --dry-run: can be moved), 3 some are not, "
-        "4 a key cannot be asked right now, run it again."
+        "4 a key is currently unavailable, run it again."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -40,7 +40,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, dry_run: bool, batch_rows: int, database: str | None, **options: Any) -> None:
         """Move the tokens of one column after the other.
 
-        :raises CommandError: tokens are left under other keys, or a key cannot be asked.
+        :raises CommandError: tokens are left under other keys, or a key is currently unavailable.
         """
         if batch_rows < 1:
             raise CommandError("--batch-rows is at least 1.")
@@ -60,7 +60,7 @@ class Command(BaseCommand):
             AuditEntry.objects.using(database).record(AuditEvent.REKEYED, details=details)
         if unavailable:
             raise CommandError(
-                "A key cannot be asked right now. What was moved stays moved; run the command again.",
+                "A key is currently unavailable. What was moved stays moved; run the command again.",
                 returncode=EXIT_KEY_UNAVAILABLE,
             )
         if left:

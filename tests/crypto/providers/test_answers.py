@@ -11,7 +11,7 @@ from google.api_core.exceptions import BadRequest, GoogleAPICallError
 from requests import Response
 
 from coderepos.crypto.providers import azure, gcp, open_key
-from coderepos.crypto.providers.asking import Verdict
+from coderepos.crypto.providers.kms_call import ErrorClass
 from coderepos.exceptions import EncryptionUnavailable
 from tests.crypto.providers.services import Aws, Gcp, Vault, running
 
@@ -47,11 +47,11 @@ def test_google_errors_without_a_body_are_outages_or_faults() -> None:
     refused = Response()
     refused.status_code, refused._content = 400, json.dumps({"error": {"status": "INVALID_ARGUMENT"}}).encode()
 
-    assert gcp._judge(BadRequest("text")) is Verdict.UNAVAILABLE
-    assert gcp._judge(BadRequest("text", response=page)) is Verdict.UNAVAILABLE
-    assert gcp._judge(BadRequest("text", response=refused)) is Verdict.REFUSED
-    assert gcp._judge(GoogleAPICallError("text")) is Verdict.UNAVAILABLE
-    assert gcp._judge(ZeroDivisionError()) is Verdict.UNAVAILABLE
+    assert gcp._classify(BadRequest("text")) is ErrorClass.UNAVAILABLE
+    assert gcp._classify(BadRequest("text", response=page)) is ErrorClass.UNAVAILABLE
+    assert gcp._classify(BadRequest("text", response=refused)) is ErrorClass.REFUSED
+    assert gcp._classify(GoogleAPICallError("text")) is ErrorClass.UNAVAILABLE
+    assert gcp._classify(ZeroDivisionError()) is ErrorClass.UNAVAILABLE
 
 
 def test_google_is_asked_with_default_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_an_answer_of_another_shape_is_an_outage(
 def test_a_key_without_a_name_is_an_outage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]
 ) -> None:
-    """The same for the question who a key is."""
+    """The same for the call that resolves the name of a key."""
     for name in ("AWS_ENDPOINT_URL_KMS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "unused")
 
@@ -104,4 +104,4 @@ def test_a_key_without_a_name_is_an_outage(
 
 def test_an_error_of_azure_that_nobody_knows_is_an_outage() -> None:
     """Neither HTTP nor connection: something else has to be mended first."""
-    assert azure._judge(ZeroDivisionError()) is Verdict.UNAVAILABLE
+    assert azure._classify(ZeroDivisionError()) is ErrorClass.UNAVAILABLE

@@ -18,8 +18,8 @@ from django.test import override_settings
 from coderepos.crypto import keyring as keyrings
 from coderepos.crypto.envelope import Context, KeyWrapper, LocalKeyWrapper
 from coderepos.crypto.keyring import keyring, problems
-from coderepos.crypto.providers import asking, missing_extra, open_key, split_key_id
-from coderepos.crypto.providers.asking import Verdict, ask
+from coderepos.crypto.providers import kms_call, missing_extra, open_key, split_key_id
+from coderepos.crypto.providers.kms_call import ErrorClass, call_kms
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
 from tests.crypto.providers.services import Aws, Vault, running
 
@@ -66,8 +66,8 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unused")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "unused")
-    monkeypatch.setattr(asking, "TOTAL_SECONDS", 1.0)
-    monkeypatch.setattr(asking, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(kms_call, "TOTAL_SECONDS", 1.0)
+    monkeypatch.setattr(kms_call, "PAUSE_SECONDS", 0.01)
     keyrings._kms_wrapper.cache_clear()
     yield
     keyrings._kms_wrapper.cache_clear()
@@ -223,11 +223,11 @@ def test_a_forked_process_makes_its_own_connection(tmp_path: Path) -> None:
 
 
 def test_both_attempts_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A question that fails late leaves less time to the second one; what is late is left behind."""
-    monkeypatch.setattr(asking, "TOTAL_SECONDS", 0.4)
+    """A call that fails late leaves less time to the second one; what is late is left behind."""
+    monkeypatch.setattr(kms_call, "TOTAL_SECONDS", 0.4)
     released, asked = threading.Event(), []
 
-    def question() -> None:
+    def operation() -> None:
         asked.append(1)
         if len(asked) == 1:
             time.sleep(0.3)
@@ -236,7 +236,7 @@ def test_both_attempts_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     started = time.monotonic()
     with pytest.raises(EncryptionUnavailable):
-        ask("kid", question, lambda error: Verdict.TRANSIENT)
+        call_kms("kid", operation, lambda error: ErrorClass.TRANSIENT)
     released.set()
 
     assert len(asked) == 2

@@ -12,7 +12,7 @@ import pytest
 
 from coderepos.crypto import envelope
 from coderepos.crypto.envelope import Context, KeyWrapper, LocalKeyWrapper
-from coderepos.crypto.providers import asking
+from coderepos.crypto.providers import kms_call
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
 from coderepos.hidden import HiddenBytes
 from tests.crypto.frames import watched
@@ -32,8 +32,8 @@ def service(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv(name, "")  # so that what the service sets is undone
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unused")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "unused")
-    monkeypatch.setattr(asking, "TOTAL_SECONDS", 1.5)
-    monkeypatch.setattr(asking, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(kms_call, "TOTAL_SECONDS", 1.5)
+    monkeypatch.setattr(kms_call, "PAUSE_SECONDS", 0.01)
     with running(request.param, tmp_path) as service:
         yield service
 
@@ -56,7 +56,7 @@ def test_a_data_key_comes_back(service: Service, wrapper: KeyWrapper) -> None:
 
 
 def test_no_frame_of_ours_names_a_data_key(service: Service, wrapper: KeyWrapper) -> None:
-    """An exception in the middle of a question, or in the thread that asks it, shows the data key to no reporter."""
+    """An exception in the middle of a call, or in the thread that makes it, shows the data key to no reporter."""
     with watched(DEK, b64encode(DEK)) as seen:
         sealed = envelope._seal_from_parts(
             b"token", wrapper=wrapper, context=CONTEXT, dek=HiddenBytes(DEK), message_id=bytes(32), nonce=bytes(12)

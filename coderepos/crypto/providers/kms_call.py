@@ -1,4 +1,4 @@
-"""One question to a key management service: bounded in time, tried twice, its errors translated into ours."""
+"""Calls to a key management service: bounded in time, tried twice, their errors translated into ours."""
 
 from __future__ import annotations
 
@@ -20,32 +20,35 @@ PAUSE_SECONDS: Final = 0.2
 ATTEMPTS: Final = 2
 
 logger = logging.getLogger(__name__)
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
-class Verdict(enum.Enum):
+class ErrorClass(enum.Enum):
     """What an error of a client means."""
 
     TRANSIENT = enum.auto()
-    """The same question may be answered a moment later."""
+    """The same call may succeed a moment later."""
 
     UNAVAILABLE = enum.auto()
-    """Somebody has to change something first: rights, a disabled key, a wrong address."""
+    """Somebody has to change something first: permissions, a disabled key, a wrong address."""
 
     REFUSED = enum.auto()
-    """The key was asked, and does not open what it was given."""
+    """The service answered, and its key does not open what it was given."""
 
 
-Judge = Callable[[Exception], Verdict]
-
-
-def ask(kid: str, question: Callable[[], _Answer], judge: Judge, *, opening: bool = False) -> _Answer:
-    """Return the answer to ``question``, asked once more after a transient error.
+def call_kms(
+    kid: str,
+    operation: Callable[[], _Result],
+    classify: Callable[[Exception], ErrorClass],
+    *,
+    opening: bool = False,
+) -> _Result:
+    """Return the result of ``operation``, which is called once more after a transient error.
 
     :param kid: name of the key, for the log.
-    :param judge: tells what an error of the client means.
-    :param opening: whether a stored message is opened, so that a refusal concerns the message.
-    :raises EncryptionUnavailable: there was no answer in time, or none that helps.
+    :param classify: returns what an error of the client means.
+    :param opening: whether a stored message is being opened, so that a refusal concerns the message.
+    :raises EncryptionUnavailable: there was no result in time, or an error that a repetition does not help.
     :raises TokenUndecryptable: ``opening``, and the key refused.
     """
     deadline = time.monotonic() + TOTAL_SECONDS
@@ -53,18 +56,18 @@ def ask(kid: str, question: Callable[[], _Answer], judge: Judge, *, opening: boo
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE_SECONDS)
-        waiting = _Waiting(question)
-        if not waiting.answered_within(deadline - time.monotonic()):
+        call = _BoundedCall(operation)
+        if not call.ends_within(deadline - time.monotonic()):
             logger.error("key %s: no answer within %s seconds", kid, TOTAL_SECONDS)
             break
-        if waiting.error is None:
-            return waiting.answers[0]
-        verdict = judge(waiting.error)
-        # The text of the error comes from the service and may quote the question: its type has to do.
-        logger.error("key %s: %s, %s", kid, type(waiting.error).__name__, verdict.name.lower())
-        if verdict is Verdict.REFUSED and opening:
+        if call.error is None:
+            return call.results[0]
+        error_class = classify(call.error)
+        # The text of the error comes from the service and may quote the request: its type has to do.
+        logger.error("key %s: %s, %s", kid, type(call.error).__name__, error_class.name.lower())
+        if error_class is ErrorClass.REFUSED and opening:
             failure = TokenUndecryptable()
-        if verdict is not Verdict.TRANSIENT:
+        if error_class is not ErrorClass.TRANSIENT:
             break
     raise failure
 
@@ -80,16 +83,16 @@ def expect(kid: str, condition: bool, fault: str, *, opening: bool = False) -> N
         raise TokenUndecryptable if opening else EncryptionUnavailable
 
 
-class _Waiting(Generic[_Answer]):
-    """A question in a thread of its own, since no client bounds the time of a whole answer."""
+class _BoundedCall(Generic[_Result]):
+    """A call in a thread of its own, since no client bounds the time of a whole answer."""
 
-    def __init__(self, question: Callable[[], _Answer]) -> None:
-        self._question = question
-        self.answers: list[_Answer] = []
+    def __init__(self, operation: Callable[[], _Result]) -> None:
+        self._operation = operation
+        self.results: list[_Result] = []
         self.error: Exception | None = None
 
-    def answered_within(self, seconds: float) -> bool:
-        """Wait for the answer; a thread that is late is left behind and ends with its client's own limits."""
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for the end; a thread that is late is left behind and ends with its client's own limits."""
         thread = threading.Thread(target=self._run, name="coderepos-kms", daemon=True)
         thread.start()
         thread.join(max(seconds, 0))
@@ -97,6 +100,6 @@ class _Waiting(Generic[_Answer]):
 
     def _run(self) -> None:
         try:
-            self.answers.append(self._question())
+            self.results.append(self._operation())
         except Exception as error:
             self.error = error
