@@ -171,7 +171,7 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
         read_only_fields = fields
 
     def get_retryable(self, repository: CodeRepository) -> bool:
-        """Return whether the failed work is worth another try without any change by the user."""
+        """Whether the failed work is worth another try without any change by the user."""
         return RETRYABLE.get(repository.error_code, False)
 
     def get_connected_by(self, repository: CodeRepository) -> str | None:
