@@ -111,6 +111,23 @@ def describe(error: Exception) -> Answer:
     match error:
         case CodeReposError():
             return _ours(error)
+        case django_errors.ValidationError():
+            # Of a service, which knows the row: a user name that is its token, for one.
+            return describe(exceptions.ValidationError(as_serializer_error(error)))
+        case django_errors.SuspiciousOperation() | django_errors.BadRequest() | UnreadablePostError():
+            return _invalid("The request cannot be read.")
+        case Http404():
+            return _ours(NotFound())
+        case django_errors.PermissionDenied():
+            return _ours(PermissionDenied())
+        case exceptions.APIException() if error.status_code < 500:
+            return _of_rest_framework(error)
+        case _:
+            return _ours(InternalError("Something went wrong on our side; the operator finds the details in the log."))
+
+
+def _of_rest_framework(error: exceptions.APIException) -> Answer:
+    match error:
         case exceptions.ValidationError():
             return Answer(
                 status=400,
@@ -118,17 +135,10 @@ def describe(error: Exception) -> Answer:
                 message="The request has invalid values; see the fields.",
                 fields={"fields": _sentences_by_field(error.detail)},
             )
-        case django_errors.ValidationError():
-            # Of a service, which knows the row: a user name that is its token, for one.
-            return describe(exceptions.ValidationError(as_serializer_error(error)))
         case exceptions.ParseError():
             return _invalid("The body of the request cannot be read as what its content type says.")
-        case django_errors.SuspiciousOperation() | django_errors.BadRequest() | UnreadablePostError():
-            return _invalid("The request cannot be read.")
-        case Http404() | exceptions.NotFound():
+        case exceptions.NotFound():
             return _ours(NotFound())
-        case django_errors.PermissionDenied():
-            return _ours(PermissionDenied())
         case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
             challenge = getattr(error, "auth_header", None)
             return Answer(
@@ -145,10 +155,8 @@ def describe(error: Exception) -> Answer:
                 code=error.default_code,
                 message="This content type is not supported; send application/json.",
             )
-        case exceptions.APIException() if error.status_code < 500:
-            return Answer(status=error.status_code, code=error.default_code, message=" ".join(_sentences(error.detail)))
         case _:
-            return _ours(InternalError("Something went wrong on our side; the operator finds the details in the log."))
+            return Answer(status=error.status_code, code=error.default_code, message=" ".join(_sentences(error.detail)))
 
 
 def _ours(error: CodeReposError) -> Answer:

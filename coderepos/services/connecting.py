@@ -50,7 +50,7 @@ class Connection:
     job: Job
 
 
-def connect_repository(
+def connect_repository(  # noqa: PLR0913  all by name, as in the request
     *,
     user: Any,
     project_id: object,

@@ -66,7 +66,7 @@ def fsck(git_dir: Path) -> str:
     return done.stdout + done.stderr
 
 
-def test_connected_repository_ends_in_its_read_only_sandbox(
+def test_connected_repository_ends_in_its_read_only_sandbox(  # noqa: PLR0915  one life, told in order
     api: Api,
     project: Project,
     git_root: Path,

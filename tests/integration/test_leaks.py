@@ -240,7 +240,7 @@ def look_around(places: Places, when: str, *folders: Path) -> None:
     places |= {f"{when}: {name}": content for name, content in found.items()}
 
 
-def test_whole_life_leaks_nothing(
+def test_whole_life_leaks_nothing(  # noqa: PLR0915  one life, told in order
     api: Api,
     project: Project,
     git_root: Path,

@@ -116,7 +116,7 @@ class PackScanner:
         # Only now: small deltas of large trees come before the blobs that pay for them.
         self._count(self._pack.result_bytes)
 
-    def _entries(self, total: int) -> None:
+    def _entries(self, total: int) -> None:  # noqa: C901, PLR0912, PLR0915  a call for each entry costs too much
         """Read all entries, the common ones with one call of zlib and few of Python, since a pack has 100,000."""
         pack, limits = self._pack, self._limits
         ids, kinds, offsets = pack.ids, pack.kinds, pack.offsets

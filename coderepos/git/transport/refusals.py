@@ -74,11 +74,17 @@ def refusal(head: Head, asked_url: str, policy: NetworkPolicy, *, authorization:
         return RemoteUnavailable(retry_after_seconds=retry_after(headers))
     if status in (408, 425) or status >= 500:
         return RemoteUnreachable(reason=SERVER_ERROR, http_status=status)
+    return _not_git(head, authorization)
+
+
+def _not_git(head: Head, authorization: str) -> GitError:
+    """Return the error for an answer that is not an error to HTTP, but nothing that Git says."""
+    status = head.status
     if head.media_type in ("text/html", "application/xhtml+xml") or status == 203:
         return RemoteAuthFailed(reason=SIGN_IN_PAGE) if authorization else RemoteProtocolError(reason=WEB_PAGE)
     if status != 200:
         return RemoteProtocolError(reason="http status", http_status=status)
-    if headers.get("content-encoding", IDENTITY).lower() not in CODINGS:
+    if head.headers.get("content-encoding", IDENTITY).lower() not in CODINGS:
         return RemoteProtocolError(reason="content encoding")
     return RemoteProtocolError(reason="content type")
 

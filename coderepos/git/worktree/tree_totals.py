@@ -39,7 +39,7 @@ class TreeTotals:
 
     __slots__ = ("depth", "disk_bytes", "entries", "has_links", "is_empty", "is_repository", "path_bytes")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  a value, one argument a field
         self,
         entries: int,
         disk_bytes: int,
@@ -169,11 +169,8 @@ def _settle(tree: int, trees: Trees) -> tuple[int, bool, bool]:
                     continue
                 entry, below = entry.instead_of, 0
             else:
-                if inner.has_links:
-                    has_links = True
-                    check_name_above_link(entry.name)
-                if inner.is_repository:
-                    trees.differs(tree, "bare_repository", entry.name)
+                has_links |= inner.has_links
+                _note_directory(tree, entry.name, inner, trees)
         else:
             below = 0
         is_empty = False
@@ -187,3 +184,11 @@ def _settle(tree: int, trees: Trees) -> tuple[int, bool, bool]:
             skipped += 1 + below
     trees.entries[tree] = kept
     return skipped, is_empty, has_links
+
+
+def _note_directory(tree: int, name: bytes, inner: TreeTotals, trees: Trees) -> None:
+    """Check a directory that has files, and note it where Git would take it for a repository."""
+    if inner.has_links:
+        check_name_above_link(name)
+    if inner.is_repository:
+        trees.differs(tree, "bare_repository", name)

@@ -66,7 +66,7 @@ class Service:
         self.plaintext: bytes | None = None
         """What decrypting answers instead of the truth."""
 
-    def start(self, context: ssl.SSLContext | None = None) -> None:
+    def start(self, context: ssl.SSLContext | None = None) -> None:  # noqa: C901  with the handler inside
         """Listen on a free port of loopback."""
         self.stop_event = threading.Event()
         service = self
