@@ -13,7 +13,7 @@ ARGS ?=
 SECONDS ?= 300
 WORKERS ?= 2
 # git/ knows no Django, and hosts bring an SQLite of their own: on PostgreSQL their tests would be the same ones again.
-OF_NO_DATABASE := --ignore tests/git --ignore tests/fuzz --ignore tests/chaos \
+OF_NO_DATABASE := --ignore tests/git --ignore tests/sandbox --ignore tests/fuzz --ignore tests/chaos \
     $(addprefix --deselect tests/hosts/test_,hosts.py printed_lines.py uninstall.py)
 
 BIN := $(abspath $(VENV))/bin
@@ -44,7 +44,7 @@ demo: setup
 test: setup
 	env -u DATABASE_URL "$(BIN)/python" -m pytest -n $(WORKERS) $(ARGS)
 	"$(BIN)/python" -m tests.postgres "$(BIN)/python" -m pytest -n $(WORKERS) $(OF_NO_DATABASE) $(ARGS)
-	@[ "$$(id -u)" != 0 ] || "$(BIN)/python" -m tests.unprivileged -n $(WORKERS) tests/integration tests/git/test_sandbox.py tests/git/test_clone.py $(ARGS)
+	@[ "$$(id -u)" != 0 ] || "$(BIN)/python" -m tests.unprivileged -n $(WORKERS) tests/integration tests/sandbox/test_sandbox.py tests/git/test_clone.py $(ARGS)
 
 of-no-database:
 	@echo $(OF_NO_DATABASE)

@@ -12,7 +12,7 @@ import pytest
 from django.conf import settings
 from pytest_django import DjangoAssertNumQueries, DjangoCaptureOnCommitCallbacks
 
-from tests.database import ALIAS, connection
+from tests.support.database import ALIAS, connection
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

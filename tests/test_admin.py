@@ -34,7 +34,7 @@ from coderepos.models import (
     Role,
 )
 from coderepos.projects.models import Project
-from tests.database import connection
+from tests.support.database import connection
 
 TOKEN = "ghp_NobodyMayEverReadThis0123456789abcd"
 MODELS = {

@@ -18,7 +18,7 @@ from coderepos.crypto import process
 from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, Job
 from coderepos.projects.models import Project
-from tests.database import ALIAS
+from tests.support.database import ALIAS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

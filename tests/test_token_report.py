@@ -17,8 +17,8 @@ from django.test.utils import CaptureQueriesContext
 from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository
 from coderepos.projects.models import Project
-from tests.cluster import ROOT
-from tests.database import connection
+from tests.support.cluster import ROOT
+from tests.support.database import connection
 
 TOKEN = "ghp_NobodyMayEverReadThis0123456789abcd"
 

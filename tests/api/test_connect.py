@@ -14,7 +14,7 @@ from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import AlreadyConnected, CodeReposError, InvalidGitUrl, RemoteAuthFailed, RepositoryTooLarge
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, connect
-from tests.database import connection
+from tests.support.database import connection
 
 Calls = list[dict[str, Any]]
 Body = dict[str, Any]

@@ -24,7 +24,7 @@ from coderepos.exceptions import LimitExceeded, Throttled, error_classes
 from coderepos.models import CodeRepository
 from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, TOKEN, connect
-from tests.database import connection
+from tests.support.database import connection
 
 Body = dict[str, Any]
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -14,7 +13,7 @@ import pytest
 from pytest_django import Settings
 
 from coderepos.api.fields import utc_text
-from tests.database import connection
+from tests.support.database import connection
 
 Host = dict[str, Any]
 
@@ -22,13 +21,12 @@ Host = dict[str, Any]
 @pytest.fixture(scope="module", params=["", "--without-spectacular"])
 def host(request: pytest.FixtureRequest) -> Host:
     """What callers get in that host, with drf-spectacular installed but unused, and without it."""
-    program = Path(__file__).with_name("other_host.py")
     done = subprocess.run(
-        [sys.executable, program, *filter(None, [request.param])],
+        [sys.executable, "-m", "tests.support.programs.other_host", *filter(None, [request.param])],
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": str(program.parents[2])},
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
     result: Host = json.loads(done.stdout)

@@ -21,7 +21,7 @@ from coderepos.models.repository import CodeRepositoryQuerySet
 from coderepos.projects.models import Project
 from coderepos.services import changing, connecting, tokens
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
-from tests.database import connection
+from tests.support.database import connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

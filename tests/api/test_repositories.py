@@ -18,7 +18,7 @@ from coderepos.api.listing import RepositoryPagination
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, ProjectMembership
 from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
-from tests.database import connection
+from tests.support.database import connection
 
 NOON = datetime(2024, 1, 15, 12, 0, 0, 987654, tzinfo=UTC)
 

@@ -22,8 +22,8 @@ from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership,
 from coderepos.projects.models import Project
 from coderepos.services import tokens
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
-from tests.database import connection
-from tests.git.http_backend import GitServer, make_repository
+from tests.support.database import connection
+from tests.support.servers.git_http_backend import GitServer, make_repository
 
 NEW = "ghp_ThisOneReplacesTheOther0123456789ab"
 Put = Callable[..., Any]

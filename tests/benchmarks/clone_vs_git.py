@@ -24,7 +24,7 @@ from typing import Any
 
 from tests.benchmarks.generated import generate, growing
 from tests.benchmarks.subjects import SUBJECTS
-from tests.git.http_backend import GitServer
+from tests.support.servers.git_http_backend import GitServer
 
 ROOT = Path(__file__).resolve().parents[2]
 RIVALS = {

@@ -21,9 +21,9 @@ import django
 from django.core.management import call_command
 from django.db import transaction
 
-from tests.cluster import Cluster, children_of
-from tests.git.http_backend import GitServer, git, make_repository
 from tests.postgres import TemporaryServer
+from tests.support.cluster import Cluster, children_of
+from tests.support.servers.git_http_backend import GitServer, git, make_repository
 
 SOURCES = 6
 TOKEN = "t" * 30

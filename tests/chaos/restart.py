@@ -10,7 +10,7 @@ from typing import Any
 from django.db import connection
 
 from tests.chaos.installation import BYTES_PER_SECOND, Room, installation
-from tests.cluster import wait_until
+from tests.support.cluster import wait_until
 
 SLOW = BYTES_PER_SECOND // 12
 CLONES = 4

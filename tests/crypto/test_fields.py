@@ -35,7 +35,7 @@ from coderepos.exceptions import TokenUndecryptable
 from coderepos.models import CodeRepository, Job
 from coderepos.projects.models import Project
 from tests.crypto.conftest import TOKEN, MakeRow
-from tests.database import ALIAS, connection
+from tests.support.database import ALIAS, connection
 
 OTHER = "glpat-AnotherTokenOfTheCryptoTests01234"
 

@@ -24,9 +24,9 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import EncryptionUnavailable
 from coderepos.models import CodeRepository
 from coderepos.projects.models import Project
-from tests.cluster import wait_until
 from tests.crypto.conftest import TOKEN, MakeRow
-from tests.database import ALIAS, connection
+from tests.support.cluster import wait_until
+from tests.support.database import ALIAS, connection
 
 ROOT = Path(__file__).parents[2]
 OLD_KEY, NEW_KEY = (base64.b64encode(bytes(range(start, start + 32))).decode() for start in (0, 50))
@@ -300,7 +300,7 @@ def test_rotation_while_the_site_works(
         return kids().get(NEW.kid, 0)
 
     traffic = [
-        start(keys, "-m", "tests.crypto.traffic", kind, str(number))
+        start(keys, "-m", "tests.support.programs.token_traffic", kind, str(number))
         for number, (kind, keys) in enumerate(
             [("read", BEFORE), ("read", DURING), ("write", BEFORE), ("write", BEFORE)]
         )

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import RefNotFound
-from tests.field.judging import Listing
 from tests.fuzz import clones
 from tests.fuzz.clones import asked, substituted
 from tests.fuzz.random_repositories import RandomRepository
+from tests.support.reference_git import Listing
 
 SECONDS = 20
 

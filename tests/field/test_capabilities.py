@@ -17,8 +17,9 @@ from dulwich.web import make_wsgi_chain
 from coderepos.git.wire import NetworkPolicy
 from coderepos.models import CodeRepository
 from tests.field.conftest import Site
-from tests.field.judging import git_run, listing
-from tests.git.hostile_server import (
+from tests.support.reference_git import git_run, listing
+from tests.support.servers.git_http_backend import git, make_repository
+from tests.support.servers.hostile import (
     ADVERTISEMENT,
     V2_CAPABILITIES,
     Exchange,
@@ -28,8 +29,7 @@ from tests.git.hostile_server import (
     sideband,
     v2_server,
 )
-from tests.git.http_backend import git, make_repository
-from tests.git.lacking import LackingServer
+from tests.support.servers.lacking import LackingServer
 
 V0 = (
     "multi_ack multi_ack_detailed thin-pack side-band side-band-64k ofs-delta shallow deepen-since deepen-not"

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.field.conftest import TOKEN, Site
-from tests.git.hostile_server import HostileServer, v2_server
+from tests.support.servers.hostile import HostileServer, v2_server
 
 
 def certificate(folder: Path, *, names: list[x509.GeneralName] | None, days: int = 1) -> tuple[Path, Path]:

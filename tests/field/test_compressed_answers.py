@@ -12,8 +12,9 @@ import pytest
 from coderepos.exceptions import GitError, PreambleTooLarge, RemoteProtocolError, RemoteUnreachable, RepositoryTooLarge
 from coderepos.git.limits import Limits
 from tests.field.conftest import Site
-from tests.git.fetching import ChildRun, Fetched, fetch_request, run_child, run_fetch
-from tests.git.hostile_server import (
+from tests.support.fetch_child import ChildRun, Fetched, fetch_request, run_child, run_fetch
+from tests.support.servers.git_http_backend import GitServer, make_repository
+from tests.support.servers.hostile import (
     ADVERTISEMENT,
     FLUSH,
     RESULT,
@@ -26,7 +27,6 @@ from tests.git.hostile_server import (
     pkt,
     sideband,
 )
-from tests.git.http_backend import GitServer, make_repository
 
 REFS = [("HEAD", "1" * 40), ("refs/heads/main", "1" * 40)]
 PACK = pack_of((3, b"x" * 5_000), (3, bytes(range(256)) * 300))

@@ -6,7 +6,7 @@ import pytest
 
 from coderepos.models import CodeRepository
 from tests.field.conftest import TOKEN, Site
-from tests.git.hostile_server import HostileServer, v2_server
+from tests.support.servers.hostile import HostileServer, v2_server
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from coderepos.git.transport.refusals import retry_after
 from tests.field.conftest import TOKEN, Site
-from tests.git.hostile_server import Exchange, HostileServer, v2_server
+from tests.support.servers.hostile import Exchange, HostileServer, v2_server
 
 Answer = Callable[[Exchange], None]
 

@@ -12,10 +12,10 @@ from django.urls import reverse
 from coderepos.git.text import is_display_text
 from coderepos.models import CodeRepository, ProjectMembership, Role
 from tests.field.conftest import ADDRESS, Site
-from tests.field.judging import git_run, repository_of
-from tests.git import packs
-from tests.git.http_backend import GitServer
-from tests.git.packs import FILE, FOLDER, LINK, Line, blob
+from tests.support import packs
+from tests.support.packs import FILE, FOLDER, LINK, Line, blob
+from tests.support.reference_git import git_run, repository_of
+from tests.support.servers.git_http_backend import GitServer
 
 NAMES = {
     "latin-1": b"caf\xe9",

@@ -11,10 +11,10 @@ import pytest
 
 from coderepos.exceptions import TooManyEntries, UnsafeRepository
 from coderepos.git.limits import Limits
-from tests.field.judging import cloned_by_git, cloned_by_us, git_run, listing
-from tests.git import packs
-from tests.git.building import built_of
-from tests.git.packs import FILE, FOLDER, GITLINK, LINK, PROGRAM, Line, Object, blob
+from tests.support import packs
+from tests.support.build_child import built_of
+from tests.support.packs import FILE, FOLDER, GITLINK, LINK, PROGRAM, Line, Object, blob
+from tests.support.reference_git import cloned_by_git, cloned_by_us, git_run, listing
 
 ONE, TWO, TARGET = blob(b"one\n"), blob(b"two\n"), blob(b"target")
 EMPTY = packs.tree()

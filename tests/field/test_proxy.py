@@ -29,10 +29,10 @@ from coderepos.git.url import parse_git_url
 from coderepos.git.wire import NetworkPolicy, Proxy
 from coderepos.hidden import HiddenText
 from tests.field.conftest import TOKEN, Site
-from tests.git.connect_proxy import ConnectProxy
-from tests.git.fetching import fetch_request, run_child, run_fetch
-from tests.git.hostile_server import Exchange, HostileServer
-from tests.git.http_backend import GitServer, make_repository, write_certificate
+from tests.support.fetch_child import fetch_request, run_child, run_fetch
+from tests.support.servers.connect_proxy import ConnectProxy
+from tests.support.servers.git_http_backend import GitServer, make_repository, write_certificate
+from tests.support.servers.hostile import Exchange, HostileServer
 
 PASSWORD = "pr0xy-p@ss:wörd"
 USERINFO = "corp%5Cdora:pr0xy-p%40ss%3Aw%C3%B6rd@"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from coderepos.git.wire import BuildReport
-from tests.field.judging import git_run
-from tests.git import packs
-from tests.git.building import built_here, git, outcome_of
-from tests.git.packs import FILE, Line, Object, blob
+from tests.support import packs
+from tests.support.build_child import built_here, git, outcome_of
+from tests.support.packs import FILE, Line, Object, blob
+from tests.support.reference_git import git_run
 
 ROOT = packs.tree(Line(FILE, b"file", blob().id))
 FIRST = packs.commit(ROOT)

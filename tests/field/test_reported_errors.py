@@ -9,8 +9,8 @@ import pytest
 
 from coderepos.models import AuditEntry, CodeRepository
 from tests.field.conftest import TOKEN, Site
-from tests.git.hostile_cases import lawful
-from tests.git.hostile_server import (
+from tests.support.hostile_cases import lawful
+from tests.support.servers.hostile import (
     ADVERTISEMENT,
     FLUSH,
     RESULT,

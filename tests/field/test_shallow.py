@@ -13,9 +13,9 @@ from coderepos.git.limits import Limits
 from coderepos.git.wire import NetworkPolicy
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
-from tests.field.judging import git_run
-from tests.git.cutting import CuttingServer
-from tests.git.http_backend import GitServer, git, make_repository
+from tests.support.reference_git import git_run
+from tests.support.servers.cutting import CuttingServer
+from tests.support.servers.git_http_backend import GitServer, git, make_repository
 
 COMMITS = 5
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.field.conftest import Site
-from tests.field.judging import repository_of
-from tests.git import packs
-from tests.git.http_backend import GitServer
-from tests.git.packs import FILE, Line, Object, blob
+from tests.support import packs
+from tests.support.packs import FILE, Line, Object, blob
+from tests.support.reference_git import repository_of
+from tests.support.servers.git_http_backend import GitServer
 
 ROOT = packs.tree(Line(FILE, b"file", blob().id))
 HEAD = packs.commit(ROOT)

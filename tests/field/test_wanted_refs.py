@@ -11,9 +11,9 @@ import pytest
 
 from coderepos.models import CodeRepository
 from tests.field.conftest import ADDRESS, Site
-from tests.field.judging import ENVIRONMENT, git_run, listing
-from tests.git.http_backend import GitServer, git, make_repository
-from tests.git.lacking import LackingServer
+from tests.support.reference_git import ENVIRONMENT, git_run, listing
+from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.servers.lacking import LackingServer
 
 
 def cloned(site: Site, url: str, ref: str = "", **values: Any) -> CodeRepository:

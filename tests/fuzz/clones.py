@@ -22,9 +22,9 @@ from coderepos.exceptions import CodeReposError, UnsafeRepository
 from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
 from coderepos.sandbox.removal import remove_tree
-from tests.field.judging import Listing, git_run, listing
 from tests.fuzz.random_repositories import EMPTY_TREE, RandomRepository
-from tests.git.http_backend import GitServer
+from tests.support.reference_git import Listing, git_run, listing
+from tests.support.servers.git_http_backend import GitServer
 
 DEPTHS: Final = (None, None, 1, 2, 4)
 

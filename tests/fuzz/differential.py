@@ -2,7 +2,7 @@
 
 The judge is ``git index-pack`` on a file in an empty repository. ``git clone`` calls it with ``--stdin --fix-thin``,
 which completes a pack whose bases are missing from what the repository has: from nothing, in a clone. The rest of what
-``git clone`` asks for, the links between objects, is compared in tests/git/test_connectivity.py.
+``git clone`` asks for, the links between objects, is compared in tests/git/pack/test_connectivity.py.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from coderepos.git.pack.delta import apply_delta, apply_delta_in_pieces, delta_s
 from tests.fuzz.mutate import mutated
 from tests.fuzz.seeds import CORPUS, seeds
 from tests.fuzz.structured import broken_delta, random_delta, structured
-from tests.git import packs
-from tests.git.building import index_of, scanned
-from tests.git.packs import Object
+from tests.support import packs
+from tests.support.build_child import index_of, scanned
+from tests.support.packs import Object
 
 SECONDS: Final = 20
 """Wall clock after which Git counts as never ending; it takes milliseconds."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tests.git.packs import OFS_DELTA, REF_DELTA, TYPES, entry_header, header, offset, sealed
+from tests.support.packs import OFS_DELTA, REF_DELTA, TYPES, entry_header, header, offset, sealed
 
 NAMES: Final = {number: name for name, number in TYPES.items()}
 MOST_INFLATED: Final = 1 << 20

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from tests.fuzz.model import Entry, entries_of, pack_of, relinked
-from tests.git.packs import FILE, FOLDER, GITLINK, LINK, OFS_DELTA, PROGRAM, REF_DELTA, sealed, varint
+from tests.support.packs import FILE, FOLDER, GITLINK, LINK, OFS_DELTA, PROGRAM, REF_DELTA, sealed, varint
 
 PIECES: Final = (
     b"",

@@ -30,8 +30,8 @@ from coderepos.sandbox.removal import remove_tree
 from tests.fuzz.model import entries_of, wanted_of
 from tests.fuzz.mutate import mutated
 from tests.fuzz.seeds import CORPUS
-from tests.git import packs
-from tests.git.packs import TYPES
+from tests.support import packs
+from tests.support.packs import TYPES
 
 SECONDS: Final = 5.0
 """Processor time that no input may take."""

@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from tests.git import packs
-from tests.git.packs import (
+from tests.support import packs
+from tests.support.packs import (
     FILE,
     FOLDER,
     GITLINK,

@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from tests.git.packs import OFS_DELTA, REF_DELTA, TYPES, Object, copy, header, insert, offset, sealed, varint
+from tests.support.packs import OFS_DELTA, REF_DELTA, TYPES, Object, copy, header, insert, offset, sealed, varint
 
 _COMMIT: Final = b"tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\nauthor a <a> 1 +0000\ncommitter a <a> 1 +0000\n\n"
 

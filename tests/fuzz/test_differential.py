@@ -10,9 +10,9 @@ import pytest
 from tests.fuzz import differential
 from tests.fuzz.differential import Judge, compare, compared, compared_deltas, main
 from tests.fuzz.structured import structured
-from tests.git import packs
-from tests.git.building import index_of
-from tests.git.packs import Object, blob, copy, delta, entry, insert, ofs_delta, ref_delta
+from tests.support import packs
+from tests.support.build_child import index_of
+from tests.support.packs import Object, blob, copy, delta, entry, insert, ofs_delta, ref_delta
 
 SECONDS = 20
 

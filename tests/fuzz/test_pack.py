@@ -14,9 +14,9 @@ from tests.fuzz.model import entries_of, pack_of, relinked, wanted_of
 from tests.fuzz.mutate import MUTATIONS, mutated
 from tests.fuzz.pack import fuzz, judged, main, read
 from tests.fuzz.seeds import CORPUS, seeds
-from tests.git import packs
-from tests.git.building import git
-from tests.git.packs import FILE, Line, blob
+from tests.support import packs
+from tests.support.build_child import git
+from tests.support.packs import FILE, Line, blob
 
 SEED = 20_240_229
 

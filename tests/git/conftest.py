@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.git.processes import adopt_orphans, descendants, left_over
+from tests.support.processes import adopt_orphans, descendants, left_over
 
 
 @pytest.fixture

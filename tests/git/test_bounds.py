@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.git.building import child, outcome_of
-from tests.git.shapes import SHAPES, Made
+from tests.support.build_child import child, outcome_of
+from tests.support.costly_repositories import SHAPES, Made
 
 CPU_SECONDS = 5.0
 PEAK_MB = 300

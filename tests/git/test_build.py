@@ -21,9 +21,22 @@ from coderepos.git.build import read_outcome, run, translated
 from coderepos.git.confinement import profiles
 from coderepos.git.limits import MB, Limits
 from coderepos.git.wire import BuildReport, BuildRequest, dump_line, load_line, request_line
-from tests.git import packs
-from tests.git.building import LIMITS, Built, built_here, child, git, outcome_of
-from tests.git.packs import FILE, LINK, PROGRAM, Line, Object, blob, copy, delta, entry, entry_header, insert, ofs_delta
+from tests.support import packs
+from tests.support.build_child import LIMITS, Built, built_here, child, git, outcome_of
+from tests.support.packs import (
+    FILE,
+    LINK,
+    PROGRAM,
+    Line,
+    Object,
+    blob,
+    copy,
+    delta,
+    entry,
+    entry_header,
+    insert,
+    ofs_delta,
+)
 
 CONTENT = blob()
 ROOT = packs.tree(Line(FILE, b"file", CONTENT.id))

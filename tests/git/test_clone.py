@@ -33,11 +33,11 @@ from coderepos.git.results import Progress
 from coderepos.git.wire import NetworkPolicy
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
-from tests.git.hostile_server import Exchange, HostileServer
-from tests.git.http_backend import GitServer, git, make_repository
-from tests.git.processes import descendants
-from tests.git.scripted import STARTED, error, outcome
-from tests.git.users import USERS, forked
+from tests.support.processes import descendants
+from tests.support.programs.scripted import STARTED, error, outcome
+from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.servers.hostile import Exchange, HostileServer
+from tests.support.users import USERS, forked
 
 pytestmark = pytest.mark.usefixtures("no_children_left")
 
@@ -106,7 +106,10 @@ def worker(given: dict[str, Any], user: int | None = None) -> subprocess.Popen[s
     import dulwich
 
     paths = [supervisor.ROOT, str(Path(dulwich.__file__).parent.parent)]
-    code = f"import sys; sys.path[:0] = {paths[:1]!r}; sys.path += {paths[1:]!r}; import tests.git.driver as d, dulwich"
+    code = (
+        f"import sys; sys.path[:0] = {paths[:1]!r}; sys.path += {paths[1:]!r}; "
+        "import tests.support.programs.driver as d, dulwich"
+    )
     python = runs_for(user, code)
     if python is None:
         pytest.skip("no Python here that another user may run")
@@ -261,7 +264,7 @@ def test_the_probe_stops_a_repository_that_is_too_large(served: GitServer) -> No
     assert caught.value.fields["limit_mb"] == limit_bytes / 10**6
 
 
-SCRIPTED = Programs(fetch="tests.git.scripted")
+SCRIPTED = Programs(fetch="tests.support.programs.scripted")
 
 
 def told(*script: list[Any], depth: int | None = None, seconds: float = 10) -> Any:

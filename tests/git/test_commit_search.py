@@ -17,10 +17,10 @@ from coderepos.git.confinement import profiles, seccomp
 from coderepos.git.limits import SEARCHED_PACK_BYTES, Limits
 from coderepos.git.probe import probe
 from coderepos.git.wire import BuildRequest, SearchRequest
-from tests.field.judging import repository_of
-from tests.git import packs
-from tests.git.http_backend import GitServer
-from tests.git.packs import FILE, Line, blob
+from tests.support import packs
+from tests.support.packs import FILE, Line, blob
+from tests.support.reference_git import repository_of
+from tests.support.servers.git_http_backend import GitServer
 
 ROOT = packs.tree(Line(FILE, b"file", blob().id))
 HEAD = packs.commit(ROOT)

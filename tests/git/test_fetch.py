@@ -26,9 +26,9 @@ from coderepos.git.limits import Limits
 from coderepos.git.platforms import KnownHost
 from coderepos.git.transport.http_reader import READ_BYTES
 from coderepos.git.wire import FetchOutcome, NetworkPolicy, request_line
-from tests.git.fetching import fetch_request, run_child, run_fetch
-from tests.git.hostile_server import Exchange, HostileServer
-from tests.git.http_backend import GitServer, git, make_repository
+from tests.support.fetch_child import fetch_request, run_child, run_fetch
+from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.servers.hostile import Exchange, HostileServer
 
 
 @pytest.fixture(scope="module")

@@ -38,8 +38,9 @@ from coderepos.exceptions import (
 from coderepos.git.limits import Limits
 from coderepos.git.process.emitter import error_event
 from coderepos.git.wire import NetworkPolicy
-from tests.git.fetching import ChildRun, Fetched, fetch_request, run_child, run_fetch
-from tests.git.hostile_server import (
+from tests.support.fetch_child import ChildRun, Fetched, fetch_request, run_child, run_fetch
+from tests.support.servers.git_http_backend import write_certificate
+from tests.support.servers.hostile import (
     ADVERTISEMENT,
     FLUSH,
     ID,
@@ -56,7 +57,6 @@ from tests.git.hostile_server import (
     sideband,
     v2_server,
 )
-from tests.git.http_backend import write_certificate
 
 HASTY = Limits(receive_seconds=0.3, clone_seconds=0.6)
 TOKEN = "tok3n-vAlue"

@@ -24,10 +24,10 @@ from coderepos.git.results import Credentials
 from coderepos.git.wire import NetworkPolicy
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
-from tests.git.hostile_cases import CASES, CONTENT, PATIENT, Case, lawful
-from tests.git.hostile_server import HostileServer, v2_server
-from tests.git.measuring import Attempt, attempt, forms_of, found_in, note
 from tests.git.test_fetch_hostile import TOKEN
+from tests.support.hostile_cases import CASES, CONTENT, PATIENT, Case, lawful
+from tests.support.measuring import Attempt, attempt, forms_of, found_in, note
+from tests.support.servers.hostile import HostileServer, v2_server
 
 pytestmark = pytest.mark.usefixtures("no_children_left")
 

@@ -24,13 +24,13 @@ from coderepos.git.limits import Limits
 from coderepos.git.process import group as process_group
 from coderepos.git.results import CloneReport, Progress
 from coderepos.git.wire import NetworkPolicy
-from tests.git.http_backend import GitServer, git, make_repository
-from tests.git.scripted import COMMIT, FETCH, STARTED, make_version, report
-from tests.git.users import NOBODY
+from tests.support.programs.scripted import COMMIT, FETCH, STARTED, make_version, report
+from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.users import NOBODY
 
 pytestmark = pytest.mark.usefixtures("no_children_left")
 
-SCRIPTED = Programs(fetch="tests.git.scripted", build="tests.git.scripted")
+SCRIPTED = Programs(fetch="tests.support.programs.scripted", build="tests.support.programs.scripted")
 LIMITS = Limits(clone_seconds=20, disk_bytes=200_000, entries=50, depth=4)
 
 

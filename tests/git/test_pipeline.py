@@ -35,13 +35,13 @@ from coderepos.git.process import events, supervisor
 from coderepos.git.process.supervisor import Child
 from coderepos.git.results import CloneReport, Credentials, Progress
 from coderepos.git.wire import NetworkPolicy
-from tests.git.processes import Process, descendants, left_over
-from tests.git.scripted import BUILD, COMMIT, FETCH, STARTED, error, outcome, report
-from tests.git.users import forked
+from tests.support.processes import Process, descendants, left_over
+from tests.support.programs.scripted import BUILD, COMMIT, FETCH, STARTED, error, outcome, report
+from tests.support.users import forked
 
 pytestmark = pytest.mark.usefixtures("no_children_left", "no_descriptors_left")
 
-SCRIPTED = Programs(fetch="tests.git.scripted", build="tests.git.scripted")
+SCRIPTED = Programs(fetch="tests.support.programs.scripted", build="tests.support.programs.scripted")
 TOKEN = "ghp_0123456789abcdefghijABCDEFGHIJ012345"
 
 Script = list[Any]
@@ -367,7 +367,7 @@ def test_the_token_travels_by_the_pipe_alone(play: Play, caplog: pytest.LogCaptu
     with pytest.raises(CloneTimeout) as caught:
         play([STARTED, ["sleep", 60]], [STARTED, ["sleep", 60]], seconds=1, on_progress=look, credentials=credentials)
 
-    assert any("tests.git.scripted" in text for text in seen)
+    assert any("tests.support.programs.scripted" in text for text in seen)
     assert not any(TOKEN in text for text in [*seen, caplog.text, str(caught.value), repr(caught.value.fields)])
 
 
@@ -512,7 +512,7 @@ def test_a_child_that_the_kernel_holds_is_told(
     monkeypatch.setattr(supervisor, "_REAP_SECONDS", 0.05)
     monkeypatch.setattr(os, "killpg", lambda group, number: None)
     with open(os.devnull, "wb") as nowhere:
-        child = Child("fetch", "tests.git.scripted", nowhere.fileno())
+        child = Child("fetch", "tests.support.programs.scripted", nowhere.fileno())
     child.end()
     monkeypatch.undo()
 

@@ -11,7 +11,7 @@ from coderepos.git.platforms import KNOWN_HOSTS, KnownHost, basic_auth, platform
 from coderepos.git.transport.platform_api import PlatformAnswer, ask_platform, ask_token_expiry, token_expiry
 from coderepos.git.url import parse_git_url
 from coderepos.git.wire import NetworkPolicy
-from tests.git.hostile_server import Answer, Exchange, HostileServer
+from tests.support.servers.hostile import Answer, Exchange, HostileServer
 
 NOTHING = PlatformAnswer()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coderepos.exceptions import RemoteProtocolError, TooManyRefs
 from coderepos.git.limits import Limits
 from coderepos.git.refs import SHOWN_NAMES, RefListing, advertised_tags, object_id, ref_candidates, ref_text
-from tests.git.hostile_server import ID
+from tests.support.servers.hostile import ID
 
 OTHER = "2" * 40
 

@@ -17,14 +17,14 @@ from coderepos.git.platforms import KnownHost
 from coderepos.git.probe import probe
 from coderepos.git.results import token_expiry
 from coderepos.git.wire import FetchRequest, NetworkPolicy
-from tests.git.fetching import fetch_request, run_fetch
-from tests.git.hostile_server import Answer, Exchange, HostileServer
-from tests.git.http_backend import GitServer, make_repository
-from tests.git.scripted import BUILD, STARTED, outcome
+from tests.support.fetch_child import fetch_request, run_fetch
+from tests.support.programs.scripted import BUILD, STARTED, outcome
+from tests.support.servers.git_http_backend import GitServer, make_repository
+from tests.support.servers.hostile import Answer, Exchange, HostileServer
 
 pytestmark = pytest.mark.usefixtures("no_children_left")
 
-SCRIPTED = Programs(fetch="tests.git.scripted", build="tests.git.scripted")
+SCRIPTED = Programs(fetch="tests.support.programs.scripted", build="tests.support.programs.scripted")
 MOMENT = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hosts.project import MOUNTED, HostProject
+from tests.support.host_project import MOUNTED, HostProject
 
 TWO_DATABASES = """
     DATABASES["code"] = {**DATABASES["default"], "NAME": BASE_DIR / "code.sqlite3"}

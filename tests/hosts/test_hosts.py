@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.git.http_backend import GitServer
-from tests.hosts.project import HostProject
-from tests.hosts.shapes import SHAPES, Shape
+from tests.support.host_project import HostProject
+from tests.support.host_shapes import SHAPES, Shape
+from tests.support.servers.git_http_backend import GitServer
 
 AUTHOR = ("-c", "user.name=A", "-c", "user.email=a@example.org")
 TOKEN = "ghp_OfTheHosts0123456789abcdefghijklmnop"

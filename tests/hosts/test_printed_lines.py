@@ -16,9 +16,9 @@ from textwrap import dedent
 
 import pytest
 
-from tests.cluster import wait_until
-from tests.git.http_backend import GitServer
-from tests.hosts.project import ROOT, HostProject
+from tests.support.cluster import wait_until
+from tests.support.host_project import ROOT, HostProject
+from tests.support.servers.git_http_backend import GitServer
 
 TOKEN = "ghp_OfThePrintedLines0123456789abcdefghi"
 PUBLIC_URL = "https://github.com/user/repo.git"

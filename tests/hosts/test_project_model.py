@@ -12,7 +12,7 @@ from django.test.utils import isolate_apps
 from pytest_django import Settings
 
 from coderepos.checks import project as checks
-from tests.hosts.project import MOUNTED, HostProject, Refused
+from tests.support.host_project import MOUNTED, HostProject, Refused
 
 KEYS = {
     "bigint": "id = models.BigAutoField(primary_key=True)",

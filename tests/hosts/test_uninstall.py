@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts.project import MOUNTED, HostProject, Refused
+from tests.support.host_project import MOUNTED, HostProject, Refused
 
 STRAY = """
     from django_q.tasks import async_task, result

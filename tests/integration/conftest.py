@@ -20,8 +20,8 @@ from rest_framework.authtoken.models import Token
 
 from coderepos.models import ProjectMembership, Role
 from coderepos.projects.models import Project
-from tests.cluster import Cluster, wait_until
-from tests.git.http_backend import GitServer
+from tests.support.cluster import Cluster, wait_until
+from tests.support.servers.git_http_backend import GitServer
 
 ACCESS_TOKEN = "ghp_integrationtests0123456789abcdef"
 StartCluster = Callable[..., AbstractContextManager[Cluster]]

@@ -15,9 +15,9 @@ from django.db.models.functions import Now
 from coderepos import services
 from coderepos.models import Job, JobState
 from coderepos.projects.models import Project
-from tests.cluster import Cluster, children_of, wait_until
-from tests.git.http_backend import GitServer, git, make_repository
 from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster
+from tests.support.cluster import Cluster, children_of, wait_until
+from tests.support.servers.git_http_backend import GitServer, git, make_repository
 
 CodeSettings = Callable[..., dict[str, Any]]
 

@@ -34,8 +34,11 @@ from coderepos.crypto.redaction import RedactingFilter
 from coderepos.crypto.secret import Secret
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, ProjectMembership
 from coderepos.projects.models import Project
-from tests.cluster import Cluster, wait_until
-from tests.git.hostile_server import (
+from tests.integration.conftest import Answer, Api
+from tests.support.cluster import Cluster, wait_until
+from tests.support.leaks import Places, ProcessWatch, answer, database, files, forms_of, hunt, queue
+from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.servers.hostile import (
     ADVERTISEMENT,
     RESULT,
     Exchange,
@@ -46,9 +49,6 @@ from tests.git.hostile_server import (
     sideband,
     v2_server,
 )
-from tests.git.http_backend import GitServer, git, make_repository
-from tests.integration.conftest import Answer, Api
-from tests.integration.leaks import Places, ProcessWatch, answer, database, files, forms_of, hunt, queue
 
 ECHOES = ("realm", "status", "body", "redirect", "type", "capability", "error", "progress", "fatal")
 
@@ -211,7 +211,7 @@ def run_workers(
         given.write_text(json.dumps({"CODEREPOS": settings.CODEREPOS, "logs": str(logs)}))
         environment = {
             **child_environment,
-            "DJANGO_SETTINGS_MODULE": "tests.integration.leak_settings",
+            "DJANGO_SETTINGS_MODULE": "tests.support.programs.leak_settings",
             "CODEREPOS_LEAK_SETTINGS": str(given),
             "TMPDIR": str(temporary),
         }

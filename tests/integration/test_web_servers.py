@@ -23,10 +23,10 @@ import pytest
 from rest_framework.authtoken.models import Token
 
 from coderepos.projects.models import Project
-from tests.cluster import ROOT, wait_until
-from tests.git.http_backend import GitServer, git, make_repository
-from tests.git.processes import descendants
 from tests.integration.conftest import ACCESS_TOKEN, Answer, Api
+from tests.support.cluster import ROOT, wait_until
+from tests.support.processes import descendants
+from tests.support.servers.git_http_backend import GitServer, git, make_repository
 
 GUNICORN = ["-m", "gunicorn", "config.wsgi", "--bind=fd://{fd}", "--workers=1", "--graceful-timeout=4"]
 SERVERS = {

@@ -12,9 +12,9 @@ from django.test import Client
 from django_q.models import OrmQ
 
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
-from tests.cluster import Cluster, wait_until
-from tests.git.http_backend import GitServer, make_repository
 from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster
+from tests.support.cluster import Cluster, wait_until
+from tests.support.servers.git_http_backend import GitServer, make_repository
 
 CodeSettings = Callable[..., dict[str, Any]]
 
@@ -118,7 +118,7 @@ def test_lost_notification_is_made_up_for_while_workers_are_idle(
 
 def test_workers_that_only_start_are_not_alive(child_environment: dict[str, str], tmp_path: Path) -> None:
     """A machine whose workers die as soon as they start was never at work, and /health says so."""
-    environment = {**child_environment, "DJANGO_SETTINGS_MODULE": "tests.integration.crashing"}
+    environment = {**child_environment, "DJANGO_SETTINGS_MODULE": "tests.support.programs.crashing"}
 
     with Cluster(environment, tmp_path / "cluster.log", settings={}) as cluster:
         wait_until(lambda: cluster.log.read_text().count("after death") >= 5, seconds=60, what="a row of deaths")

@@ -15,7 +15,7 @@ from django.utils import timezone
 from coderepos.crypto.secret import Secret
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository
 from coderepos.projects.models import Project
-from tests.database import ALIAS
+from tests.support.database import ALIAS
 
 pytestmark = pytest.mark.django_db
 

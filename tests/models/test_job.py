@@ -15,7 +15,7 @@ from model_bakery import baker
 from coderepos.crypto.secret import Secret
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, LeaseLost
 from coderepos.projects.models import Project
-from tests.database import ALIAS, connection
+from tests.support.database import ALIAS, connection
 
 pytestmark = pytest.mark.django_db
 ERROR: dict[str, Any] = {"error_code": "remote_timeout", "error_message": "The Git host did not answer in time."}

@@ -21,7 +21,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import InvalidGitUrl, TokenUndecryptable, UrlNotAllowed
 from coderepos.models import AuditEntry, CodeRepository, Job
 from coderepos.projects.models import Project
-from tests.database import connection
+from tests.support.database import connection
 
 pytestmark = pytest.mark.django_db
 

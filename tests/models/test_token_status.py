@@ -16,7 +16,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, TokenStatus
 from coderepos.models.token_status import database_time
 from coderepos.projects.models import Project
-from tests.database import connection
+from tests.support.database import connection
 
 MOMENT = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
 

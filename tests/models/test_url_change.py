@@ -19,8 +19,8 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import InvalidGitUrl, UrlNotAllowed
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository
 from coderepos.projects.models import Project
-from tests.cluster import ROOT
-from tests.database import ALIAS, connection
+from tests.support.cluster import ROOT
+from tests.support.database import ALIAS, connection
 
 pytestmark = pytest.mark.django_db
 

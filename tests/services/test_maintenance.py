@@ -19,7 +19,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import SandboxRefused
 from coderepos.models import CodeRepository, Job, JobState, Node, get_project_model
 from coderepos.services import maintenance, upkeep
-from tests.database import ALIAS, connection
+from tests.support.database import ALIAS, connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -17,7 +17,7 @@ from coderepos.exceptions import CodeReposError, SandboxRefused
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, JobState, get_project_model
 from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services import cloning, leases, publication
-from tests.git.http_backend import GitServer, make_repository
+from tests.support.servers.git_http_backend import GitServer, make_repository
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -22,9 +22,9 @@ from coderepos import engine, services
 from coderepos.crypto.secret import Secret
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, Node, get_project_model
 from coderepos.services import upkeep
-from tests.cluster import wait_until
-from tests.git.http_backend import GitServer, git, make_repository
-from tests.services.interrupted import STEPS
+from tests.support.cluster import wait_until
+from tests.support.programs.interrupted import STEPS
+from tests.support.servers.git_http_backend import GitServer, git, make_repository
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -91,7 +91,7 @@ class Interrupted:
     def run_to(self, step: str, number: signal.Signals) -> None:
         """Start it, and wait until the signal has reached it."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.services.interrupted", str(self.job.pk), step, str(int(number))],
+            [sys.executable, "-m", "tests.support.programs.interrupted", str(self.job.pk), step, str(int(number))],
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

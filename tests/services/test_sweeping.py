@@ -20,7 +20,7 @@ from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.projects.models import Project
 from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services import sweeping, upkeep
-from tests.database import connection
+from tests.support.database import connection
 
 pytestmark = pytest.mark.django_db
 

@@ -13,7 +13,7 @@ from requests import Response
 from coderepos.crypto.providers import azure, gcp, open_key
 from coderepos.crypto.providers.kms_call import ErrorClass
 from coderepos.exceptions import EncryptionUnavailable
-from tests.crypto.providers.services import Aws, Gcp, Vault, running
+from tests.support.servers.key_services import Aws, Gcp, Vault, running
 
 DEK = bytes(range(32))
 

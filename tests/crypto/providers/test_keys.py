@@ -21,7 +21,7 @@ from coderepos.crypto.keyring import keyring, problems
 from coderepos.crypto.providers import kms_call, missing_extra, open_key, split_key_id
 from coderepos.crypto.providers.kms_call import ErrorClass, call_kms
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
-from tests.crypto.providers.services import Aws, Vault, running
+from tests.support.servers.key_services import Aws, Vault, running
 
 CONTEXT = Context(table="code_repos", field="token_ciphertext", row_id="row", project_id="project")
 LOCAL = base64.b64encode(bytes(range(60, 92))).decode()

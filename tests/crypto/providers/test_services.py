@@ -15,8 +15,8 @@ from coderepos.crypto.envelope import Context, KeyWrapper, LocalKeyWrapper
 from coderepos.crypto.providers import kms_call
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
 from coderepos.hidden import HiddenBytes
-from tests.crypto.frames import watched
-from tests.crypto.providers.services import LEFT_OPEN, Aws, Azure, Gcp, Service, Vault, running
+from tests.support.frames import watched
+from tests.support.servers.key_services import LEFT_OPEN, Aws, Azure, Gcp, Service, Vault, running
 
 pytestmark = pytest.mark.filterwarnings(LEFT_OPEN)
 

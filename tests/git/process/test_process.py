@@ -1,0 +1,313 @@
+"""Processes by system calls alone: what they inherit, and that none is left, whatever happens on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from coderepos.exceptions import InternalError
+from coderepos.git.clone import CloneRequest, clone
+from coderepos.git.limits import Limits
+from coderepos.git.probe import probe
+from coderepos.git.process import process, supervisor
+from coderepos.git.process.supervisor import Child, starting
+from coderepos.git.wire import NetworkPolicy, dump_line
+from tests.support.processes import left_over
+from tests.support.servers.hostile import HostileServer
+from tests.support.users import forked
+
+pytestmark = pytest.mark.usefixtures("no_children_left")
+
+
+class QueueTimeout(SystemExit):
+    """What a queue raises from its alarm signal."""
+
+
+def scripted(*steps: list[Any]) -> bytes:
+    return dump_line({"ref": json.dumps(steps)})
+
+
+def started(nowhere_fd: int) -> Child:
+    with starting():
+        return Child("fetch", "tests.support.programs.scripted", nowhere_fd)
+
+
+def said(*steps: list[Any]) -> list[dict[str, Any]]:
+    """Return all that a child says."""
+    with open(os.devnull, "wb") as nowhere, started(nowhere.fileno()) as child:
+        child.send(scripted(*steps), last=True)
+        heard: list[dict[str, Any]] = []
+        while not child.finished:
+            heard += child.hear()
+        return heard
+
+
+def test_a_child_inherits_its_three_descriptors() -> None:
+    """What a library of the host left inheritable stays here; standard error leads nowhere."""
+    open_ends = os.pipe()
+    for end in open_ends:
+        os.set_inheritable(end, True)  # noqa: FBT003  positional only
+
+    (event,) = said(["descriptors"])
+
+    for end in open_ends:
+        os.close(end)
+    assert sorted(event["descriptors"]) == ["0", "1", "2", "3"]
+    assert event["descriptors"]["2"] == "/dev/null"
+    assert event["directory"] == "/"
+
+
+@pytest.mark.parametrize("closed", [(0,), (0, 1), (0, 1, 2), (1, 2)])
+def test_a_host_without_standard_streams(closed: tuple[int, ...]) -> None:
+    """A daemon that closed its own streams gets pipes with their numbers, which are not mixed up."""
+
+    def lonely() -> list[str]:
+        for number in closed:
+            os.close(number)
+        (event,) = said(["descriptors"])
+        return sorted(event["descriptors"])
+
+    assert forked(lonely) == ["0", "1", "2", "3"]
+
+
+def test_a_child_starts_with_no_blocked_and_no_ignored_signal() -> None:
+    """The mask during its start is not the child's, nor is what the host ignores."""
+
+    def ignoring() -> dict[str, Any]:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        (event,) = said(["signals"])
+        return event
+
+    event = forked(ignoring)
+
+    assert int(event["blocked"], 16) == 0
+    assert not int(event["ignored"], 16) & 1 << (signal.SIGCHLD - 1)
+
+
+def test_what_a_handler_raises_while_a_child_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue's time-out in the last wait goes through after the child was reaped and its pipes were closed."""
+    killpg = os.killpg
+
+    def kill(*given: int) -> None:
+        # Its pipes may be closed by then, which ends it too.
+        with suppress(ProcessLookupError):
+            killpg(*given)
+
+    monkeypatch.setattr(os, "killpg", lambda *given: threading.Timer(0.2, kill, given).start())
+
+    def ring(number: int, frame: object) -> None:
+        raise QueueTimeout
+
+    before = set(os.listdir("/proc/self/fd"))
+    signal.signal(signal.SIGALRM, ring)
+    with open(os.devnull, "wb") as nowhere:
+        child = started(nowhere.fileno())
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(QueueTimeout):
+            child.end()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    assert not left_over(set())
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_a_handler_raises_at_any_line_of_an_end() -> None:
+    """Signals arrive between two lines too: none of them leaves a process or a pipe."""
+    files = {supervisor.__file__, process.__file__, contextlib.__file__}
+
+    def ring(number: int, frame: object) -> None:
+        raise QueueTimeout
+
+    def ended_at(stop: int) -> bool:
+        """End a child while a signal arrives at a line of it, and return whether there are so many."""
+        lines = 0
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal lines
+            if frame.f_code.co_filename not in files:
+                return None
+            if frame.f_code is not Child.end.__code__ and event == "line":
+                lines += 1
+                if lines == stop:
+                    os.kill(os.getpid(), signal.SIGALRM)
+            return trace
+
+        child = started(nowhere.fileno())
+        # Then there is nothing to wait for, and few lines come.
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        before_trace = sys.gettrace()
+        with suppress(QueueTimeout):
+            try:
+                sys.settrace(trace)
+                child.end()
+                # From Python 3.12 on handlers may run some lines later; this calls those that wait.
+                signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            finally:
+                sys.settrace(before_trace)
+        return lines >= stop
+
+    def ended_at_each() -> int:
+        """Return at how many lines nothing was left behind."""
+        signal.signal(signal.SIGALRM, ring)
+        gc.collect()
+        before = set(os.listdir("/proc/self/fd"))
+        stop = 1
+        while ended_at(stop):
+            with pytest.raises(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+            assert set(os.listdir("/proc/self/fd")) == before, stop
+            stop += 1
+        return stop
+
+    with open(os.devnull, "wb") as nowhere:
+        # In a process of its own: CPython 3.11 may go on handling an exception that was raised at such a line.
+        assert forked(ended_at_each) > 30
+
+
+@pytest.mark.parametrize("room", range(9))
+def test_a_host_without_descriptors(room: int) -> None:
+    """However few are left, probe and clone end in an error of ours and leave none open."""
+    request = CloneRequest(
+        url="https://git.example/r.git",
+        credentials=None,
+        ref="",
+        depth=None,
+        policy=NetworkPolicy(),
+        limits=Limits(),
+        min_level=1,
+        group_readable=False,
+    )
+
+    def crowded() -> bool:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+        taken: list[int] = []
+        with suppress(OSError):
+            while len(taken) < 100:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for descriptor in taken[:room]:
+            os.close(descriptor)
+        for start in (
+            lambda: probe(request, seconds=1),
+            lambda: clone(request, incoming=Path("/nowhere"), on_progress=lambda _: None),
+        ):
+            with pytest.raises(InternalError):
+                start()
+        for descriptor in taken[:room]:
+            assert os.open(os.devnull, os.O_RDONLY) == descriptor
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return True
+
+    assert forked(crowded)
+
+
+GREEN = """\
+import sys
+sys.path.insert(0, {root!r})
+from gevent import monkey; monkey.patch_all()
+import os, signal, time, gevent
+from coderepos.git.process.supervisor import Child, starting
+
+nowhere = os.open(os.devnull, os.O_WRONLY)
+masks = set()
+
+def child():
+    for _ in range(5):
+        with starting():
+            one = Child("fetch", "tests.support.programs.scripted", nowhere)
+        time.sleep(0.01)
+        one.end()
+
+def watch():
+    while working:
+        masks.add(frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+        time.sleep(0)
+
+working = True
+watching = gevent.spawn(watch)
+started = time.monotonic()
+gevent.joinall([gevent.spawn(child) for _ in range(3)], raise_error=True)
+seconds = time.monotonic() - started
+working = False
+watching.join()
+assert masks == {{frozenset()}}, masks
+try:
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+except ChildProcessError:
+    print("none left")
+"""
+
+
+def test_green_threads_never_see_a_blocked_signal() -> None:
+    """Under gevent's replacements no other green thread runs while signals are blocked, and no zombie stays.
+
+    https://github.com/benoitc/gunicorn/issues/418
+    """
+    code = GREEN.format(root=supervisor.ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+
+    assert (done.stdout, done.returncode) == ("none left\n", 0), done.stderr
+
+
+GREEN_PROBE = """\
+import sys
+sys.path.insert(0, {root!r})
+from gevent import monkey; monkey.patch_all()
+import time, gevent
+from coderepos.exceptions import RemoteTimeout
+from coderepos.git.limits import Limits
+from coderepos.git.wire import NetworkPolicy
+from coderepos.git.clone import CloneRequest
+from coderepos.git.probe import probe
+
+host = sys.argv[1]
+policy = NetworkPolicy(private_hosts=(host,), insecure_http_hosts=(host,))
+request = CloneRequest(url=f"http://{{host}}/r.git", credentials=None, ref="", depth=None, policy=policy,
+                       limits=Limits(), min_level=1, group_readable=False)
+
+def ask():
+    try:
+        probe(request, seconds=1)
+    except RemoteTimeout:
+        return time.monotonic()
+
+started = time.monotonic()
+probes = [gevent.spawn(ask) for _ in range(4)]
+ticks = 0
+while not all(one.ready() for one in probes):
+    time.sleep(0.01)
+    ticks += 1
+assert ticks > 30, ticks
+assert max(one.get() for one in probes) - started < 3
+print("done")
+"""
+
+
+def test_green_threads_run_while_a_probe_waits() -> None:
+    """Under gevent several probes of a silent host take as long as one, and others are served meanwhile."""
+
+    def silence(connection: socket.socket, stopping: threading.Event) -> None:
+        stopping.wait(20)
+
+    with HostileServer(greet=silence) as server:
+        code = GREEN_PROBE.format(root=supervisor.ROOT)
+        done = subprocess.run(
+            [sys.executable, "-c", code, server.host], capture_output=True, text=True, timeout=30, check=False
+        )
+
+    assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr

@@ -1,0 +1,188 @@
+"""Runs the build child as the pipeline does, or its parts in this process, and the real git as the judge."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coderepos.git.build import make
+from coderepos.git.limits import MB, Limits
+from coderepos.git.pack import index as pack_index
+from coderepos.git.pack.pack_file import Pack
+from coderepos.git.pack.resolver import Resolver
+from coderepos.git.pack.scanner import PackScanner
+from coderepos.git.process import supervisor
+from coderepos.git.wire import BuildReport, BuildRequest, FetchOutcome, dump_line, request_line
+from tests.support import packs
+from tests.support.packs import Object
+
+LIMITS = Limits()
+
+_MEASURED = (
+    """\
+import atexit, os
+status = os.open("/proc/self/status", os.O_RDONLY)
+atexit.register(lambda: os.write(2, os.pread(status, 8192, 0)))
+"""
+    + supervisor._CODE
+)
+
+
+@dataclass(frozen=True)
+class Built:
+    """How a build child ended."""
+
+    events: list[dict[str, Any]]
+    status: int
+    seconds: float
+    """Processor time, which a busy machine does not change much."""
+
+    peak_mb: float
+    """Largest resident set since its start; the one of its rusage would be that of this process at the fork."""
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """Its last word."""
+        return self.events[-1]
+
+    @property
+    def failure(self) -> tuple[str, Any]:
+        """Code and reason of its error."""
+        return self.last.get("code", ""), self.last.get("fields", {}).get("reason")
+
+
+@contextmanager
+def scanned(content: bytes | Path, limits: Limits = LIMITS) -> Iterator[Pack]:
+    """Scan and resolve a pack in this process."""
+    source = os.open(content, os.O_RDONLY) if isinstance(content, Path) else packs.descriptor(content)
+    file = packs.descriptor()
+    try:
+        pack = Pack(file)
+        with Resolver(pack, limits) as resolver:
+            PackScanner(source, pack, limits, lambda _done, _total: resolver.advance()).scan()
+            resolver.finish()
+        yield pack
+    finally:
+        os.close(source)
+        os.close(file)
+
+
+def index_of(content: bytes | Path, limits: Limits = LIMITS) -> bytes:
+    """Return the index of a pack."""
+    with scanned(content, limits) as pack:
+        return pack_index.index_of(pack)
+
+
+def outcome_of(content: bytes, wanted: Object | str, **fields: Any) -> FetchOutcome:
+    """Return what a fetch of this pack would say."""
+    wanted_id = wanted if isinstance(wanted, str) else wanted.id
+    given: dict[str, Any] = {"ref_name": "refs/heads/main", "head_branch": "refs/heads/main", **fields}
+    return FetchOutcome(**{"wanted_id": wanted_id, "pack_bytes": len(content), **given})
+
+
+def built_here(
+    incoming: Path, content: bytes, outcome: FetchOutcome, limits: Limits = LIMITS, *, group_readable: bool = False
+) -> BuildReport:
+    """Build a pack in this process."""
+    incoming.mkdir(exist_ok=True)
+    source = packs.descriptor(content)
+    request = BuildRequest(incoming=str(incoming), limits=limits, min_level=1, group_readable=group_readable)
+    folder = os.open(incoming, os.O_RDONLY)
+    try:
+        return make(request, folder, source, lambda: outcome, lambda _event: None)
+    finally:
+        os.close(source)
+        os.close(folder)
+
+
+def built_of(incoming: Path, objects: Sequence[Object], wanted: Object, limits: Limits = LIMITS) -> BuildReport:
+    """Build a pack of these objects in this process."""
+    content = packs.pack(objects)
+    return built_here(incoming, content, outcome_of(content, wanted), limits)
+
+
+def tree_of(incoming: Path, *lines: packs.Line, objects: Sequence[Object], is_sorted: bool = True) -> BuildReport:
+    """Build a commit whose root tree has these entries."""
+    root = packs.tree(*lines, is_sorted=is_sorted)
+    head = packs.commit(root)
+    return built_of(incoming, [*objects, root, head], head)
+
+
+def child(
+    incoming: Path,
+    content: bytes | Path,
+    outcome: FetchOutcome | None = None,
+    limits: Limits = LIMITS,
+    *,
+    lines: Sequence[bytes] | None = None,
+    group_readable: bool = False,
+) -> Built:
+    """Run the real child with a pack; without an outcome its standard input ends after the request."""
+    incoming.mkdir(mode=0o700, exist_ok=True)
+    source = os.open(content, os.O_RDONLY) if isinstance(content, Path) else packs.descriptor(content)
+    request = BuildRequest(incoming=str(incoming), limits=limits, min_level=1, group_readable=group_readable)
+    if lines is None:
+        lines = [request_line(request)]
+        if outcome:
+            lines = [*lines, dump_line({"event": "outcome", **outcome.to_json()})]
+    command = [sys.executable, "-I", "-c", _MEASURED, "coderepos.git.build", str(source), str(os.getpid())]
+    try:
+        running = subprocess.Popen(
+            [*command, supervisor.ROOT, *supervisor._libraries()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={},
+            cwd="/",
+            pass_fds=(source,),
+        )
+    finally:
+        os.close(source)
+    assert running.stdin
+    assert running.stdout
+    assert running.stderr
+    with running.stdin, running.stdout, running.stderr:
+        running.stdin.write(b"".join(lines))
+        running.stdin.close()
+        heard, measured = running.stdout.read(), running.stderr.read()
+    _, status, usage = os.wait4(running.pid, 0)
+    running.returncode = os.waitstatus_to_exitcode(status)
+    return Built(
+        events=[json.loads(line) for line in heard.splitlines()],
+        status=running.returncode,
+        seconds=usage.ru_utime + usage.ru_stime,
+        peak_mb=int(found[1]) * 1024 / MB if (found := re.search(rb"VmHWM:\s+(\d+) kB", measured)) else math.inf,
+    )
+
+
+def git(*arguments: str | Path, at: Path | None = None, given: bytes = b"") -> bytes:
+    """Run the real git and return what it prints; it must succeed without a word on standard error."""
+    done = subprocess.run(
+        ["git", *([f"--git-dir={at}"] if at else []), *map(str, arguments)],
+        input=given,
+        capture_output=True,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **_IDENTITY},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+_IDENTITY = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_AUTHOR_NAME": "A U Thor",
+    "GIT_AUTHOR_EMAIL": "author@example.com",
+    "GIT_COMMITTER_NAME": "A U Thor",
+    "GIT_COMMITTER_EMAIL": "author@example.com",
+    "GIT_AUTHOR_DATE": "1700000000 +0000",
+    "GIT_COMMITTER_DATE": "1700000000 +0000",
+}

@@ -1,0 +1,1 @@
+"""Programs and settings of processes that tests start."""

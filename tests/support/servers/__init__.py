@@ -1,0 +1,1 @@
+"""Servers on loopback: real ones, and those that say whatever a test wants."""
