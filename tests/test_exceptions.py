@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from coderepos import exceptions
 from coderepos.exceptions import CodeReposError, LimitExceeded, RepositoryTooLarge, TooManyRefs, error_classes
 
 
-def test_tree_on_top_of_the_module_is_the_tree() -> None:
-    """The drawing names every class with its code, and nothing else."""
-    drawn = dict(re.findall(r"[├└]── (\w+) +(\w+)$", exceptions.__doc__ or "", re.MULTILINE))
+def subclasses(kind: type[CodeReposError]) -> list[type[CodeReposError]]:
+    """Return every class below ``kind`` that the package defines."""
+    found = [below for child in kind.__subclasses__() for below in (child, *subclasses(child))]
+    return [below for below in found if below.__module__.startswith("coderepos.exceptions.")]
 
-    assert drawn == {kind.__name__: code for code, kind in error_classes().items()}
+
+def test_every_error_is_exported() -> None:
+    """Each class with a code can be imported from the package, and so can the superclasses that callers catch."""
+    exported = {kind for kind in map(vars(exceptions).get, exceptions.__all__) if isinstance(kind, type)}
+
+    assert exported == {CodeReposError, *subclasses(CodeReposError)}
 
 
 @pytest.mark.parametrize("kind", error_classes().values(), ids=lambda kind: kind.code)

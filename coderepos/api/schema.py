@@ -22,7 +22,6 @@ from drf_spectacular.utils import (
 from rest_framework import serializers
 from rest_framework.settings import api_settings
 
-from coderepos.api.errors import STATUS
 from coderepos.api.listing import AllRepositoriesQuery, RepositoryQuery
 from coderepos.api.serializers import (
     AuditEntrySerializer,
@@ -37,6 +36,7 @@ from coderepos.api.serializers import (
     StatusSerializer,
     TokenSerializer,
 )
+from coderepos.api.statuses import STATUS
 from coderepos.exceptions import (
     LimitExceeded,
     RemoteError,

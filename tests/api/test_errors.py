@@ -18,9 +18,10 @@ from rest_framework.test import APIClient
 from rest_framework.views import exception_handler
 
 from coderepos import services
-from coderepos.api.errors import STATUS, describe
+from coderepos.api.errors import describe
+from coderepos.api.statuses import STATUS
 from coderepos.api.views import RepositoryViewSet
-from coderepos.exceptions import LimitExceeded, Throttled, error_classes
+from coderepos.exceptions import Throttled, error_classes
 from coderepos.models import CodeRepository
 from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, TOKEN, connect
@@ -43,40 +44,6 @@ def detail_of(response: Any) -> dict[str, Any]:
 def test_every_code_has_a_status_and_every_status_a_code() -> None:
     """The table of statuses names exactly the codes that can be raised."""
     assert set(STATUS) == set(error_classes())
-
-
-def test_statuses_are_the_documented_ones() -> None:
-    """Each code answers with the status that the description of the API gives it."""
-    documented = {
-        403: ["permission_denied"],
-        404: ["not_found"],
-        409: ["already_connected", "job_running", "invalid_state"],
-        413: ["repository_too_large"],
-        422: [
-            "invalid_git_url",
-            "url_not_allowed",
-            "remote_auth_failed",
-            "remote_not_found",
-            "remote_moved",
-            "ref_not_found",
-            "repository_empty",
-            *(code for code in error_classes(LimitExceeded) if code != "repository_too_large"),
-        ],
-        429: ["throttled"],
-        502: ["remote_unreachable", "remote_certificate", "proxy_unavailable", "remote_protocol_error", "remote_error"],
-        503: [
-            "remote_throttled",
-            "remote_unavailable",
-            "encryption_unavailable",
-            "sandbox_refused",
-            "isolation_unavailable",
-        ],
-        504: ["remote_timeout"],
-    }
-
-    assert {code: STATUS[code] for codes in documented.values() for code in codes} == {
-        code: status for status, codes in documented.items() for code in codes
-    }
 
 
 def test_no_error_of_a_remote_looks_like_one_of_the_caller() -> None:

@@ -13,7 +13,7 @@ from drf_spectacular.validation import validate_schema
 from rest_framework import serializers
 from rest_framework.generics import GenericAPIView
 
-from coderepos.api.errors import STATUS
+from coderepos.api.statuses import STATUS
 from tests.api.conftest import ADDRESS
 
 OPERATIONS = {

@@ -1,0 +1,45 @@
+"""Errors of requests that do not fit what is stored."""
+
+from __future__ import annotations
+
+from coderepos.exceptions.base import CodeReposError
+
+
+class RequestError(CodeReposError):
+    """Superclass of requests that do not fit what is stored."""
+
+
+class NotFound(RequestError):
+    """There is no such object, or you may not see it."""
+
+    code = "not_found"
+
+
+class PermissionDenied(RequestError):
+    """Your role in this project does not allow this; ask one of its maintainers."""
+
+    code = "permission_denied"
+
+
+class AlreadyConnected(RequestError):
+    """This project already has this repository with this ref."""
+
+    code = "already_connected"
+
+
+class JobRunning(RequestError):
+    """Work on this repository is already under way; wait for it to end."""
+
+    code = "job_running"
+
+
+class InvalidState(RequestError):
+    """The repository is in a state that does not allow this."""
+
+    code = "invalid_state"
+
+
+class Throttled(RequestError):
+    """Too many repositories were connected in this project lately; try again later."""
+
+    code = "throttled"

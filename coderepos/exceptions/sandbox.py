@@ -1,0 +1,43 @@
+"""Errors of the disk for sandboxes."""
+
+from __future__ import annotations
+
+from coderepos.exceptions.git import GitError
+
+
+class SandboxFull(GitError):
+    """The disk for sandboxes is full; it is tried again, and the operator has to free space."""
+
+    code = "sandbox_full"
+    retryable = True
+
+
+class SandboxRefused(GitError):
+    """The sandbox folder is not safe to use: it is a link, belongs to somebody else, or to another installation."""
+
+    code = "sandbox_refused"
+    retryable = True
+
+
+class SandboxUnavailable(GitError):
+    """The disk for sandboxes cannot be used right now; it is tried again, and the log names the cause."""
+
+    code = "sandbox_unavailable"
+    retryable = True
+
+
+class SandboxRootMissing(GitError):
+    """The disk of the sandbox root is not mounted, or the root was emptied or moved.
+
+    The operator has to mount it again, or to run ``manage.py coderepos_adopt_root`` where that was on purpose.
+    """
+
+    code = "sandbox_root_missing"
+    retryable = True
+
+
+class SandboxMissing(GitError):
+    """The clone is no longer on the disk; clone the repository again."""
+
+    code = "sandbox_missing"
+    retryable = True
