@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+from typing import Final
 
-from coderepos.exceptions import InternalError, OutOfMemory, SandboxFull, SandboxRefused, SandboxUnavailable
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-    from coderepos.exceptions import CodeReposError
+from coderepos.exceptions import (
+    CodeReposError,
+    InternalError,
+    OutOfMemory,
+    SandboxFull,
+    SandboxRefused,
+    SandboxUnavailable,
+)
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_MEMORY: Final = frozenset({errno.ENOMEM})

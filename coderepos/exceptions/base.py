@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import ClassVar, Final
+from collections.abc import Mapping
+from typing import ClassVar, Final
 
 
 class CodeReposError(Exception):

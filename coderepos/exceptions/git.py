@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from coderepos.exceptions.base import CodeReposError
+from collections.abc import Sequence
 
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from coderepos.exceptions.base import CodeReposError
 
 
 class GitError(CodeReposError):

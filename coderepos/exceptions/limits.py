@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from coderepos.exceptions.git import GitError
+from typing import ClassVar
 
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from typing import ClassVar
+from coderepos.exceptions.git import GitError
 
 
 class LimitExceeded(GitError):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from coderepos.exceptions.git import GitError
+from typing import ClassVar, Final
 
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from typing import ClassVar, Final
+from coderepos.exceptions.git import GitError
 
 LONGEST_WAIT_SECONDS: Final = 3_600
 """Longest wait that a Git host's ``Retry-After`` is granted."""

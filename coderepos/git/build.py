@@ -11,6 +11,9 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import IO, Final
 
 from coderepos.disk_errors import disk_error
 from coderepos.exceptions import (
@@ -21,6 +24,7 @@ from coderepos.exceptions import (
     SandboxUnavailable,
     UnsafeRepository,
 )
+from coderepos.git.confinement import profiles
 from coderepos.git.limits import Limits
 from coderepos.git.pack.bare_repository import GitFolder
 from coderepos.git.pack.connectivity import check_connected
@@ -37,11 +41,6 @@ from coderepos.git.substitutions import Substitutions
 from coderepos.git.wire import LINE_BYTES, BuildReport, BuildRequest, FetchOutcome, build_request, load_line
 from coderepos.git.worktree.checkout import Checkout
 from coderepos.git.worktree.trees import read_trees
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import IO, Final
 
 TREE_NAME: Final = b"tree"
 
@@ -65,13 +64,11 @@ def run(control: IO[bytes], pack_fd: int, emit: Emit) -> int:
 
     :param control: gives the request and, once the pack has arrived, the outcome of the fetch.
     """
-    from coderepos.git.confinement.profiles import confine_build
-
     try:
         request = build_request(load_line(control.readline(LINE_BYTES + 1)))
-        emit({"event": "started", "isolation": confine_build(request)})
+        emit({"event": "started", "isolation": profiles.confine_build(request)})
         report = build(request, pack_fd, lambda: read_outcome(control, request.limits), emit)
-        emit({"event": "report", **report.to_json()})
+        emit({"event": "report", **asdict(report)})
     except CodeReposError as error:
         emit(error_event(error))
         return 1

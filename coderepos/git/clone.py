@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -133,7 +133,7 @@ def _inspected(
             on_progress(progress)
 
     found = inspect(incoming, limits, on_pause=on_pause)
-    return CloneReport(**{**vars(report), "build": BuildReport(**{**vars(report.build), **vars(found)})})
+    return replace(report, build=replace(report.build, **asdict(found)))
 
 
 def fetch_request(request: CloneRequest, *, depth: int | None, count_only: bool = False) -> FetchRequest:
@@ -240,7 +240,7 @@ class _Conversation:
         elif kind == "outcome" and child is self._fetch and self._outcome is None:
             self._outcome = FetchOutcome.from_json(event, limits=self._request.limits)
             self._token_expires_at = token_expiry(event)
-            self._build.send(dump_line({"event": "outcome", **self._outcome.to_json()}), last=True)
+            self._build.send(dump_line({"event": "outcome", **asdict(self._outcome)}), last=True)
         elif kind == "report" and child is self._build and self._outcome is not None:
             self._built = BuildReport.from_json(event)
         else:

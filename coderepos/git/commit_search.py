@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import gc
 import sys
+from typing import Final
 from zlib import decompressobj, error
 
 from coderepos.exceptions import CodeReposError, InternalError
+from coderepos.git.confinement import profiles
 from coderepos.git.limits import SEARCHED_PACK_BYTES
 from coderepos.git.pack.pack_file import COMMIT, ID_BYTES, OFS_DELTA, REF_DELTA
-from coderepos.git.process.emitter import emit_to, error_event
+from coderepos.git.process.emitter import Emit, emit_to, error_event
 from coderepos.git.wire import LINE_BYTES, load_line, search_request
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-    from coderepos.git.process.emitter import Emit
 
 MOST_INFLATED_BYTES: Final = 8 * 10**6
 
@@ -42,10 +38,8 @@ def main(pack_fd: int) -> int:
 
 def run(line: bytes, pack_fd: int, emit: Emit) -> int:
     """Confine this process for good, search the pack, and return the exit status."""
-    from coderepos.git.confinement.profiles import confine_search
-
     try:
-        emit({"event": "started", "isolation": confine_search(search_request(load_line(line)))})
+        emit({"event": "started", "isolation": profiles.confine_search(search_request(load_line(line)))})
         with open(pack_fd, "rb", closefd=False) as source:
             pack = source.read(SEARCHED_PACK_BYTES + 1)
         emit({"event": "searched", "no_commit": has_no_commit(pack)})

@@ -10,38 +10,32 @@ import gc
 import os
 import sys
 from binascii import b2a_base64
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from coderepos.exceptions import (
     CodeReposError,
+    GitError,
     InternalError,
     OutOfMemory,
     PreambleTooLarge,
 )
-from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY
-from coderepos.git.process.emitter import emit_to, error_event
+from coderepos.git.confinement import profiles
+from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY, KnownHost
+from coderepos.git.process.emitter import Emit, emit_to, error_event
 from coderepos.git.refs import RefListing
 from coderepos.git.remote_text import is_harmless, remote_error
+from coderepos.git.transport.background import in_background
 from coderepos.git.transport.discovery import open_repository, repository_connection
 from coderepos.git.transport.exchange import Exchange
 from coderepos.git.transport.meter import Meter
 from coderepos.git.transport.pack_sink import PackWriter
+from coderepos.git.transport.platform_api import PlatformAnswer, ask_platform, ask_token_expiry, token_expiry
 from coderepos.git.transport.upload_pack import UploadPackClient
-from coderepos.git.url import parse_git_url, proxy_of, read_git_url
-from coderepos.git.wire import LINE_BYTES, fetch_request, load_line
+from coderepos.git.url import GitUrl, parse_git_url, proxy_of, read_git_url
+from coderepos.git.wire import LINE_BYTES, FetchRequest, NetworkPolicy, fetch_request, load_line
 
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any, TypeVar
-
-    from coderepos.exceptions import GitError
-    from coderepos.git.platforms import KnownHost
-    from coderepos.git.process.emitter import Emit
-    from coderepos.git.transport.platform_api import PlatformAnswer
-    from coderepos.git.url import GitUrl
-    from coderepos.git.wire import FetchRequest, NetworkPolicy
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 
 def main(pack_fd: int) -> int:
@@ -49,20 +43,18 @@ def main(pack_fd: int) -> int:
 
     :param pack_fd: descriptor that takes the pack bytes.
     """
-    gc.disable()  # too short a life for it, and imports are faster without
+    gc.disable()  # too short a life for it
     return run(sys.stdin.buffer.readline(LINE_BYTES + 1), pack_fd, emit_to(sys.stdout.fileno()))
 
 
 def run(line: bytes, pack_fd: int, emit: Emit) -> int:
     """Confine this process for good, do what the request line says, and return the exit status."""
-    from coderepos.git.confinement.profiles import confine_fetch
-
     try:
         request = fetch_request(load_line(line))
         url = parse_git_url(request.url, request.policy)
         ports = connect_ports(url, request.policy, KNOWN_HOSTS.get(url.authority))
         with_tls = url.scheme == "https" or request.ask_size or bool(request.password)
-        emit({"event": "started", "isolation": confine_fetch(request, ports=ports, with_tls=with_tls)})
+        emit({"event": "started", "isolation": profiles.confine_fetch(request, ports=ports, with_tls=with_tls)})
         outcome = fetch(request, pack_fd, emit)
         # The other child waits for the end of the pack, and the end of this process takes milliseconds more.
         os.close(pack_fd)
@@ -136,18 +128,12 @@ def questions(
     asks_expiry = known is not None and known.token_api is not None and bool(request.username or request.password)
     if known is None or not (request.ask_size or asks_expiry):
         return None, None
-    from coderepos.git.transport.background import in_background
-
     credentials = (request.username or "", request.password or "")
 
     def ask_size() -> PlatformAnswer:
-        from coderepos.git.transport.platform_api import ask_platform
-
         return ask_platform(url, request.policy, credentials, hosts=hosts)
 
     def ask_expiry() -> str | None:
-        from coderepos.git.transport.platform_api import ask_token_expiry
-
         return ask_token_expiry(url, request.policy, credentials, hosts=hosts)
 
     return (
@@ -170,8 +156,6 @@ def expiry_told_by(headers: Mapping[str, str]) -> str | None:
     """Return when the token expires, where GitHub's header says so."""
     if TOKEN_EXPIRY not in headers:
         return None
-    from coderepos.git.transport.platform_api import token_expiry
-
     return token_expiry(headers)
 
 

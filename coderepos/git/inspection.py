@@ -13,6 +13,7 @@ import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -21,7 +22,6 @@ from coderepos.exceptions import InternalError, UnsafeRepository
 from coderepos.git.limits import Limits
 from coderepos.git.pack.bare_repository import CONFIG
 from coderepos.git.pack.pack_file import EMPTY_TREE
-from coderepos.git.record import Record
 from coderepos.git.wire import LINE_BYTES, is_ref_name
 from coderepos.git.worktree.entry_names import HEAD, check_name, is_git_directory, is_writable
 from coderepos.git.worktree.symlinks import Links
@@ -55,7 +55,8 @@ _PACKED_REFS: Final = re.compile(
 )
 
 
-class Inspected(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspected:
     """The figures of what is there, as the build child counts them."""
 
     git_bytes: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coderepos.git.record import Record
+from dataclasses import dataclass
 
 MB = 10**6
 
@@ -13,7 +13,8 @@ SEARCHED_PACK_BYTES = 256 * 1024
 """Longest pack that a probe has searched for a commit; it has to fit into a pipe that nobody reads yet."""
 
 
-class Limits(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
     """Bounds of one probe or clone; each is enforced where the bytes are read."""
 
     wire_bytes: int = 100 * MB

@@ -5,14 +5,11 @@ Only hosts of a fixed table are known; an unknown one is never guessed at, whate
 
 from __future__ import annotations
 
-from coderepos.git.record import Record
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
 
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Final
-
-    from coderepos.git.url import GitUrl
+from coderepos.git.url import GitUrl
 
 ASK_SECONDS: Final = 3.0
 """Time in which a platform's API has to answer."""
@@ -21,7 +18,8 @@ TOKEN_EXPIRY: Final = "github-authentication-token-expiration"  # noqa: S105 (no
 """GitHub's header for the end of the token that it was asked with, in lower case."""
 
 
-class KnownHost(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownHost:
     """A Git host whose platform is known."""
 
     platform: str

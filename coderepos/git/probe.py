@@ -42,7 +42,7 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
     :raises InternalError: the child died or misbehaved; the log says how.
     """
     deadline = time.monotonic() + seconds
-    limits = request.limits.replace(clone_seconds=seconds)
+    limits = replace(request.limits, clone_seconds=seconds)
     message = fetch_request(replace(request, limits=limits), depth=1, count_only=True)
     with ExitStack() as running:
         with starting():

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Final
 
 from coderepos.exceptions import RemoteProtocolError, TooManyRefs
-from coderepos.git.record import Record
+from coderepos.git.limits import Limits
 from coderepos.git.wire import OBJECT_ID, is_ref_name
-
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from typing import Final
-
-    from coderepos.git.limits import Limits
 
 HEAD: Final = b"HEAD"
 HEADS: Final = b"refs/heads/"
@@ -35,7 +31,8 @@ _SHORT_ID: Final = re.compile(r"[0-9a-fA-F]{4,39}\Z")
 _TAG_OVERHEAD_BYTES: Final = 50
 
 
-class WantedRef(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WantedRef:
     """An advertised ref, or a commit by its id, that is to be fetched."""
 
     name: bytes

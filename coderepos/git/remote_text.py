@@ -5,13 +5,13 @@ A server can repeat the credentials that it was given, in whatever form. What is
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import Final
+
 from coderepos.exceptions import RemoteError
 from coderepos.git.text import is_display_text
-
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Final
+from coderepos.secret_forms import secret_forms
 
 REMOTE_TEXT_CHARACTERS: Final = 200
 """Longest text of a remote that is shown or stored."""
@@ -53,11 +53,6 @@ def harmless_text(text: bytes, secrets: Sequence[str]) -> str:
 
 def _masked(text: str, secrets: Sequence[str]) -> str:
     """Mask every form of the secrets; return nothing where a good part of one is still there."""
-    # Only where a clone has failed; these imports take too long for the others.
-    import re
-
-    from coderepos.secret_forms import secret_forms
-
     forms = sorted({form for secret in secrets for form in secret_forms(secret)}, key=len, reverse=True)
     for form in forms:
         text = re.sub(re.escape(form), MASK, text, flags=re.IGNORECASE)

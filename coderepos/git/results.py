@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from coderepos.git.record import Record
 from coderepos.git.wire import BuildReport
 
 EXPIRY: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:Z|[+-]\d\d:\d\d)\Z", re.ASCII)
@@ -22,7 +22,8 @@ class Revealable(Protocol):
         """Return the plain text."""
 
 
-class Credentials(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Credentials:
     """Basic credentials of one request; which half holds the token depends on the platform (``platforms.credentials``).
 
     Both halves are :class:`Revealable`, since GitHub takes the token as user name.
@@ -32,7 +33,8 @@ class Credentials(Record):
     password: Revealable
 
 
-class Progress(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
     """How far a probe or clone has come."""
 
     phase: str
@@ -43,7 +45,8 @@ class Progress(Record):
     total_objects: int = 0
 
 
-class CloneReport(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CloneReport:
     """What one successful clone attempt left in its ``.incoming-*`` folder."""
 
     build: BuildReport
@@ -58,7 +61,8 @@ class CloneReport(Record):
     """When the token expires, in UTC, where the host told."""
 
 
-class ProbeReport(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeReport:
     """What a probe counted."""
 
     pack_bytes: int

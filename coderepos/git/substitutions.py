@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from itertools import zip_longest
+from typing import Final
 
 from coderepos.git.text import display_text
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
 
 REPORTED_PATHS: Final = 100
 

@@ -6,9 +6,7 @@ escaped, so that no name can move the cursor, turn the direction of writing, hid
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from typing import Final
 
 MOST_CHARACTERS: Final = 1_000
 """Longest text that is made of a name or a path."""

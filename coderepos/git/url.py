@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import quote, unquote_to_bytes
 
 from coderepos.exceptions import InvalidGitUrl, UrlNotAllowed
-from coderepos.git.record import Record
-
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from typing import Final
-
-    from coderepos.git.wire import NetworkPolicy, Proxy
+from coderepos.git.wire import NetworkPolicy, Proxy
 
 MAX_URL_BYTES: Final = 2_048
 
@@ -38,7 +35,8 @@ _AMBIGUOUS_ESCAPE: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|7F|2E|2F|5C|25|3F|23
 _NO_HOST: Final = "The host of the Git URL is neither a host name nor an IP address in its usual spelling."
 
 
-class GitUrl(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GitUrl:
     """A URL that passed the gate."""
 
     text: str
@@ -72,8 +70,6 @@ class GitUrl(Record):
     @property
     def key(self) -> str:
         """Normal form: equal for two URLs that name one repository; the case of the path is kept."""
-        from urllib.parse import quote, unquote_to_bytes  # only the web side compares URLs
-
         path = quote(unquote_to_bytes(self.path), safe="/" + _PATH_CHARACTERS)
         return f"{self.scheme}://{self.authority}{_without_suffix(path)}"
 
@@ -134,10 +130,10 @@ def beside(url: GitUrl, path: str) -> GitUrl:
 
     :raises InvalidGitUrl: it is not one that a Git URL may have.
     """
-    other = url.replace(path=_path(path))
+    other = replace(url, path=_path(path))
     if not path.startswith("/") or len(other.base) > MAX_URL_BYTES:
         raise InvalidGitUrl
-    return other.replace(text=other.base)
+    return replace(other, text=other.base)
 
 
 def proxy_of(url: GitUrl, policy: NetworkPolicy) -> Proxy | None:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Self, TypeGuard
 
 from coderepos.git.limits import Limits
-from coderepos.git.record import Record
 from coderepos.git.text import is_display_text
 from coderepos.hidden import HiddenBytes
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any, Final, Self, TypeGuard
 
 LINE_BYTES: Final = 8 * 10**6
 """Longest message: an outcome with 50,000 tags and 80,000 commits that history ends at."""
@@ -37,16 +34,18 @@ _LARGEST: Final = 2**53
 _JSON: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
 
 
-class Proxy(Record, hidden=("username", "password")):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proxy:
     """An HTTP proxy, and what it is told for its own credentials."""
 
     host: str
     port: int
-    username: str = ""
-    password: str = ""
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
 
 
-class NetworkPolicy(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkPolicy:
     """Which hosts may be asked, and by which way: the settings of the same names."""
 
     allowed_hosts: tuple[str, ...] = ()
@@ -71,7 +70,8 @@ class NetworkPolicy(Record):
     """``host`` or ``host:port``, ``*.`` allowed, that are not asked through the proxy."""
 
 
-class FetchRequest(Record, hidden=("username", "password")):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FetchRequest:
     """What the fetch child is to ask for; travels on its standard input only, since it holds the token.
 
     ``username`` and ``password`` can be read here: the pipeline makes the message last and keeps no copy.
@@ -80,8 +80,8 @@ class FetchRequest(Record, hidden=("username", "password")):
     url: str
     """Text of the URL, checked again in the child."""
 
-    username: str | None
-    password: str | None
+    username: str | None = field(repr=False)
+    password: str | None = field(repr=False)
     ref: str
     """Branch, tag, full ref name or full commit id; empty for the remote's default branch."""
 
@@ -101,7 +101,8 @@ class FetchRequest(Record, hidden=("username", "password")):
     """Count the whole history where the server cannot cut it off at :attr:`depth`."""
 
 
-class BuildRequest(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildRequest:
     """What the build child is to make of the pack."""
 
     incoming: str
@@ -113,14 +114,16 @@ class BuildRequest(Record):
     """Whether the sandbox's group may read what is written (0550/0440 instead of 0500/0400)."""
 
 
-class SearchRequest(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchRequest:
     """How the search of a small pack is to be confined."""
 
     limits: Limits
     min_level: int
 
 
-class FetchOutcome(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FetchOutcome:
     """What the fetch child learned besides the pack, in the order in which build needs it."""
 
     wanted_id: str
@@ -178,7 +181,8 @@ class FetchOutcome(Record):
         )
 
 
-class BuildReport(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildReport:
     """What the build child made of the pack."""
 
     commit_id: str
@@ -234,7 +238,7 @@ def dump_line(value: Mapping[str, Any]) -> bytes:
 
 def request_line(request: FetchRequest | BuildRequest | SearchRequest) -> bytes:
     """Return a request as one line for the child's standard input."""
-    return dump_line(request.to_json())
+    return dump_line(asdict(request))
 
 
 def fetch_request(value: Mapping[str, Any]) -> FetchRequest:

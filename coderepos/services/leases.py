@@ -10,6 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Final, TypeVar
 
 from django.db import InterfaceError, InternalError, OperationalError, connections
@@ -98,7 +99,7 @@ class Heartbeat:
 
         :raises LeaseLost: the job is no longer ours, or not safely so.
         """
-        values = progress.to_json()
+        values = asdict(progress)
         due_seconds = PROGRESS_SECONDS if values != self._written else RENEW_SECONDS
         if self._written and time.monotonic() - self._written_at < due_seconds:
             return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable
+from dataclasses import asdict
 from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
@@ -70,7 +71,7 @@ def _write(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
                 bytes_received=report.received_bytes,
                 isolation_level=report.isolation_level,
                 progress={},
-                result={**build.to_json(), "isolation": report.isolation, "head_branch": report.head_branch},
+                result={**asdict(build), "isolation": report.isolation, "head_branch": report.head_branch},
             )
             job.repository.note_token(accepted=True, expires_at=report.token_expires_at)
     except LeaseLost:

@@ -11,6 +11,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,7 @@ def test_platform_is_asked_through_the_proxy(server: GitServer) -> None:
     host = server.host
     hosts = {host: KnownHost(platform="gitea", api=f"https://{host}/api/v1/repos")}
     with ConnectProxy() as proxy:
-        policy = server.policy().replace(proxy=Proxy(host="127.0.0.1", port=proxy.port))
+        policy = replace(server.policy(), proxy=Proxy(host="127.0.0.1", port=proxy.port))
         url = server.url("owner/source")
         run_fetch(fetch_request(server, url, policy=policy, username="git", password=TOKEN, ask_size=True), hosts=hosts)
         assert proxy.targets == [host, host]
@@ -246,7 +247,7 @@ def test_confined_child_connects_to_the_proxy_alone(server: GitServer) -> None:
     """The port that the kernel lets the child connect to is the proxy's, and its password is in no event."""
     with ConnectProxy(credentials=("dora", "proxy-secret")) as proxy:
         way = Proxy(host="127.0.0.1", port=proxy.port, username="dora", password="proxy-secret")
-        policy = server.policy().replace(proxy=way)
+        policy = replace(server.policy(), proxy=way)
         run = run_child(fetch_request(server, server.url("source"), policy=policy, username="git", password=TOKEN))
         assert run.last["event"] == "outcome"
         assert connect_ports(parse_git_url(server.url("source"), policy), policy, None) == {proxy.port}

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -277,13 +278,13 @@ def test_the_whole_child_runs_in_one_function(incoming: Path) -> None:
     """What ``main`` runs, without a process of its own."""
     incoming.mkdir()
     request = request_line(BuildRequest(incoming=str(incoming), limits=LIMITS, min_level=1))
-    outcome = dump_line({"event": "outcome", **outcome_of(PACK, HEAD).to_json()})
+    outcome = dump_line({"event": "outcome", **asdict(outcome_of(PACK, HEAD))})
     events: list[Any] = []
     assert run(io.BytesIO(request + outcome), packs.descriptor(PACK), events.append) == 0
     assert BuildReport.from_json(load_line(dump_line(events[-1]))).commit_id == HEAD.id
     assert run(io.BytesIO(request + outcome), packs.descriptor(PACK), events.append) == 1
     assert (events[-1]["code"], events[-1]["fields"]) == ("sandbox_unavailable", {"errno": "EEXIST"})
-    assert any(place.startswith("git_folder.py:") for place in events[-1]["trace"])
+    assert any(place.startswith("bare_repository.py:") for place in events[-1]["trace"])
     assert run(io.BytesIO(b"{}"), packs.descriptor(PACK), events.append) == 1
 
 

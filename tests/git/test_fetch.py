@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,7 @@ def test_depth(server: GitServer, root: Path) -> None:
     """A depth of two cuts history after the second commit and tells where."""
     fetched = run_fetch(fetch_request(server, server.url("repo"), depth=2))
 
-    assert fetched.outcome["shallow"] == [commit(root, "main~1")]
+    assert fetched.outcome["shallow"] == (commit(root, "main~1"),)
 
 
 def test_commit_by_id(root: Path) -> None:
@@ -241,16 +242,16 @@ def test_no_branches(tmp_path: Path, protocol_v2: bool) -> None:
         with pytest.raises(RefNotFound, match=r"has tags but no branch; name a tag, such as v1\.$") as caught:
             run_fetch(request)
         assert caught.value.fields["names"] == ["v1"]
-        assert run_fetch(request.replace(ref="v1")).pack
+        assert run_fetch(replace(request, ref="v1")).pack
         git("tag", "-d", "v1", cwd=repo)
         with pytest.raises(RefNotFound, match=r"name a ref in full, such as refs/pull/1/head\.$"):
             run_fetch(request)
         for name in ("refs/pull/1/head", "pull/1/head"):
-            assert run_fetch(request.replace(ref=name)).outcome["ref_name"] == "refs/pull/1/head"
+            assert run_fetch(replace(request, ref=name)).outcome["ref_name"] == "refs/pull/1/head"
         git("update-ref", "-d", "refs/pull/1/head", cwd=repo)
         for ref in ("", "main", "a" * 40):
             with pytest.raises(RefNotFound if protocol_v2 and len(ref) == 40 else RepositoryEmpty):
-                run_fetch(request.replace(ref=ref))
+                run_fetch(replace(request, ref=ref))
 
 
 def test_detached_head(tmp_path: Path) -> None:
@@ -367,7 +368,7 @@ def test_probe_counts_and_writes_nothing(server: GitServer) -> None:
 
     assert counted.pack == b""
     assert counted.outcome["pack_bytes"] > 100
-    assert counted.outcome["tags"] == []
+    assert counted.outcome["tags"] == ()
     assert counted.outcome["stopped_early"] is False
     assert b"refs/tags/" not in b"".join(request.body for request in server.requests)
 
@@ -442,7 +443,7 @@ def test_too_many_refs(root: Path, count_only: bool) -> None:
 @pytest.mark.parametrize("bound", [{"listed_refs": 100}, {"preamble_bytes": 10_000}], ids=["refs", "bytes"])
 def test_tags_that_make_the_list_too_long(tmp_path: Path, bound: dict[str, int]) -> None:
     """Where the list with all tags is too long, the clone asks for what the probe asked for, without waiting for it."""
-    limits = Limits(receive_seconds=5, clone_seconds=10).replace(**bound)
+    limits = replace(Limits(receive_seconds=5, clone_seconds=10), **bound)
     repo = make_repository(tmp_path / "repo", commits=1)
     lines = [f"create refs/tags/v{number} HEAD\n" for number in range(1_000)]
     subprocess.run(["git", "update-ref", "--stdin"], input="".join(lines), text=True, check=True, cwd=repo)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -205,7 +207,7 @@ def test_private_hosts_open_their_port_but_not_the_allow_list() -> None:
     assert may_be_private(parse_git_url("https://gitlab.internal:8443/r", private), private)
     assert not may_be_private(parse_git_url("https://gitlab.internal/r", private), private)
     with pytest.raises(UrlNotAllowed):
-        parse_git_url("https://gitlab.internal:8443/r", private.replace(allowed_hosts=("github.com",)))
+        parse_git_url("https://gitlab.internal:8443/r", replace(private, allowed_hosts=("github.com",)))
 
 
 def test_private_hosts_take_no_wildcard() -> None:

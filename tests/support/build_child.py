@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def child(
     if lines is None:
         lines = [request_line(request)]
         if outcome:
-            lines = [*lines, dump_line({"event": "outcome", **outcome.to_json()})]
+            lines = [*lines, dump_line({"event": "outcome", **asdict(outcome)})]
     command = [sys.executable, "-I", "-c", _MEASURED, "coderepos.git.build", str(source), str(os.getpid())]
     try:
         running = subprocess.Popen(

@@ -11,13 +11,9 @@ import errno
 import os
 import stat
 import struct
-
-from coderepos.git.record import Record
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Final
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -58,7 +54,8 @@ BUILD: Final = READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MA
 _OF_A_FILE: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 
 
-class Rules(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
     """What stays allowed; everything else that the kernel's ABI can name is refused."""
 
     read: tuple[str, ...] = ()

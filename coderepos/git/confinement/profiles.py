@@ -24,21 +24,18 @@ import math
 import os
 import resource
 import signal
+import ssl
 import struct
 import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
 
 import coderepos
 from coderepos.exceptions import IsolationUnavailable
 from coderepos.git.confinement import landlock, seccomp
-from coderepos.git.record import Record
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Final
-
-    from coderepos.git.limits import Limits
-    from coderepos.git.wire import BuildRequest, FetchRequest, NetworkPolicy, SearchRequest
+from coderepos.git.limits import Limits
+from coderepos.git.wire import BuildRequest, FetchRequest, NetworkPolicy, SearchRequest
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -85,7 +82,8 @@ _CERTIFICATES: Final = (
 _OWN_PACKAGE: Final = os.path.dirname(os.path.abspath(coderepos.__file__))
 
 
-class Plan(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
     """Everything that one kind of child gives up."""
 
     limits: dict[int, tuple[int, int]]
@@ -204,8 +202,6 @@ def _imports() -> tuple[str, ...]:
 
 
 def _certificates(policy: NetworkPolicy) -> tuple[str, ...]:
-    import ssl  # the build child must not pay for it
-
     found = ssl.get_default_verify_paths()
     candidates = (found.cafile, found.capath, found.openssl_cafile, found.openssl_capath, policy.ca_bundle)
     return (*_CERTIFICATES, *filter(None, candidates))

@@ -12,13 +12,9 @@ import errno
 import os
 import struct
 import sys
-
-from coderepos.git.record import Record
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Final
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -120,7 +116,8 @@ ALWAYS: Final = frozenset(_NUMBERS) - NETWORK - SIGNALS - frozenset(_ONLY_ON_ITS
 """What is refused in every child."""
 
 
-class Architecture(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
     """How one kind of machine numbers its calls."""
 
     audit: int

@@ -6,17 +6,13 @@ Layout: gitrepository-layout(5). No hooks, no remote, no reflog, no staging inde
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
 from zlib import compress
 
 from coderepos.git.pack.pack_file import EMPTY_TREE, write_all
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Final
-
-    from coderepos.git.pack.published_refs import PublishedRefs
+from coderepos.git.pack.published_refs import PublishedRefs
 
 NAME: Final = "git"
 

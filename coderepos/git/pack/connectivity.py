@@ -11,21 +11,18 @@ One difference at the end tells whether it is all there.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import compress
+from typing import Final
 
 from coderepos.exceptions import UnsafeRepository
+from coderepos.git.pack.delta_tree import Families
 from coderepos.git.pack.object_links import Links, split_ids
-from coderepos.git.pack.pack_file import BLOB, COMMIT, EMPTY_TREE, ID_BYTES, TREE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from typing import Final
-
-    from coderepos.git.pack.delta_tree import Families
-    from coderepos.git.pack.pack_file import Pack
+from coderepos.git.pack.pack_file import BLOB, COMMIT, EMPTY_TREE, ID_BYTES, TREE, Pack
 
 _MOST_LINKS: Final = 20_000_000
+
+_ONLY: Final = {kind: bytes(number == kind for number in range(256)) for kind in (BLOB, TREE, COMMIT)}
 
 
 def are_complete(links: Links, pack: Pack) -> bool:
@@ -101,6 +98,3 @@ def _positions(links: Links, pack: Pack, by_id: Mapping[bytes, int]) -> Iterator
                 yield position
             elif object_id != EMPTY_TREE:
                 yield -1
-
-
-_ONLY: Final = {kind: bytes(number == kind for number in range(256)) for kind in (BLOB, TREE, COMMIT)}

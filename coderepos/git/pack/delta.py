@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import import_module
+from typing import Final
 
 from coderepos.exceptions import ObjectTooLarge, RemoteProtocolError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Final
 
 LARGE_BYTES: Final = 16 * 10**6
 """Objects and deltas above are handled in pieces, with one copy of each at a time."""

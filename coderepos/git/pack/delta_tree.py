@@ -9,20 +9,16 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Container, Iterable, Iterator
 from hashlib import sha1
+from typing import Final
 from zlib import decompress
 
 from coderepos.exceptions import InflatedTooLarge, RemoteProtocolError
+from coderepos.git.limits import Limits
 from coderepos.git.pack.delta import LARGE_BYTES, STEP_BYTES, apply_delta, apply_delta_in_pieces
+from coderepos.git.pack.object_links import Links
 from coderepos.git.pack.pack_file import ID_BYTES, KEEPING_BYTES, REF_DELTA, TREE, TYPE_NAMES, Pack
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
-    from typing import Final
-
-    from coderepos.git.limits import Limits
-    from coderepos.git.pack.object_links import Links
 
 _HELD_BYTES: Final = 32 * 10**6
 _RECENT_BYTES: Final = 16 * 10**6

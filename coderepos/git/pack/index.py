@@ -6,16 +6,11 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterator
 from hashlib import sha1
+from typing import Final
 
-from coderepos.git.pack.pack_file import ID_BYTES
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Final
-
-    from coderepos.git.pack.pack_file import Pack
+from coderepos.git.pack.pack_file import ID_BYTES, Pack
 
 _MAGIC: Final = b"\xfftOc\x00\x00\x00\x02"
 _LARGE: Final = 0x80000000

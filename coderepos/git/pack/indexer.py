@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final, Self
+
 from coderepos.exceptions import UnsafeRepository
+from coderepos.git.pack.bare_repository import GitFolder
 from coderepos.git.pack.connectivity import are_complete
 from coderepos.git.pack.index import index_of
+from coderepos.git.pack.object_links import Links
+from coderepos.git.pack.pack_file import Pack
 from coderepos.git.process.fork import Forked, cores
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Final, Self
-
-    from coderepos.git.pack.bare_repository import GitFolder
-    from coderepos.git.pack.object_links import Links
-    from coderepos.git.pack.pack_file import Pack
 
 _SHARED_OBJECTS: Final = 5_000  # below, a second process costs more than it brings
 

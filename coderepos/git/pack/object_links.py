@@ -9,12 +9,9 @@ import re
 import struct
 from binascii import unhexlify
 from mmap import mmap
+from typing import Final
 
 from coderepos.git.pack.pack_file import COMMIT, ID_BYTES, TREE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
 
 # One line of a tree: a file or link, a directory, a submodule, or all the rest where it is none. Modes as canon_mode()
 # of Git takes them. The rest is a group of its own, so that a search never goes on behind what does not match.

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Iterator
 from mmap import mmap
+from typing import Final
 from zlib import decompress, decompressobj
-
-TYPE_CHECKING = False  # importing typing takes 7 ms
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Final
 
 COMMIT, TREE, BLOB, TAG, OFS_DELTA, REF_DELTA = 1, 2, 3, 4, 6, 7
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Final
 
 from coderepos.exceptions import RefNotFound, RemoteProtocolError, UnsafeRepository
-from coderepos.git.pack.pack_file import COMMIT, TAG, TYPE_NAMES
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Final
-
-    from coderepos.git.pack.delta_tree import Families
-    from coderepos.git.pack.pack_file import Pack
+from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.pack_file import COMMIT, TAG, TYPE_NAMES, Pack
 
 # What parse_tag_buffer() in tag.c and parse_commit_buffer() in commit.c of Git ask for.
 _TAG: Final = re.compile(rb"object ([0-9a-fA-F]{40})\ntype (commit|tree|blob|tag)\ntag [^\n]*\n")

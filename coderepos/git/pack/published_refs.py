@@ -6,18 +6,14 @@ progress: whoever asks for one gets its commit, with HEAD on it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from coderepos.git.pack.pack_file import Pack
+from coderepos.git.pack.peeling import Peeler
+from coderepos.git.substitutions import Substitutions
 from coderepos.git.text import ref_bytes
-from coderepos.git.wire import is_ref_name
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Final
-
-    from coderepos.git.pack.pack_file import Pack
-    from coderepos.git.pack.peeling import Peeler
-    from coderepos.git.substitutions import Substitutions
-    from coderepos.git.wire import FetchOutcome
+from coderepos.git.wire import FetchOutcome, is_ref_name
 
 HEADS: Final = "refs/heads/"
 TAGS: Final = "refs/tags/"

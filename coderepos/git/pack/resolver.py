@@ -8,18 +8,15 @@ not finish is done here at the end, and so is every error told here.
 
 from __future__ import annotations
 
+from typing import Final, Self
+
+from coderepos.git.limits import Limits
 from coderepos.git.pack.delta import LARGE_BYTES, STEP_BYTES, prepare
 from coderepos.git.pack.delta_tree import Families
 from coderepos.git.pack.object_links import Links, SharedLinks
+from coderepos.git.pack.pack_file import Pack
 from coderepos.git.pack.stream_order import OutOfOrder, StreamOrder
 from coderepos.git.process.fork import Forked, cores
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final, Self
-
-    from coderepos.git.limits import Limits
-    from coderepos.git.pack.pack_file import Pack
 
 _ROUND_WORK: Final = 12 * 10**6
 """Work for which a second process is worth its start, about 15 ms of it; counted in bytes, see ``STEP_BYTES``."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_left
+from collections.abc import Callable
 from hashlib import sha1
+from typing import Any, Final
 from zlib import crc32, decompressobj
 from zlib import error as ZlibError  # noqa: N812 - an exception's name
 
@@ -16,6 +18,7 @@ from coderepos.exceptions import (
     RepositoryTooLarge,
     TooManyObjects,
 )
+from coderepos.git.limits import Limits
 from coderepos.git.pack.delta import VARINT_BYTES, delta_sizes
 from coderepos.git.pack.pack_file import (
     BLOB,
@@ -30,14 +33,6 @@ from coderepos.git.pack.pack_file import (
     Pack,
     write_all,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Final
-    from zlib import _Decompress
-
-    from coderepos.git.limits import Limits
 
 _HEADER_BYTES: Final = 32  # longest entry header: ten bytes of size, then ten of offset or twenty of id
 _PAUSE_ENTRIES: Final = 0x3F  # a mask: every 64
@@ -217,19 +212,19 @@ class PackScanner:
             raise RemoteProtocolError(reason="offset of a delta base")
         return position
 
-    def _inflated(self, stream: _Decompress, most: int) -> bytes:
+    def _inflated(self, stream: Any, most: int) -> bytes:
         """Return up to ``most`` further bytes of the stream at the reading position, and pass what was read for it."""
         # A narrow window, since zlib copies what it leaves of its input. At least one byte is allowed for, so that a
         # stream longer than its size shows.
         window = self._view[self._at : self._at + min((most >> 1) + 128, PIECE_BYTES)]
         try:
-            piece = stream.decompress(window, min(most, PIECE_BYTES) or 1)
+            piece: bytes = stream.decompress(window, min(most, PIECE_BYTES) or 1)
         except ZlibError:
             raise RemoteProtocolError(reason="zlib stream of an entry") from None
         self._at += len(window) - len(stream.unused_data or stream.unconsumed_tail)
         return piece
 
-    def _inflate_rest(self, stream: _Decompress, rest: int, crc: int, sink: Callable[[bytes], object]) -> int:
+    def _inflate_rest(self, stream: Any, rest: int, crc: int, sink: Callable[[bytes], object]) -> int:
         """Hand exactly ``rest`` inflated bytes to ``sink`` and return the CRC32 with the bytes read for them."""
         while rest >= 0 and not stream.eof:
             if self._at == len(self._buffer):

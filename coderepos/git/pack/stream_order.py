@@ -9,17 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from hashlib import sha1
+from typing import Final
 from zlib import decompress
 
 from coderepos.git.pack.delta import STEP_BYTES, apply_delta
-from coderepos.git.pack.pack_file import ID_BYTES, TREE, TYPE_NAMES
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-    from coderepos.git.pack.object_links import Links
-    from coderepos.git.pack.pack_file import Pack
+from coderepos.git.pack.object_links import Links
+from coderepos.git.pack.pack_file import ID_BYTES, TREE, TYPE_NAMES, Pack
 
 _HELD_BYTES: Final = 8 * 10**6
 _SLACK_WORK: Final = 40 * 10**6

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 from coderepos.exceptions import CodeReposError
 from coderepos.git.wire import dump_line
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, Final
 
 TRACE_FRAMES: Final = 40
 """Places in the code that an error event names, the innermost ones."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from collections.abc import Callable
+from typing import Final, Self
 
 from coderepos.git.confinement.profiles import die_with
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Final, Self
 
 _FAILED: Final = 255
 """Exit code after any other exception; error numbers are below."""

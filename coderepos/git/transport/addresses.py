@@ -11,14 +11,11 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, Final
 
 from coderepos.exceptions import RemoteUnreachable
 
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from typing import Any, Final
-
-    Resolver = Callable[..., Iterable[tuple[Any, ...]]]
+Resolver = Callable[..., Iterable[tuple[Any, ...]]]
 
 _SPECIAL_V4: Final = tuple(
     IPv4Network(text)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Final
 
 from coderepos.exceptions import RemoteProtocolError
-from coderepos.git.refs import HEAD, SHA256
-from coderepos.git.transport.pkt_line import malformed
-
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Final
-
-    from coderepos.git.refs import RefListing
-    from coderepos.git.transport.pkt_line import PktLines
+from coderepos.git.refs import HEAD, SHA256, RefListing
+from coderepos.git.transport.pkt_line import PktLines, malformed
 
 _SERVICE: Final = b"# service=git-upload-pack"
 _NO_REFS: Final = b"capabilities^{}"

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import socket
+import ssl
+from typing import Any, Final
 
-from coderepos.exceptions import RemoteTimeout, RemoteUnreachable
-from coderepos.git.transport.addresses import address_allowed, resolve
-from coderepos.git.url import is_resolved_by_proxy, may_be_private, proxy_of
-
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    import ssl
-    from typing import Any, Final
-
-    from coderepos.exceptions import GitError
-    from coderepos.git.transport.addresses import Resolver
-    from coderepos.git.transport.meter import Meter
-    from coderepos.git.url import GitUrl
-    from coderepos.git.wire import NetworkPolicy
+from coderepos.exceptions import GitError, RemoteTimeout, RemoteUnreachable
+from coderepos.git.transport.addresses import Resolver, address_allowed, resolve
+from coderepos.git.transport.background import in_background
+from coderepos.git.transport.meter import Meter
+from coderepos.git.transport.proxy import tunnelled
+from coderepos.git.transport.tls import encrypted, tls_context
+from coderepos.git.url import GitUrl, is_resolved_by_proxy, may_be_private, proxy_of
+from coderepos.git.wire import NetworkPolicy
 
 CONNECT_SECONDS: Final = 10.0
 """Longest wait for one address to take the connection."""
@@ -106,9 +102,6 @@ class PinnedConnection:
         return self._socket
 
     def _encrypted(self) -> socket.socket:
-        from coderepos.git.transport.background import in_background
-        from coderepos.git.transport.tls import encrypted
-
         # The certificates of all authorities take 40 ms to read, while the host is looked up and connected to.
         trust = in_background(self._trust)
         connected = self._connected()
@@ -121,15 +114,11 @@ class PinnedConnection:
             raise
 
     def _trust(self) -> ssl.SSLContext:
-        from coderepos.git.transport.tls import tls_context
-
         return self._tls_context or tls_context(self._ca_bundle)
 
     def _connected(self) -> socket.socket:
         self._timeout_seconds = 0.0
         if self._proxy is not None:
-            from coderepos.git.transport.proxy import tunnelled
-
             return tunnelled(self._proxy, self._targets(), self.meter)
         self._resolve()
         *others, last = self._addresses

@@ -7,13 +7,10 @@ that.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
+from typing import Final
 
 from coderepos.exceptions import RemoteProtocolError, RemoteUnreachable
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Final
 
 IDENTITY: Final = "identity"
 """The coding that is asked for: none."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from coderepos.exceptions import RemoteAuthFailed, RemoteMoved, RemoteNotFound, RemoteProtocolError
-from coderepos.git.transport.http_connection import GuardedConnection
+from collections.abc import Mapping
+from typing import Final
 
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Final
-
-    from coderepos.exceptions import GitError
-    from coderepos.git.transport.http_connection import Answer
-    from coderepos.git.transport.meter import Meter
-    from coderepos.git.url import GitUrl
-    from coderepos.git.wire import NetworkPolicy
+from coderepos.exceptions import GitError, RemoteAuthFailed, RemoteMoved, RemoteNotFound, RemoteProtocolError
+from coderepos.git.transport.http_connection import Answer, GuardedConnection
+from coderepos.git.transport.meter import Meter
+from coderepos.git.url import GitUrl
+from coderepos.git.wire import NetworkPolicy
 
 ADVERTISEMENT: Final = "application/x-git-upload-pack-advertisement"
 RESULT: Final = "application/x-git-upload-pack-result"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
 from coderepos.exceptions import (
     PreambleTooLarge,
     RefNotFound,
@@ -16,6 +20,7 @@ from coderepos.git.refs import (
     HEADS,
     TAGS,
     RefListing,
+    WantedRef,
     advertised_tags,
     is_short_id,
     object_id,
@@ -23,18 +28,9 @@ from coderepos.git.refs import (
     ref_text,
 )
 from coderepos.git.text import is_display_text
-from coderepos.git.transport.pack_sink import CountedLongEnough, StoppedEarly
-from coderepos.git.wire import FetchOutcome
-
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    from coderepos.git.refs import WantedRef
-    from coderepos.git.transport.pack_sink import PackWriter
-    from coderepos.git.transport.upload_pack import UploadPackClient
-    from coderepos.git.wire import FetchRequest
+from coderepos.git.transport.pack_sink import CountedLongEnough, PackWriter, StoppedEarly
+from coderepos.git.transport.upload_pack import UploadPackClient
+from coderepos.git.wire import FetchOutcome, FetchRequest
 
 
 class Exchange:
@@ -89,7 +85,7 @@ class Exchange:
             shallow=tuple(sorted(object_id(one) for one in shallow)),
             pack_bytes=min(pack_bytes, self._request.limits.wire_bytes) if stopped_early else pack_bytes,
         )
-        return {**outcome.to_json(), "stopped_early": stopped_early, "is_whole": self._depth is None}
+        return {**asdict(outcome), "stopped_early": stopped_early, "is_whole": self._depth is None}
 
     def _list(self) -> None:
         """Ask for the refs; where the tags make the list too long, for what a probe asks for."""

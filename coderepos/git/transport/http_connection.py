@@ -8,23 +8,18 @@ sizes and trailers included, passes a :class:`~coderepos.git.transport.meter.Met
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from coderepos.exceptions import GitError, RemoteProtocolError, RemoteUnreachable
-from coderepos.git.transport.addresses import look_up
+from coderepos.git.transport.addresses import Resolver, look_up
 from coderepos.git.transport.connection import PinnedConnection
 from coderepos.git.transport.content_coding import CODINGS, IDENTITY, InflatedBody
-from coderepos.git.transport.http_reader import HttpReader
-
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Final
-
-    from coderepos.git.transport.addresses import Resolver
-    from coderepos.git.transport.http_reader import Head
-    from coderepos.git.transport.meter import Meter
-    from coderepos.git.url import GitUrl
-    from coderepos.git.wire import NetworkPolicy
+from coderepos.git.transport.http_reader import Head, HttpReader
+from coderepos.git.transport.meter import Meter
+from coderepos.git.transport.refusals import refusal
+from coderepos.git.url import GitUrl
+from coderepos.git.wire import NetworkPolicy
 
 USER_AGENT: Final = "git/coderepos"
 """Starts with ``git/``, since some hosts answer smart HTTP to nothing else."""
@@ -99,8 +94,6 @@ class GuardedConnection:
         try:
             head = self._exchange(message)
             if not _is_wanted(head, self._requests[method, url]):
-                from coderepos.git.transport.refusals import refusal  # what goes well needs none of it
-
                 raise refusal(head, url, self._policy, authorization=headers.get("Authorization", ""))
             self._reader.expect_body(head)
         except GitError:

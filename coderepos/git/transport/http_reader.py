@@ -7,13 +7,10 @@ could understand in two ways is refused.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Final
 
 from coderepos.exceptions import RemoteProtocolError, RemoteUnreachable
-
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Final
 
 READ_BYTES: Final = 262_144
 """Size of the buffer: most bytes that are taken from the socket at once."""

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Final
 
-from coderepos.exceptions import RemoteTimeout
-
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Final
-
-    from coderepos.exceptions import GitError
+from coderepos.exceptions import GitError, RemoteTimeout
 
 
 class Meter:

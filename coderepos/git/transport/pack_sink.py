@@ -5,18 +5,13 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from typing import Final
 
-from coderepos.exceptions import InternalError, PreambleTooLarge, RemoteProtocolError, RepositoryTooLarge
+from coderepos.exceptions import GitError, InternalError, PreambleTooLarge, RemoteProtocolError, RepositoryTooLarge
 from coderepos.git.limits import SEARCHED_PACK_BYTES, SIZE_FACTOR
-
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from typing import Final
-
-    from coderepos.exceptions import GitError
-    from coderepos.git.process.emitter import Emit
-    from coderepos.git.transport.meter import Meter
-    from coderepos.git.wire import FetchRequest
+from coderepos.git.process.emitter import Emit
+from coderepos.git.transport.meter import Meter
+from coderepos.git.wire import FetchRequest
 
 PROGRESS_SECONDS: Final = 0.2
 """Least time between two progress events."""

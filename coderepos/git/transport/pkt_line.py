@@ -5,15 +5,11 @@ Pack bytes leave as parts of the buffer that they were received into; only short
 
 from __future__ import annotations
 
-from coderepos.exceptions import RemoteProtocolError
+from collections.abc import Callable, Iterator
+from typing import Final
 
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Final
-
-    from coderepos.exceptions import GitError
-    from coderepos.git.transport.http_connection import Answer
+from coderepos.exceptions import GitError, RemoteProtocolError
+from coderepos.git.transport.http_connection import Answer
 
 LINE_BYTES: Final = 65_520
 """Longest pkt-line, its length of four digits included."""

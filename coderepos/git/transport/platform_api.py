@@ -8,26 +8,19 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from coderepos.exceptions import GitError, RemoteProtocolError
-from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY, TOKEN_USERS
-from coderepos.git.record import Record
-from coderepos.git.transport.addresses import look_up
+from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY, TOKEN_USERS, KnownHost
+from coderepos.git.transport.addresses import Resolver, look_up
 from coderepos.git.transport.http_connection import GuardedConnection
 from coderepos.git.transport.meter import Meter
-from coderepos.git.url import parse_git_url
-
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any, Final
-
-    from coderepos.git.platforms import KnownHost
-    from coderepos.git.transport.addresses import Resolver
-    from coderepos.git.url import GitUrl
-    from coderepos.git.wire import NetworkPolicy
+from coderepos.git.url import GitUrl, parse_git_url
+from coderepos.git.wire import NetworkPolicy
 
 ANSWER_BYTES: Final = 10**6
 """Longest answer of a platform's API."""
@@ -37,7 +30,8 @@ KIB: Final = 1_024
 _LARGEST_BYTES: Final = 2**53
 
 
-class PlatformAnswer(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlatformAnswer:
     """What a platform's API told, each ``None`` where it did not."""
 
     size_bytes: int | None = None

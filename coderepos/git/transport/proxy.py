@@ -8,22 +8,16 @@ from __future__ import annotations
 import re
 import socket
 from base64 import b64encode
+from collections.abc import Iterable
+from typing import Final
 from urllib.parse import unquote
 
-from coderepos.exceptions import ProxyUnavailable, RemoteProtocolError, RemoteTimeout, RemoteUnreachable
+from coderepos.exceptions import GitError, ProxyUnavailable, RemoteProtocolError, RemoteTimeout, RemoteUnreachable
 from coderepos.git.transport.addresses import MAX_ADDRESSES, look_up
-from coderepos.git.transport.http_reader import HttpReader
+from coderepos.git.transport.http_reader import Head, HttpReader
+from coderepos.git.transport.meter import Meter
 from coderepos.git.wire import Proxy
 from coderepos.hidden import HiddenBytes, HiddenText
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Final
-
-    from coderepos.exceptions import GitError
-    from coderepos.git.transport.http_reader import Head
-    from coderepos.git.transport.meter import Meter
 
 CONNECT_SECONDS: Final = 10.0
 """Longest wait for the proxy to take a connection."""

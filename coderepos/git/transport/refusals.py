@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
 
 from coderepos.exceptions import (
@@ -25,15 +27,9 @@ from coderepos.exceptions import (
 )
 from coderepos.git.remote_text import harmless_text
 from coderepos.git.transport.content_coding import CODINGS, IDENTITY
+from coderepos.git.transport.http_reader import Head
 from coderepos.git.url import parse_git_url
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Final
-
-    from coderepos.git.transport.http_reader import Head
-    from coderepos.git.wire import NetworkPolicy
+from coderepos.git.wire import NetworkPolicy
 
 REDIRECT: Final = "redirect"
 """Reason of the error for a redirect to what is not a repository."""

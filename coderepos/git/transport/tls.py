@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+from typing import Final
 
 from coderepos.exceptions import RemoteCertificate
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import socket
-    from typing import Final
 
 _REASONS: Final = {
     10: "expired",

@@ -6,23 +6,17 @@ Sources: gitprotocol-v2(5), gitprotocol-pack(5), gitprotocol-capabilities(5) and
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 from coderepos.exceptions import GitError, RemoteProtocolError
+from coderepos.git.limits import Limits
+from coderepos.git.refs import RefListing
 from coderepos.git.transport.advertisement import read_advertisement, read_ls_refs
-from coderepos.git.transport.discovery import RESULT
-from coderepos.git.transport.http_connection import NOT_SERVED, USER_AGENT
+from coderepos.git.transport.discovery import RESULT, Opening
+from coderepos.git.transport.http_connection import NOT_SERVED, USER_AGENT, Answer, GuardedConnection
+from coderepos.git.transport.pack_sink import PackWriter
 from coderepos.git.transport.pkt_line import DELIM_PKT, FLUSH_PKT, TOO_MANY_LINES, PktLines, malformed, pkt_line
-
-TYPE_CHECKING = False  # importing typing takes 7 ms, which every clone would wait for
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import Final
-
-    from coderepos.git.limits import Limits
-    from coderepos.git.refs import RefListing
-    from coderepos.git.transport.discovery import Opening
-    from coderepos.git.transport.http_connection import Answer, GuardedConnection
-    from coderepos.git.transport.pack_sink import PackWriter
 
 NO_SHALLOW: Final = "no shallow clones"
 """Reason of the error for a depth that the server does not know about."""

@@ -10,22 +10,17 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from resource import RLIMIT_NOFILE, getrlimit
+from typing import Final
 
 from coderepos.exceptions import InternalError
 from coderepos.git.pack.delta import LARGE_BYTES
-from coderepos.git.pack.pack_file import write_all
+from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.pack_file import Pack, write_all
 from coderepos.git.process.fork import Forked, cores
+from coderepos.git.substitutions import Substitutions
 from coderepos.git.worktree.symlinks import Links
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-    from coderepos.git.pack.delta_tree import Families
-    from coderepos.git.pack.pack_file import Pack
-    from coderepos.git.substitutions import Substitutions
-    from coderepos.git.worktree.tree_entries import Entry
-    from coderepos.git.worktree.tree_totals import Trees
+from coderepos.git.worktree.tree_entries import Entry
+from coderepos.git.worktree.tree_totals import Trees
 
 _OPEN_FOLDERS: Final = 900
 _OTHER_DESCRIPTORS: Final = 50

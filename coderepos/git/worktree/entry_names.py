@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import re
 import stat
+from collections.abc import Container
 from hashlib import sha1
+from typing import Final
 
 from coderepos.exceptions import UnsafeRepository
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container
-    from typing import Final
 
 NAME_BYTES: Final = 255
 """Longest name of a file on Linux."""

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
-    # Links by name, as their targets, and the folders on the way to them.
-    _Folder: TypeAlias = "dict[bytes, bytes | _Folder]"
-else:
-
-    def cast(_kind, value):  # noqa: D103
-        return value
-
+# Links by name, as their targets, and the folders on the way to them.
+_Folder: TypeAlias = "dict[bytes, bytes | _Folder]"
 
 _FOLLOWED: Final = 40  # what Linux follows before it gives up with ELOOP
 _TARGET_BYTES: Final = 4_095

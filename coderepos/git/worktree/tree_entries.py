@@ -6,14 +6,11 @@ Like Git's, this reads what its own writer would never write: modes with other b
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from coderepos.exceptions import TooManyEntries, UnsafeRepository
 from coderepos.git.pack.pack_file import ID_BYTES
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import Final
 
 FILE: Final = 0o100644
 PROGRAM: Final = 0o100755

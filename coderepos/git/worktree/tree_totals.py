@@ -12,16 +12,13 @@ What is in a tree is not always what is written. Each difference is noted by its
 
 from __future__ import annotations
 
+from typing import Final
+
 from coderepos.exceptions import PathTooLong, RepositoryTooLarge, TooManyEntries, TreeTooDeep, UnsafeRepository
+from coderepos.git.limits import Limits
+from coderepos.git.pack.pack_file import Pack
 from coderepos.git.worktree.entry_names import HEAD, check_name_above_link, is_git_directory, is_writable
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-    from coderepos.git.limits import Limits
-    from coderepos.git.pack.pack_file import Pack
-    from coderepos.git.worktree.tree_entries import Entry
+from coderepos.git.worktree.tree_entries import Entry
 
 BLOCK_BYTES: Final = 4_096
 """What file systems round up to, so what many small files take on disk."""

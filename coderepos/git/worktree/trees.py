@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Final
+
 from coderepos.exceptions import TooManyEntries, TreeTooDeep, UnsafeRepository
-from coderepos.git.pack.pack_file import BLOB, EMPTY_TREE, TREE
+from coderepos.git.limits import Limits
+from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.pack_file import BLOB, EMPTY_TREE, TREE, Pack
 from coderepos.git.worktree.entry_names import check_name, kept
 from coderepos.git.worktree.tree_entries import DIRECTORY, GITLINK, Entry, parse_tree, without_duplicates
 from coderepos.git.worktree.tree_totals import Trees, compute_totals
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Final
-
-    from coderepos.git.limits import Limits
-    from coderepos.git.pack.delta_tree import Families
-    from coderepos.git.pack.pack_file import Pack
 
 
 def read_trees(

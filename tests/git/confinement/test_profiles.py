@@ -8,6 +8,7 @@ import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class Surroundings:
             "role": role,
             "user": user,
             "without": without,
-            "request": request.to_json(),
+            "request": asdict(request),
             "ports": [allowed_port],
             "allowed_port": allowed_port,
             "other_port": other_port,

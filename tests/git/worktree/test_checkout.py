@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def test_a_name_that_hurts_its_readers_is_left_out_and_reported(tmp_path: Path, 
     report = tree_of(tmp_path, line(mode, name), line(FILE, b"other"), objects=[CONTENT, INNER])
     assert os.listdir(tmp_path / "tree") == ["other"]
     assert report.substitutions == {"name": 2 if mode == FOLDER else 1}
-    assert BuildReport.from_json(load_line(dump_line(report.to_json()))) == report
+    assert BuildReport.from_json(load_line(dump_line(asdict(report)))) == report
 
 
 def test_twins_that_differ_in_case_or_form_are_both_written(tmp_path: Path) -> None:
@@ -413,4 +414,4 @@ def test_the_report_is_json(tmp_path: Path) -> None:
     """Names that are no text are escaped in it."""
     module = line(GITLINK, b"\xff\xe2\x80\xae" + b"\xf0\x9f\x92\xa9" + b"\\")
     report = tree_of(tmp_path, module, objects=[])
-    assert json.loads(dump_line(report.to_json()))["substituted_paths"] == ["gitlink: \\xff\\u202e\U0001f4a9\\"]
+    assert json.loads(dump_line(asdict(report)))["substituted_paths"] == ["gitlink: \\xff\\u202e\U0001f4a9\\"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,12 @@ def work(given: dict[str, Any]) -> dict[str, Any]:
     sandbox.flip(given["token"])
     for token in replaced:
         sandbox.discard(token)
-    return {"probe": probed.to_json(), "clone": report.to_json()}
+    return {"probe": asdict(probed), "clone": asdict(report)}
 
 
 def tell(progress: Progress) -> None:
     """Print how far it is."""
-    print(json.dumps(progress.to_json()), flush=True)
+    print(json.dumps(asdict(progress)), flush=True)
 
 
 def main() -> None:
