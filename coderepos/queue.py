@@ -1,7 +1,7 @@
-"""The doorbell: tells a worker of django-q2 that a job waits; the only importer of ``django_q``.
+"""Queue adapter: notifies the workers of django-q2 that a job is due; the only importer of ``django_q``.
 
-A ring may be delivered never or many times, in any order; the claim in the database decides. Only ids travel: the
-queue stores its arguments readable.
+A notification may be delivered never or many times, in any order; the claim in the database decides. Only ids travel:
+the queue stores its arguments in clear text.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ SCHEDULES: Final = {
 logger = logging.getLogger(__name__)
 
 
-def ring(job: Job) -> None:
-    """Ring for a job once the transaction is committed; a queue that is down delays it until the next upkeep."""
+def enqueue(job: Job) -> None:
+    """Notify a worker of a job once the transaction commits; a queue that is down delays it until the next upkeep."""
 
     def send() -> None:
         if (busy := _transaction_that_would_be_lost()) is not None:
             transaction.on_commit(send, using=busy, robust=True)
             return
         async_task(RUN_JOB, str(job.pk), cluster=_cluster(), ack_failure=True)
-        job.rung()
+        job.record_enqueued()
 
     # Not a partial: Django names the function in its log when it fails.
     transaction.on_commit(send, using=alias(), robust=True)
@@ -57,18 +57,18 @@ def _transaction_that_would_be_lost() -> str | None:
     return next((one.alias for one in connections.all(initialized_only=True) if one.in_atomic_block), None)
 
 
-def ring_later(job: Job, when: datetime) -> None:
-    """Ring for a job at ``when``, by the queue's scheduler; the reaper rings too where that is late."""
+def enqueue_at(job: Job, when: datetime) -> None:
+    """Notify a worker of a job at ``when``, by the queue's scheduler; the upkeep does so where that is late."""
     schedule(RUN_JOB, str(job.pk), schedule_type=Schedule.ONCE, next_run=when, cluster=_cluster())
 
 
 def waiting() -> int:
-    """Return how many notifications wait for a worker, those of the host's own tasks among them."""
+    """Return how many tasks wait for a worker, the host's own included."""
     return int(get_broker(_cluster()).queue_size())
 
 
 def ensure_schedules() -> None:
-    """Create the missing schedules of the reaper and the sweep; does nothing before django-q2 has its tables."""
+    """Create the missing schedules of upkeep and sweep; does nothing before django-q2 has its tables."""
     using = router.db_for_write(Schedule)
     if not _has_table(Schedule, using):
         return
@@ -81,9 +81,9 @@ def ensure_schedules() -> None:
 
 
 def forget() -> dict[str, int]:
-    """Remove schedules, waiting tasks and results of tasks of ours; returns how many of each.
+    """Remove our schedules, waiting tasks and task results, and return how many of each.
 
-    Tasks that wait with another broker than the ORM are left there: each is one line in a worker's log.
+    Tasks that wait in a broker other than the ORM are left there: each is one line in a worker's log.
     """
     counts = {"schedules": _delete(Schedule), "results of tasks": _delete(Task)}
     if Conf.ORM and _has_table(OrmQ, Conf.ORM):
@@ -106,12 +106,12 @@ def _has_table(model: Any, using: str) -> bool:
 
 
 def _cluster() -> str | None:
-    """Return the name of the cluster that works for this app; ``None`` for the host's own."""
+    """Return the name of the cluster that runs this app's tasks; ``None`` for the host's own."""
     return conf.QUEUE_CLUSTER or None
 
 
 def cluster_exists() -> bool:
-    """Return whether the host's settings know the cluster that works for this app."""
+    """Return whether the host's settings name the cluster that runs this app's tasks."""
     given = getattr(settings, "Q_CLUSTER", {})
     # A process of that very cluster has taken the entry out of the settings, and works by it.
     return _cluster() in (None, Conf.CLUSTER_NAME, *(given.get("ALT_CLUSTERS") or {}))
@@ -123,7 +123,7 @@ def is_cluster() -> bool:
 
 
 def on_worker_start(receiver: Callable[[], None]) -> None:
-    """Call ``receiver`` in every worker of our cluster that starts; what it raises is logged, the worker lives on."""
+    """Call ``receiver`` in every worker of our cluster that starts; an error is logged, and the worker goes on."""
 
     def start(**_: Any) -> None:
         if _cluster() not in (None, Conf.CLUSTER_NAME):
@@ -131,13 +131,13 @@ def on_worker_start(receiver: Callable[[], None]) -> None:
         try:
             receiver()
         except Exception:
-            logger.exception("A worker starts without its upkeep")
+            logger.exception("A worker started without its upkeep")
 
     post_spawn.connect(start, weak=False, dispatch_uid="coderepos.worker_start")
 
 
 def settings_in_force() -> dict[str, Any]:
-    """Return the values, as far as system checks look at them, of the cluster that works for this app."""
+    """Return the settings that the system checks read, of the cluster that runs this app's tasks."""
     values: dict[str, Any] = {
         "timeout": Conf.TIMEOUT,
         "retry": Conf.RETRY,

@@ -1,7 +1,7 @@
-"""What a worker calls: unpack, call a service, nothing else.
+"""The tasks that workers run: each unpacks its arguments and calls one service.
 
-Nothing of the app is imported before it is known to be installed: a task that outlives it must not end a worker,
-which an error at import would.
+Nothing of the app is imported before it is known to be installed: a task that outlives the app must not end a worker,
+as an error at import would.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_job(job_id: str) -> str:
-    """Work on one job if it is free; returns what became of it."""
+    """Run one attempt of a job, or of another due one, and return its outcome."""
 
     def work() -> str:
         from coderepos import services
@@ -31,7 +31,7 @@ def run_job(job_id: str) -> str:
 
 
 def reap() -> str:
-    """Take jobs from silent workers, and notify of those that wait: the second way beside the workers' own upkeep."""
+    """Expire leases and enqueue overlooked jobs: the fallback of the upkeep thread in every worker."""
 
     def work() -> str:
         from coderepos import services
@@ -42,7 +42,7 @@ def reap() -> str:
 
 
 def sweep() -> str:
-    """Remove what no row of the database knows from this machine's sandbox root."""
+    """Sweep this machine's sandbox root, if that is due."""
 
     def work() -> str:
         from coderepos import services
@@ -53,7 +53,7 @@ def sweep() -> str:
 
 
 def _if_installed(work: Callable[[], str], name: str) -> str:
-    """Do the work; a task that comes before the tables are made, or after they went, is one line in the log."""
+    """Do the work; a task that runs before the tables exist, or after they were dropped, is one line in the log."""
     if apps.is_installed("coderepos"):
         try:
             return work()
@@ -62,5 +62,5 @@ def _if_installed(work: Callable[[], str], name: str) -> str:
 
             if tables_exist():
                 raise
-    logger.warning("%s is left out: coderepos is not installed here, or not migrated", name)
+    logger.warning("%s is skipped: coderepos is not installed here, or not migrated", name)
     return NOT_INSTALLED

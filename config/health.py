@@ -33,7 +33,7 @@ def health(request: HttpRequest) -> JsonResponse:
 def _worker() -> str:
     """Return what is known of the workers, by one query.
 
-    A heartbeat of a running job is as good a sign of life as the upkeep, and keeps a backlog from looking like a
+    A heartbeat of a running job counts as much as the upkeep, and keeps a backlog from looking like a
     standstill.
     """
     found = set(

@@ -80,7 +80,7 @@ if DEBUG and not {"MASTER_ENCRYPTION_KEY", "KMS_KEY_ID"} & CODEREPOS.keys():
         VAR_DIR / "master_key", lambda: base64.b64encode(secrets.token_bytes(32)).decode()
     )
 
-# The queue: the table of jobs is the source of truth, django-q2 only rings the bell --------------------------------
+# The queue: the table of jobs is the source of truth, django-q2 only notifies workers ------------------------------
 
 _workers = int(environment.number("CLONE_CONCURRENCY") or 4)
 _timeout_seconds = int(environment.number("GIT_CLONE_TIMEOUT") or 300) + 60

@@ -357,7 +357,7 @@ def test_job_whose_repository_went_ends_without_a_word(make_repository: MakeRepo
     with pytest.raises(LeaseLost):
         job.renew(progress={}, bytes_received=1)
     assert job.fail(error_code="internal_error", error_message="x") is False
-    job.repository.note_token(accepted=True)
+    job.repository.record_token_result(accepted=True)
 
 
 def test_jobs_show_their_figures(admin_client: Client, make_repository: MakeRepository) -> None:
@@ -462,7 +462,7 @@ def test_audit_trail_of_a_repository_is_one_click_away(admin_client: Client, mak
 
 
 def test_nodes_show_when_they_were_seen(admin_client: Client, db: None) -> None:
-    """A machine that went silent is noticed."""
+    """The age of a machine's last heartbeat is shown."""
     Node.objects.create(name="worker-7", isolation_level=2, last_seen=timezone.now() - timedelta(hours=3))
 
     assert "3\xa0hours" in page(admin_client, "node")

@@ -1,4 +1,4 @@
-"""The doorbell rings on commit, with an id and nothing else."""
+"""The queue adapter enqueues on commit, with an id and nothing else."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ def job() -> Job:
     return Job.objects.create(repository=repository)
 
 
-def rung() -> list[dict[str, Any]]:
+def enqueued() -> list[dict[str, Any]]:
     """Return what waits in the queue, unpacked."""
     return [row.task for row in OrmQ.objects.all()]
 
 
-def test_bell_rings_on_commit_with_the_id_alone(job: Job) -> None:
+def test_job_is_enqueued_on_commit_with_the_id_alone(job: Job) -> None:
     """Nothing is sent before the commit; then one task with the job's id and no other value."""
     with transaction.atomic(using=ALIAS):
-        queue.ring(job)
-        assert rung() == []
+        queue.enqueue(job)
+        assert enqueued() == []
 
-    (task,) = rung()
+    (task,) = enqueued()
     assert (task["func"], task["args"], task.get("kwargs")) == ("coderepos.tasks.run_job", (str(job.pk),), {})
     job.refresh_from_db()
     assert job.rung_at is not None
 
 
-def test_rolled_back_work_rings_no_bell(job: Job) -> None:
-    """What was not committed is not rung for."""
+def test_rolled_back_job_is_not_enqueued(job: Job) -> None:
+    """A transaction that is rolled back sends nothing."""
     with transaction.atomic(using=ALIAS):
-        queue.ring(job)
+        queue.enqueue(job)
         transaction.set_rollback(True, using=ALIAS)
 
-    assert rung() == []
+    assert enqueued() == []
 
 
 def test_broken_queue_does_not_break_the_request(job: Job, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
@@ -66,17 +66,17 @@ def test_broken_queue_does_not_break_the_request(job: Job, monkeypatch: pytest.M
 
     monkeypatch.setattr(queue, "async_task", down)
     with transaction.atomic(using=ALIAS):
-        queue.ring(job)
+        queue.enqueue(job)
 
-    assert list(Job.objects.unrung()) == [job]
+    assert list(Job.objects.awaiting_enqueue()) == [job]
     assert "the broker is down" in caplog.text
 
 
-def test_later_bell_is_a_schedule_that_runs_once(job: Job) -> None:
+def test_enqueue_at_makes_a_schedule_that_runs_once(job: Job) -> None:
     """A retry is scheduled at its time, with the job's id alone."""
     when = datetime.now(UTC) + timedelta(seconds=60)
 
-    queue.ring_later(job, when)
+    queue.enqueue_at(job, when)
 
     schedule = Schedule.objects.get(func="coderepos.tasks.run_job")
     assert (schedule.schedule_type, schedule.next_run, str(job.pk) in schedule.args) == (Schedule.ONCE, when, True)
@@ -101,8 +101,8 @@ def test_cluster_of_its_own(job: Job, settings: Settings, monkeypatch: pytest.Mo
     monkeypatch.setattr(process, "close_process", lambda: None)
     settings.CODEREPOS = {**settings.CODEREPOS, "QUEUE_CLUSTER": "code"}
     with transaction.atomic(using=ALIAS):
-        queue.ring(job)
-    queue.ring_later(job, datetime.now(UTC))
+        queue.enqueue(job)
+    queue.enqueue_at(job, datetime.now(UTC))
     queue.ensure_schedules()
     for name in ("host", "code"):
         monkeypatch.setattr(Conf, "CLUSTER_NAME", name)
@@ -118,7 +118,7 @@ def test_failures_are_acknowledged_whatever_the_host_does(job: Job, monkeypatch:
     """A task of ours that fails is not delivered again; the job in our table says what happens next."""
     monkeypatch.setattr(Conf, "ACK_FAILURES", False)
     with transaction.atomic(using=ALIAS):
-        queue.ring(job)
+        queue.enqueue(job)
 
-    (task,) = rung()
+    (task,) = enqueued()
     assert task["ack_failure"] is True

@@ -1,4 +1,4 @@
-"""State: projects, members, repositories, jobs, nodes, the audit trail; a change of state is one compare-and-swap."""
+"""State: projects, members, repositories, jobs, nodes, audit trail; each state transition is one compare-and-swap."""
 
 from __future__ import annotations
 

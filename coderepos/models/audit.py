@@ -1,4 +1,4 @@
-"""Who did what with a repository and its token: rows that are added, and never changed or removed."""
+"""Audit trail of repositories and their tokens: append-only rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AuditEvent(models.TextChoices):
     """A connect call was refused, and there is no repository; or a change of one was."""
 
     CHANGED = "changed"
-    """What is cloned of a repository was changed: its ref, its depth or the user name of its token."""
+    """The ref, the depth or the user name of the token of a repository was changed."""
 
     DENIED = "denied"
     """The role of a user did not allow a call about a repository."""
@@ -57,7 +57,7 @@ class AuditEvent(models.TextChoices):
 
 
 class AuditEntryQuerySet(PrimaryQuerySet["AuditEntry"]):
-    """Reads of the trail, and the one way to write to it."""
+    """Queries of the trail, and the one way to write to it."""
 
     def record(
         self,
@@ -72,8 +72,8 @@ class AuditEntryQuerySet(PrimaryQuerySet["AuditEntry"]):
         """Add an entry.
 
         :param project_id: of an event without a repository.
-        :param actor: user who asked for it; ``None`` for what a worker, a command or a shell did.
-        :param details: JSON values; no secret, no text of the remote. Texts are kept as people can read them.
+        :param actor: user that asked for it; ``None`` for what a worker, a command or a shell did.
+        :param details: JSON values; neither a secret nor text of the remote. Unprintable characters are escaped.
         """
         if repository is not None:
             project_id = repository.project_id
@@ -88,7 +88,7 @@ class AuditEntryQuerySet(PrimaryQuerySet["AuditEntry"]):
         )
 
     def newest_first(self) -> Self:
-        """Order by time, the number as the tie-break that makes pages stable."""
+        """Order by time; the id breaks ties, which keeps pages stable."""
         return self.order_by("-created_at", "-id")
 
     def update(self, **kwargs: Any) -> NoReturn:
@@ -111,7 +111,7 @@ class AuditEntryQuerySet(PrimaryQuerySet["AuditEntry"]):
     delete.queryset_only = True  # type: ignore[attr-defined]  # Django reads it off the method
 
     def bulk_update(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse, also for no rows.
+        """Refuse, even for an empty list.
 
         :raises TypeError: always.
         """
@@ -122,7 +122,7 @@ class AuditEntryQuerySet(PrimaryQuerySet["AuditEntry"]):
     def bulk_create(self, objs: Any, *args: Any, update_conflicts: bool = False, **kwargs: Any) -> list[AuditEntry]:
         """Add many entries.
 
-        :raises TypeError: existing ones would be changed on a conflict.
+        :raises TypeError: ``update_conflicts`` is set, which would change existing ones.
         """
         if update_conflicts:
             raise _unchangeable()
@@ -185,7 +185,7 @@ def _unchangeable() -> TypeError:
 
 
 def _shown(value: Any) -> Any:
-    """Return a text with what does not print escaped: a ref may turn the direction of a whole page."""
+    """Return a text with unprintable characters escaped: a ref may reverse the text direction of a whole page."""
     if not isinstance(value, str) or is_display_text(value):
         return value
     return display_text(value.encode("utf-8", "replace"), most_characters=10 * len(value))

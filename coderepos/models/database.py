@@ -1,4 +1,4 @@
-"""In which database the tables of this app are, and that they are read where they are written."""
+"""The database of this app's tables, which are read where they are written."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _Model = TypeVar("_Model", bound=models.Model)
 
 
 def alias() -> str:
-    """Return the alias of the database that the host's routers write our tables to; all of them are in one."""
+    """Return the alias of the one database that the host's routers write our tables to."""
     return router.db_for_write(apps.get_model("coderepos", "CodeRepository"))
 
 
 def vendor() -> str:
-    """Return what kind of database that is, such as ``postgresql``."""
+    """Return the vendor of that database, such as ``postgresql``."""
     return connections[alias()].vendor
 
 
 def tables_exist() -> bool:
-    """Return whether our tables are there: after the first ``migrate``, and before ``migrate coderepos zero``."""
+    """Return whether our tables exist: after the first ``migrate``, and before ``migrate coderepos zero``."""
     using = connections[alias()]
     return apps.get_model("coderepos", "CodeRepository")._meta.db_table in using.introspection.table_names()
 
@@ -29,8 +29,8 @@ def tables_exist() -> bool:
 class PrimaryQuerySet(models.QuerySet[_Model]):
     """Base of our querysets: rows are read where they are written.
 
-    A replica that lags behind would not know a repository that was just connected, nor who owns a job now. ``using()``
-    still chooses any other database.
+    A replica that lags behind would neither have a repository that was just connected nor the present owner of a job.
+    ``using()`` still chooses any other database.
     """
 
     _db: str | None

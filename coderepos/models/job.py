@@ -1,7 +1,7 @@
-"""Background work on a repository: who owns it, until when, and how it ends.
+"""Background work on a repository: its owner, its lease, and its outcome.
 
-Our table is the source of truth; the queue is only the doorbell. A job is owned by whoever holds its lease token, all
-times are the database's clock, and every change is one conditional UPDATE.
+Our table is the source of truth; the queue only notifies workers. A job belongs to the holder of its lease token, all
+times are the database's clock, and every state transition is one conditional UPDATE.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from coderepos.models.locking import row_transaction
 from coderepos.models.repository import CodeRepository
 
 LEASE_SECONDS: Final = 60
-"""How long a job stays with a worker that says nothing. With a tick of upkeep every ten seconds and one notification
-that a dying cluster takes along, another worker has it well within 90 s."""
+"""How long a job stays with a worker that does not renew its lease. With a round of upkeep every ten seconds, and one
+notification lost with a dying cluster, another worker has it well within 90 s."""
 
 FIRST_RETRY_SECONDS: Final = 60
-RING_AGAIN_SECONDS: Final = 8
-"""How long a notification may take to reach a worker; less than a tick of upkeep, so that each tick looks again."""
+ENQUEUE_AGAIN_SECONDS: Final = 8
+"""How long a notification may take to reach a worker; less than a round of upkeep, so that each round looks again."""
 
 OVERDUE_SECONDS: Final = 120
-"""A job that is due for so long while no other runs shows that nobody works."""
+"""A job that has been due for this long while no other runs shows that no worker is at work."""
 
 
 class LeaseLost(Exception):
-    """Somebody else owns the job now, or it was cancelled: whatever was built must go."""
+    """Another worker owns the job now, or it was cancelled: discard whatever was built."""
 
 
 class JobKind(models.TextChoices):
-    """What a job does."""
+    """Kind of work that a job does."""
 
     CLONE = "CLONE"
     UPDATE = "UPDATE"
@@ -44,11 +44,11 @@ class JobKind(models.TextChoices):
 
 
 MAKE_A_VERSION: Final = (JobKind.CLONE, JobKind.UPDATE)
-"""Kinds of jobs that end with a published version."""
+"""Kinds of jobs that publish a version."""
 
 
 class JobState(models.TextChoices):
-    """Where a job is; the last three are final."""
+    """State of a job; the last three are final."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -64,47 +64,47 @@ class JobQuerySet(PrimaryQuerySet["Job"]):
     """Reads of jobs, all by the database's clock."""
 
     def unfinished(self) -> Self:
-        """Jobs that still need somebody."""
+        """Jobs that are queued or running."""
         return self.filter(state__in=UNFINISHED)
 
     def due(self) -> Self:
-        """Queued jobs whose time has come."""
+        """Queued jobs whose next attempt is due."""
         return self.filter(Q(next_attempt_at=None) | Q(next_attempt_at__lte=Now()), state=JobState.QUEUED)
 
-    def lapsed(self) -> Self:
-        """Return the running jobs whose owner went silent."""
+    def lease_expired(self) -> Self:
+        """Return the running jobs whose lease expired."""
         return self.filter(state=JobState.RUNNING, lease_until__lt=Now())
 
-    def unrung(self) -> Self:
-        """Due jobs that nobody rang for lately."""
+    def awaiting_enqueue(self) -> Self:
+        """Due jobs of which no worker was notified lately."""
         return self.due().filter(
-            Q(rung_at=None) | Q(rung_at__lt=Now() - timedelta(seconds=RING_AGAIN_SECONDS)),
+            Q(rung_at=None) | Q(rung_at__lt=Now() - timedelta(seconds=ENQUEUE_AGAIN_SECONDS)),
         )
 
     def oldest_due(self) -> Self:
-        """Due jobs in the order of their time."""
+        """Due jobs, the longest waiting first."""
         return self.due().annotate(due_at=Coalesce("next_attempt_at", "created_at")).order_by("due_at", "id")
 
     def overdue(self) -> Self:
-        """Jobs that are due for longer than a worker at work would let them wait for the next notification."""
+        """Jobs that have been due for longer than :data:`OVERDUE_SECONDS`."""
         return self.oldest_due().filter(due_at__lt=Now() - timedelta(seconds=OVERDUE_SECONDS))
 
     def with_recent_heartbeat(self, *, within_seconds: float = LEASE_SECONDS) -> Self:
-        """Jobs, whatever became of them, that a worker was busy with lately."""
+        """Jobs in any state that a worker reported on lately."""
         return self.filter(heartbeat_at__gte=Now() - timedelta(seconds=within_seconds))
 
     def newest_first(self) -> Self:
-        """Order by creation, the id as the tie-break that makes pages stable."""
+        """Order by creation; the id breaks ties, which keeps pages stable."""
         return self.order_by("-created_at", "id")
 
     def claim(self, job_id: uuid.UUID, *, node: str, lease_token: uuid.UUID | None = None) -> Job | None:
-        """Take the job if it is due or its lease expired, and return it with a new lease.
+        """Claim the job if it is due or its lease expired, and return it with a new lease.
 
-        A row that somebody else holds at this moment is left to them: nobody waits for a frozen process.
+        A row that another transaction has locked is skipped: nobody waits for a frozen process.
 
-        :param lease_token: name of the new lease. Calling again with the same one after an error of the database, when
-            nobody knows whether it was committed, gives the job that was claimed then.
-        :returns: ``None`` where it is somebody else's, finished, not due, out of attempts, or gone.
+        :param lease_token: name of the new lease. Call again with the same one after a database error, when it is not
+            known whether the claim was committed, to get the job that was claimed then.
+        :returns: ``None`` if another worker owns it, or it is finished, not due, out of attempts, or deleted.
         """
         token = lease_token or uuid.uuid4()
         claimed = self.select_related("repository").filter(pk=job_id, state=JobState.RUNNING, lease_token=token)
@@ -112,7 +112,7 @@ class JobQuerySet(PrimaryQuerySet["Job"]):
         expired = Q(state=JobState.RUNNING, lease_until__lt=Now())
         claimable = self.filter(free | expired, pk=job_id, attempt__lt=F("max_attempts"))
         with row_transaction(self.db):
-            won = claimable.lock_free() and claimable.update(
+            won = claimable.try_lock() and claimable.update(
                 state=JobState.RUNNING,
                 attempt=F("attempt") + 1,
                 lease_token=token,
@@ -131,11 +131,11 @@ class JobQuerySet(PrimaryQuerySet["Job"]):
                 return None
         return job
 
-    def lock_free(self) -> bool:
-        """Lock these jobs and their repositories up to the end of the transaction, unless somebody else holds them.
+    def try_lock(self) -> bool:
+        """Lock these jobs and their repositories until the end of the transaction, skipping those already locked.
 
-        :returns: whether there is any job that nobody holds; always, on a database that locks no rows, such as SQLite:
-            there one transaction writes at a time.
+        :returns: whether any row was locked; always true on a database without row locks, such as SQLite, where one
+            transaction writes at a time.
         """
         if not connections[self.db].features.has_select_for_update_skip_locked:
             return True
@@ -197,16 +197,16 @@ class Job(models.Model):
         return self.attempt < self.max_attempts
 
     def has_ended(self, state: JobState, *, error_code: str = "") -> bool:
-        """Return whether it is finished so, under this very lease: tells after a failed COMMIT who won."""
+        """Return whether it ended in ``state`` under this very lease: tells after a failed COMMIT whether it won."""
         mine = Job.objects.filter(pk=self.pk, lease_token=self.lease_token)
         return mine.filter(state=state, error_code=error_code).exists()
 
-    def rung(self) -> None:
-        """Record that the doorbell was rung."""
+    def record_enqueued(self) -> None:
+        """Record that a worker was notified."""
         Job.objects.filter(pk=self.pk).update(rung_at=Now())
 
     def renew(self, *, progress: Mapping[str, Any] | None = None, bytes_received: int | None = None) -> None:
-        """Extend the lease, and write progress where there is any.
+        """Extend the lease, and write progress if given.
 
         :raises LeaseLost: the lease is no longer ours.
         """
@@ -232,10 +232,10 @@ class Job(models.Model):
         if not won or not self.repository.complete(repository_values):
             raise LeaseLost
 
-    def postpone(self, *, error_code: str, error_message: str, at_least_seconds: int = 0) -> bool:
-        """Record RUNNING → QUEUED for the next attempt in 60, 120, 240 … s; the repository PENDING if not COMPLETED.
+    def schedule_retry(self, *, error_code: str, error_message: str, at_least_seconds: int = 0) -> bool:
+        """Record RUNNING → QUEUED for an attempt in 60, 120, 240 … s; the repository PENDING if not COMPLETED.
 
-        :param at_least_seconds: how long the Git host asked to wait.
+        :param at_least_seconds: wait that the Git host asked for.
         """
         delay_seconds = max(at_least_seconds, FIRST_RETRY_SECONDS * 2 ** (self.attempt - 1))
         with row_transaction(alias()):
@@ -254,7 +254,7 @@ class Job(models.Model):
         return bool(won)
 
     def fail(self, *, error_code: str, error_message: str) -> bool:
-        """Record RUNNING → FAILED and the repository FAILED unless a version can be read; under the lease."""
+        """Record RUNNING → FAILED and the repository FAILED unless a version is published; under the lease."""
         with row_transaction(alias()):
             won = self._owned().update(
                 state=JobState.FAILED,
@@ -267,16 +267,15 @@ class Job(models.Model):
                 self.repository.fail(error_code=error_code, error_message=error_message)
         return bool(won)
 
-    def abandon(self, *, error_code: str, error_message: str) -> JobState | None:
-        """Take a job whose lease expired from its owner: QUEUED again at once, or FAILED where no attempt is left.
+    def expire_lease(self, *, error_code: str, error_message: str) -> JobState | None:
+        """Take a job whose lease expired from its owner: QUEUED again at once, or FAILED if no attempt is left.
 
-        :returns: the new state, or ``None`` where the owner came back or still holds the row, or somebody else was
-            quicker.
+        :returns: the new state; ``None`` if the owner came back or has the row locked, or another process was quicker.
         """
-        expired = Job.objects.lapsed().filter(pk=self.pk, lease_token=self.lease_token)
+        expired = Job.objects.lease_expired().filter(pk=self.pk, lease_token=self.lease_token)
         error = {"error_code": error_code, "error_message": error_message}
         with row_transaction(alias()):
-            if not expired.lock_free():
+            if not expired.try_lock():
                 return None
             if self.attempts_left:
                 if not expired.update(

@@ -1,4 +1,4 @@
-"""Transactions that hold rows others wait for, and give them back when their process freezes."""
+"""Transactions that lock rows others wait for, and release them when their process freezes."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from typing import Final
 from django.db import OperationalError, connections, transaction
 
 IDLE_SECONDS: Final = 20
-"""How long a process may stand still inside such a transaction before PostgreSQL ends its session.
+"""How long a process may be idle inside such a transaction before PostgreSQL ends its session.
 
-Far more than two statements are apart, and well below a lease: a stopped process must not keep a job from the others.
+Far longer than two statements are apart, and well below a lease: a stopped process must not keep a job from others.
 """
 
 WAIT_SECONDS: Final = 5
-"""How long a statement in such a transaction waits for a row that somebody else holds, before it fails."""
-
+"""How long a statement in such a transaction waits for a locked row before it fails."""
 
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 """SQLSTATE of PostgreSQL, appendix A of its manual."""
 
 
 class RowHeld(OperationalError):
-    """Somebody else held a row for longer than :data:`WAIT_SECONDS`."""
+    """Another transaction held a row for longer than :data:`WAIT_SECONDS`."""
 
 
 @contextmanager
 def row_transaction(using: str) -> Iterator[None]:
     """Run a ``with`` block in a transaction on the database ``using``.
 
-    On PostgreSQL a process that freezes inside loses its session after :data:`IDLE_SECONDS`, and with it the locks, and
-    one that meets a frozen one gets a :class:`RowHeld` after :data:`WAIT_SECONDS` instead of waiting. SQLite has
-    nothing of the kind, so the block must hold nothing but statements: no file system, no network.
+    On PostgreSQL a process that freezes inside loses its session, and with it the locks, after :data:`IDLE_SECONDS`;
+    one that waits for a frozen one gets :class:`RowHeld` after :data:`WAIT_SECONDS`. SQLite has neither time-out, so
+    the block must contain statements only: no file system, no network.
 
-    :raises RowHeld: a row that is needed was held by somebody else all the time.
+    :raises RowHeld: another transaction held a row that is needed.
     """
     try:
         with transaction.atomic(using=using):

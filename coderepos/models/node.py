@@ -17,10 +17,10 @@ ALIVE_SECONDS: Final = 60
 
 
 class NodeQuerySet(PrimaryQuerySet["Node"]):
-    """Reads of nodes."""
+    """Queries of nodes."""
 
     def alive(self, *, within_seconds: float = ALIVE_SECONDS) -> Self:
-        """Nodes whose workers did their upkeep lately."""
+        """Nodes whose workers finished a round of upkeep lately."""
         return self.filter(last_seen__gte=Now() - timedelta(seconds=within_seconds))
 
 
@@ -29,10 +29,10 @@ class Node(models.Model):
 
     name = models.TextField(primary_key=True)
     root_id = models.UUIDField(default=uuid.uuid4, editable=False)
-    """The marker that this machine's sandbox root holds; two databases never share a root."""
+    """Marker in this machine's sandbox root; two databases never share a root."""
 
     marked_roots = models.JSONField(default=list, editable=False)
-    """Paths of the sandbox roots that this machine marked; one that has no marker any more is not mounted."""
+    """Paths of the sandbox roots that this machine marked; one whose marker is gone is not mounted."""
 
     isolation_level = models.PositiveSmallIntegerField(default=0)
     last_seen = models.DateTimeField(null=True, db_default=Now())
@@ -56,29 +56,29 @@ class Node(models.Model):
     def __str__(self) -> str:
         return self.name
 
-    def note_root(self, path: str) -> None:
+    def record_root(self, path: str) -> None:
         """Remember that this machine marked a sandbox root."""
         if path not in self.marked_roots:
             self.marked_roots = [*self.marked_roots, path]
             Node.objects.filter(pk=self.pk).update(marked_roots=self.marked_roots)
 
-    def seen(self, *, isolation_level: int | None = None) -> None:
-        """Record that this machine did some work, by the database's clock."""
+    def record_heartbeat(self, *, isolation_level: int | None = None) -> None:
+        """Record that a round of upkeep of this machine is finished, by the database's clock."""
         level = {} if isolation_level is None else {"isolation_level": isolation_level}
         Node.objects.filter(pk=self.pk).update(last_seen=Now(), **level)
 
     def begin_upkeep(self, *, every_seconds: float) -> bool:
-        """Say whether the next round of upkeep is due and this process's to do: one of many that ask at once wins."""
+        """Claim the next round of upkeep if it is due, and return whether this process won it."""
         return self._begin("upkeep_at", every_seconds)
 
     def upkeep_age_seconds(self) -> float:
-        """Return how long ago the last round of upkeep began; endless where none did."""
+        """Return how long ago the last round of upkeep began; infinity if none did."""
         age = ExpressionWrapper(Now() - F("upkeep_at"), output_field=models.DurationField())
         found: timedelta | None = Node.objects.filter(pk=self.pk).values_list(age, flat=True).first()
         return math.inf if found is None else found.total_seconds()
 
     def begin_sweep(self, *, every_seconds: float) -> bool:
-        """Say whether the next sweep is due and this process's to do."""
+        """Claim the next sweep if it is due, and return whether this process won it."""
         return self._begin("swept_at", every_seconds)
 
     def _begin(self, field: str, every_seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""The project that repositories belong to, and who is a member of it."""
+"""The project that repositories belong to, and its members."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def get_project_model() -> type[models.Model]:
 
 
 class Role(models.TextChoices):
-    """What a member may do; each role includes those before it."""
+    """Role of a member; each includes those before it."""
 
     VIEWER = "viewer"
     DEVELOPER = "developer"

@@ -1,4 +1,4 @@
-"""A connected repository and the arrows between its states."""
+"""A connected repository and its state transitions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from coderepos.models.token_status import TokenStatus, database_time, token_stat
 
 
 class CloneStatus(models.TextChoices):
-    """Where a repository is in its life."""
+    """State of a repository."""
 
     PENDING = "PENDING"
     CLONING = "CLONING"
@@ -41,7 +41,7 @@ class CloneStatus(models.TextChoices):
     CLEANED = "CLEANED"
 
 
-MOVED_FIELDS: Final = (
+WORKER_FIELDS: Final = (
     "clone_status",
     "sandbox_path",
     "version",
@@ -56,7 +56,7 @@ MOVED_FIELDS: Final = (
     "cloned_at",
     "updated_at",
 )
-"""Fields that workers write, at any time: a save of a row writes only those of them that were assigned."""
+"""Fields that workers write at any time: a save of a row writes only those of them that were assigned."""
 
 RESTARTABLE: Final = (CloneStatus.FAILED, CloneStatus.CLEANED)
 
@@ -64,22 +64,22 @@ RESTARTABLE: Final = (CloneStatus.FAILED, CloneStatus.CLEANED)
 class CodeRepositoryQuerySet(  # type: ignore[override]  # the plugin sees a manager of its own in each base
     SealedTokenQuerySet["CodeRepository"], PrimaryQuerySet["CodeRepository"]
 ):
-    """Reads of repositories, and no way to point one to another host behind the back of its token."""
+    """Queries of repositories, none of which can point one to another host without dropping its token."""
 
     def in_projects(self, projects: models.QuerySet[Any]) -> Self:
         """Repositories of any of ``projects``, a queryset that becomes a sub-query."""
         return self.filter(project__in=projects)
 
     def without_token(self) -> Self:
-        """Leave the sealed token in the database: no list needs it."""
+        """Defer the sealed token, which no list needs."""
         return self.defer("token_ciphertext")
 
     def with_token_status(self) -> Self:
-        """Read :class:`TokenStatus` along, as ``token_status``."""
+        """Annotate :class:`TokenStatus` as ``token_status``."""
         return self.annotate(token_status=token_status())
 
     def newest_first(self) -> Self:
-        """Order by creation, the id as the tie-break that makes pages stable."""
+        """Order by creation; the id breaks ties, which keeps pages stable."""
         return self.order_by("-created_at", "id")
 
     def update(self, **kwargs: Any) -> int:
@@ -111,8 +111,8 @@ class CodeRepositoryQuerySet(  # type: ignore[override]  # the plugin sees a man
             raise ValueError("The URL is changed by save() only: a token does not follow it to another host.")
         objs = list(objs)
         for row in objs:
-            row.name_url()
-            row.note_presence()
+            row.set_url_fields()
+            row.update_has_token()
         return super().bulk_create(
             objs,
             batch_size=batch_size,
@@ -130,7 +130,7 @@ class CodeRepositoryQuerySet(  # type: ignore[override]  # the plugin sees a man
         if "token_ciphertext" in names:
             names += [] if "has_token" in names else ["has_token"]
             for row in rows:
-                row.note_presence()
+                row.update_has_token()
         return super().bulk_update(rows, names, batch_size=batch_size)
 
     bulk_update.alters_data = True  # type: ignore[attr-defined]  # Django reads it off the method
@@ -139,8 +139,8 @@ class CodeRepositoryQuerySet(  # type: ignore[override]  # the plugin sees a man
 class CodeRepository(SealedTokenModel):
     """One Git repository at one ref, connected to one project.
 
-    ``clone_status`` is written by the arrow methods alone: each is one conditional UPDATE that says whether it won. A
-    save leaves it and all that a worker writes as they are, unless they were assigned.
+    ``clone_status`` is written by the transition methods only: each is one conditional UPDATE that returns whether it
+    won. A save leaves it, and all that a worker writes, as they are unless they were assigned.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -169,7 +169,7 @@ class CodeRepository(SealedTokenModel):
     """Whether the sealed token is one: that of a public repository is empty."""
 
     token_accepted = models.BooleanField(null=True, editable=False)
-    """Did the Git host take the token the last time? Null while it was not used."""
+    """Whether the Git host accepted the token the last time; null while it has not been used."""
 
     token_expires_at = models.DateTimeField(null=True, editable=False)
     """When the token expires, where the Git host told."""
@@ -255,28 +255,28 @@ class CodeRepository(SealedTokenModel):
         inserts = force_insert or (self._state.adding and not force_update and names is None)
         if "git_url" in vars(self):
             self.git_url = self.git_url.strip()
-        if self.note_presence() and names is not None and "token_ciphertext" in names:
+        if self.update_has_token() and names is not None and "token_ciphertext" in names:
             names.add("has_token")
         with transaction.atomic(using=using):
             if inserts:
-                self.name_url()
+                self.set_url_fields()
             elif "git_url" in vars(self) and (names is None or "git_url" in names):
                 names = self._follow_url(names, using)
             super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=names)
 
     def _changed_fields(self) -> set[str] | None:
         """Leave out what belongs to the workers: a row that was loaded before a clone ended must not undo its end."""
-        names, loaded = super()._changed_fields(), vars(self._state).get("loaded_moves", {})
+        names, loaded = super()._changed_fields(), vars(self._state).get("loaded_worker_fields", {})
         return None if names is None else {name for name in names if name not in loaded or self._was_assigned(name)}
 
     def _was_assigned(self, name: str) -> bool:
-        return bool(vars(self)[name] != vars(self._state)["loaded_moves"][name])
+        return bool(vars(self)[name] != vars(self._state)["loaded_worker_fields"][name])
 
     def _remember_stored(self, names: Collection[str] | None = None) -> None:
         """Remember what workers wrote, beside the tokens."""
         super()._remember_stored(names)
-        present = {name for name in MOVED_FIELDS if name in vars(self) and (names is None or name in names)}
-        known = vars(self._state).setdefault("loaded_moves", {})
+        present = {name for name in WORKER_FIELDS if name in vars(self) and (names is None or name in names)}
+        known = vars(self._state).setdefault("loaded_worker_fields", {})
         known.update({name: copy.copy(vars(self)[name]) for name in present})
 
     def seal_token(self) -> None:
@@ -284,10 +284,10 @@ class CodeRepository(SealedTokenModel):
 
         :raises EncryptionUnavailable: the key is not available right now.
         """
-        self.note_presence()
+        self.update_has_token()
         CodeRepository._meta.get_field("token_ciphertext").seal_pending(self)
 
-    def note_presence(self) -> bool:
+    def update_has_token(self) -> bool:
         """Set ``has_token`` by a token that was assigned and is not saved yet, and return whether there is one."""
         pending = vars(self).get("token_ciphertext")
         if isinstance(pending, SealedToken):
@@ -297,7 +297,7 @@ class CodeRepository(SealedTokenModel):
             self.has_token = bool(pending)
         return isinstance(pending, Secret)
 
-    def name_url(self) -> GitUrl:
+    def set_url_fields(self) -> GitUrl:
         """Set ``url_key`` and ``platform`` by the URL, and return it.
 
         :raises InvalidGitUrl: it is not usable.
@@ -315,10 +315,10 @@ class CodeRepository(SealedTokenModel):
         if stored == self.git_url:
             return names
         if stored is None:
-            self.name_url()
+            self.set_url_fields()
             return names
         parse_git_url(self.git_url, network_policy())
-        url = self.name_url()
+        url = self.set_url_fields()
         written = {"url_key", "platform"}
         if not has_origin(stored, url):
             self.token_accepted = self.token_expires_at = None
@@ -331,7 +331,7 @@ class CodeRepository(SealedTokenModel):
                 AuditEntry.objects.using(using).record(AuditEvent.DROPPED, repository=self)
         return None if names is None else names | written
 
-    def note_token(self, *, accepted: bool, expires_at: datetime | None = None) -> None:
+    def record_token_result(self, *, accepted: bool, expires_at: datetime | None = None) -> None:
         """Record what the Git host made of the token of this instance, unless the row has another one by now.
 
         One whose key was rotated meanwhile is still the same.
@@ -342,34 +342,36 @@ class CodeRepository(SealedTokenModel):
         if expires_at is not None:
             values["token_expires_at"] = database_time(expires_at)
         used: bytes = self.token_ciphertext.sealed
-        if self._note_of(used, values):
+        if self._update_where_sealed(used, values):
             return
         stored = CodeRepository.objects.filter(pk=self.pk).values_list("token_ciphertext", flat=True).first()
         if stored and Envelope.unpack(stored).ciphertext == Envelope.unpack(used).ciphertext:
-            self._note_of(stored, values)
+            self._update_where_sealed(stored, values)
 
-    def _note_of(self, sealed: bytes, values: Mapping[str, Any]) -> bool:
+    def _update_where_sealed(self, sealed: bytes, values: Mapping[str, Any]) -> bool:
         """Write values where the row has this sealed token, and return whether it has."""
         wanted = models.Value(sealed, output_field=models.BinaryField())
         rows = CodeRepository.objects.filter(Exact(models.F("token_ciphertext"), wanted), pk=self.pk)
         return rows.update(**values) == 1
 
     def begin_cloning(self) -> bool:
-        """PENDING → CLONING; CLONING stays, where a lapsed lease is taken over, and COMPLETED, which a job updates."""
-        return self._move((CloneStatus.PENDING, CloneStatus.CLONING), CloneStatus.CLONING) or self.hold_completed()
+        """PENDING → CLONING; CLONING stays if an expired lease is taken over, and COMPLETED, which a job updates."""
+        return (
+            self._transition((CloneStatus.PENDING, CloneStatus.CLONING), CloneStatus.CLONING) or self.lock_completed()
+        )
 
-    def hold_completed(self) -> bool:
-        """COMPLETED stays what it is, to the end of the transaction; readers keep their version during an update."""
+    def lock_completed(self) -> bool:
+        """Lock a COMPLETED row until the end of the transaction, and return whether it is one."""
         held = CodeRepository.objects.filter(pk=self.pk, clone_status=CloneStatus.COMPLETED)
         return held.update(clone_status=CloneStatus.COMPLETED) == 1
 
-    def lose_sandbox(self, *, version: str, error_code: str, error_message: str) -> bool:
-        """COMPLETED → FAILED where the version is gone from the disk, unless a job is about to make another one."""
+    def mark_sandbox_missing(self, *, version: str, error_code: str, error_message: str) -> bool:
+        """COMPLETED → FAILED if the version is gone from the disk, unless an unfinished job will publish another."""
         using = router.db_for_write(type(self), instance=self)
         with row_transaction(using):
-            if not self.hold_completed() or self.jobs.using(using).unfinished().exists():
+            if not self.lock_completed() or self.jobs.using(using).unfinished().exists():
                 return False
-            return self._move(
+            return self._transition(
                 (CloneStatus.COMPLETED,),
                 CloneStatus.FAILED,
                 having={"version": version},
@@ -378,12 +380,12 @@ class CodeRepository(SealedTokenModel):
                 error_message=error_message,
             )
 
-    def regain_sandbox(self, *, version: str, sandbox_path: str, error_code: str) -> bool:
-        """FAILED → COMPLETED where the version is on the disk again.
+    def mark_sandbox_found(self, *, version: str, sandbox_path: str, error_code: str) -> bool:
+        """FAILED → COMPLETED if the version is on the disk again.
 
         :param error_code: the failure that this undoes.
         """
-        return self._move(
+        return self._transition(
             (CloneStatus.FAILED,),
             CloneStatus.COMPLETED,
             having={"version": version, "error_code": error_code},
@@ -394,13 +396,13 @@ class CodeRepository(SealedTokenModel):
 
     def wait_for_retry(self, *, error_code: str, error_message: str) -> bool:
         """CLONING → PENDING after a transient failure; a failed update changes nothing."""
-        return self._move(
+        return self._transition(
             (CloneStatus.CLONING,), CloneStatus.PENDING, error_code=error_code, error_message=error_message
         )
 
     def complete(self, values: Mapping[str, Any]) -> bool:
         """CLONING or COMPLETED → COMPLETED with the figures of the published version."""
-        return self._move(
+        return self._transition(
             (CloneStatus.CLONING, CloneStatus.COMPLETED),
             CloneStatus.COMPLETED,
             cloned_at=Now(),
@@ -411,7 +413,7 @@ class CodeRepository(SealedTokenModel):
 
     def fail(self, *, error_code: str, error_message: str) -> bool:
         """PENDING or CLONING → FAILED; a failed update changes nothing."""
-        return self._move(
+        return self._transition(
             (CloneStatus.PENDING, CloneStatus.CLONING),
             CloneStatus.FAILED,
             error_code=error_code,
@@ -420,9 +422,9 @@ class CodeRepository(SealedTokenModel):
 
     def restart(self) -> bool:
         """FAILED or CLEANED → PENDING, by request."""
-        return self._move(RESTARTABLE, CloneStatus.PENDING, error_code="", error_message="")
+        return self._transition(RESTARTABLE, CloneStatus.PENDING, error_code="", error_message="")
 
-    def _move(
+    def _transition(
         self,
         sources: tuple[CloneStatus, ...],
         target: CloneStatus,

@@ -1,4 +1,4 @@
-"""Whether a stored token still works, as far as its Git host told."""
+"""Whether a stored token still works, as far as its Git host has reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TokenStatus(models.TextChoices):
     """There is none: the repository is public, or its token was dropped."""
 
     OK = "ok"
-    """The Git host took it the last time."""
+    """The Git host accepted it the last time."""
 
     EXPIRING = "expiring"
     EXPIRED = "expired"
@@ -32,7 +32,7 @@ class TokenStatus(models.TextChoices):
     """The Git host refused it the last time it was used."""
 
     UNKNOWN = "unknown"
-    """It was not used yet."""
+    """It has not been used yet."""
 
 
 def token_status() -> Case:
@@ -49,14 +49,14 @@ def token_status() -> Case:
 
 
 def database_now() -> datetime:
-    """Return the present time as the database's clock tells it, for comparisons with what it wrote."""
+    """Return the present time as the database's clock would write it, to compare with times that it wrote."""
     now = database_time(datetime.now(UTC))
     assert now is not None  # noqa: S101  what goes in comes out
     return now
 
 
 def database_time(moment: datetime | None) -> datetime | None:
-    """Return an aware time as the database takes it: without USE_TZ naive, in the zone of the database's own clock."""
+    """Return an aware time as the database stores it: without USE_TZ naive, in the zone of the database's own clock."""
     if moment is None or settings.USE_TZ:
         return moment
     zone = UTC if vendor() == "sqlite" else timezone.get_default_timezone()

@@ -1,4 +1,4 @@
-"""The use cases: what the API, the admin, the commands and the worker ask for."""
+"""The use cases that the API, the admin, the commands and the workers call."""
 
 from __future__ import annotations
 

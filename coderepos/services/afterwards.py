@@ -1,4 +1,4 @@
-"""What comes after an outcome, and must not change it: clean-up, notes, notifications."""
+"""Clean-up, notes and notifications that follow an outcome and must not change it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def failures_logged(message: str, *arguments: object) -> Iterator[None]:
-    """Log what a ``with`` block raises instead of raising it over the outcome."""
+    """Log an exception of a ``with`` block instead of raising it."""
     try:
         yield
     except Exception:

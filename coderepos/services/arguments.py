@@ -1,4 +1,4 @@
-"""What the services that ask a Git host have in common before they begin."""
+"""Checks of arguments that the services which ask a Git host have in common."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from coderepos.hidden import HiddenText
 from coderepos.models import CodeRepository
 
 URL_CHARACTERS: Final = 300
-"""Longest text of a URL that the audit trail keeps of a call that was refused."""
+"""Most characters of the URL of a refused call that the audit trail keeps."""
 
 LARGEST_DEPTH: Final = 2**31 - 1
 REF_BYTES: Final = 255
 
 MAX_USERNAME_CHARACTERS: Final = 2_048
-"""Some hosts take a session token in the user name, AWS CodeCommit one of more than a thousand characters."""
+"""Some hosts take a session token as the user name; that of AWS CodeCommit has more than a thousand characters."""
 
 _USERINFO: Final = re.compile(r"[^/\\]*@")
 _UNPRINTABLE: Final = re.compile(r"[^!-~]+")
 
 
 def refuse_transaction(what: str) -> None:
-    """Refuse to ask a Git host while a transaction is open, which would hold its locks as long as the host likes.
+    """Refuse to ask a Git host while a transaction is open, whose locks would be held until the host answers.
 
-    :raises RuntimeError: one is open, in any database; a test case's own does not count.
+    :raises RuntimeError: one is open, on any database; a test case's own does not count.
     """
     for connection in connections.all(initialized_only=True):
         blocks = connection.atomic_blocks
@@ -51,7 +51,7 @@ def is_plain_text(text: str) -> bool:
 
 
 def no_control_characters(text: str) -> None:
-    """Refuse text that is not plain; the message does not repeat it.
+    """Reject text that is not plain; the message does not repeat it.
 
     :raises ValidationError: the text has control characters or lone surrogates.
     """
@@ -60,7 +60,7 @@ def no_control_characters(text: str) -> None:
 
 
 def at_most_ref_bytes(text: str) -> None:
-    """Refuse a ref that is longer than Git hosts accept.
+    """Reject a ref that is longer than Git hosts accept.
 
     :raises ValidationError: the text takes more than :data:`REF_BYTES` bytes.
     """
@@ -69,7 +69,7 @@ def at_most_ref_bytes(text: str) -> None:
 
 
 def no_colon(text: str) -> None:
-    """Refuse a user name that would move where the password starts (RFC 7617, section 2).
+    """Reject a user name with a colon, which ends the user name in Basic credentials (RFC 7617, section 2).
 
     :raises ValidationError: the text has a colon.
     """
@@ -78,9 +78,9 @@ def no_colon(text: str) -> None:
 
 
 def check_values(*, ref: str, depth: int | None, username: str) -> None:
-    """Hold callers in Python to what the API takes.
+    """Check arguments of callers in Python as the API checks its bodies.
 
-    :raises ValidationError: with the name of the value that is wrong.
+    :raises ValidationError: with the name of the invalid value.
     """
     with _named("ref"):
         no_control_characters(ref)
@@ -104,7 +104,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 def own_copy(repository: CodeRepository) -> CodeRepository:
-    """Return the row as it is now: a service changes its own copy, so that a failure leaves the caller's as it was.
+    """Return a fresh copy of the row: a service changes its own, so that a failure leaves the caller's unchanged.
 
     :raises NotFound: it was deleted.
     """
@@ -115,7 +115,7 @@ def own_copy(repository: CodeRepository) -> CodeRepository:
 
 
 def changed_meanwhile(repository: CodeRepository, what: str) -> CodeReposError:
-    """Return the error where a row is no longer what was tested on the remote.
+    """Return the error for a row that changed while it was tested against the remote.
 
     :param what: what was tested.
     """
@@ -125,31 +125,31 @@ def changed_meanwhile(repository: CodeRepository, what: str) -> CodeReposError:
 
 
 def as_secret(access_token: Secret | str | None) -> Secret:
-    """Return a token as what hides it; an empty one for ``None``.
+    """Return a token as a ``Secret``; an empty one for ``None``.
 
-    :raises ValidationError: it has characters that no token has.
-    :raises TypeError: it is neither a text nor a ``Secret``; bytes would be stored as Python prints them.
+    :raises ValidationError: it has characters that tokens do not have.
+    :raises TypeError: it is neither a ``str`` nor a ``Secret``; bytes would be stored as Python prints them.
     """
     if access_token is None:
         return Secret("")
     if isinstance(access_token, Secret):
         return access_token
     if not isinstance(access_token, str):
-        raise TypeError("An access token is a text or a Secret.")
+        raise TypeError("An access token must be a str or a Secret.")
     access_token = HiddenText(access_token)
     validate_token(access_token)
     return Secret(access_token)
 
 
 def normal_ref(ref: str) -> str:
-    """Return a ref as it is stored: a full commit id in lower case, so that it is the same one in either."""
+    """Return a ref as it is stored: a full commit id in lower case."""
     return commit_id(ref) or ref
 
 
 def check_username(username: str, access_token: Secret) -> str:
-    """Return the user name that is stored: none without a token, with which alone it is used.
+    """Return the user name to store: none without a token, since it is used only with one.
 
-    :raises ValidationError: it is a token itself, which would be stored and shown readable.
+    :raises ValidationError: it is a token itself, which would be stored and shown in clear text.
     """
     if looks_like_token(username) or (username and access_token and username == access_token.reveal()):
         raise ValidationError({"username": "This is an access token; give it as access_token, and no user name."})
@@ -157,12 +157,12 @@ def check_username(username: str, access_token: Secret) -> str:
 
 
 def looks_like_token(username: str) -> bool:
-    """Return whether a user name has the form of a token of one of the platforms."""
+    """Return whether a user name has the format of a token of one of the platforms."""
     return redact(username) != username or re.fullmatch(r"[0-9a-f]{40}", username) is not None
 
 
 def shown_url(text: Any) -> str:
-    """Return what the audit trail keeps of a URL that was refused: printable, without credentials, bounded."""
+    """Return what the audit trail keeps of a rejected URL: printable, without credentials, bounded."""
     text = _UNPRINTABLE.sub("", redact(HiddenText(str(text))))
     scheme, found, rest = text.partition("://")
     scheme, rest = (scheme + found, rest) if found else ("", text)

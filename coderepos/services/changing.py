@@ -1,4 +1,4 @@
-"""Changing what is cloned of a connected repository: its ref, its depth, the user name of its token."""
+"""Changing the ref, the depth or the user name of a connected repository."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from coderepos.services.arguments import (
     own_copy,
     refuse_transaction,
 )
-from coderepos.services.connecting import refuse_second, start_again
+from coderepos.services.connecting import reject_duplicate, start_again
 from coderepos.services.publication import size_mb
-from coderepos.services.trail import record_failure, require
+from coderepos.services.trail import audit_failure, require
 
 CHANGEABLE: Final = ("ref", "depth", "username")
-"""Names of what can be changed."""
+"""Names of the fields that can be changed."""
 
 logger = logging.getLogger(__name__)
 
 
 def change_repository(*, user: Any, repository: CodeRepository, **changes: Any) -> Job:
-    """Give a repository another ref, depth or user name, after a test against the remote, and clone it so.
+    """Give a repository another ref, depth or user name, after a test against the remote, and queue a clone of it.
 
-    Readers of a repository that is COMPLETED keep the version that they have until the new one is published.
+    Readers of a repository that is COMPLETED keep their version until the new one is published.
 
     :param changes: new values of ``ref``, ``depth`` (``None`` for all commits) and ``username``; the others stay.
     :returns: the job of the clone.
     :raises PermissionDenied: the user's role does not allow it.
     :raises AlreadyConnected: the project has this URL with the new ref.
     :raises JobRunning: work on the repository is under way.
-    :raises InvalidState: it was changed meanwhile, or its state allows no clone.
+    :raises InvalidState: it was changed meanwhile, or its state does not allow a clone.
     :raises NotFound: it was deleted.
-    :raises CodeReposError: a subclass that says why the remote does not give this; nothing was changed.
-    :raises ValidationError: a value is none that the API takes, or the user name is a token.
+    :raises CodeReposError: a subclass that names what the remote refused; nothing was changed.
+    :raises ValidationError: the API would reject a value, or the user name is a token.
     :raises RuntimeError: a transaction is open.
     """
     refuse_transaction("change_repository()")
@@ -66,7 +66,7 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Any) 
     try:
         if repository.jobs.unfinished().exists():
             raise JobRunning
-        refuse_second(repository)
+        reject_duplicate(repository)
         access.spend_connect_quota(repository.project_id)
         token = _open_token(repository, user)
         repository.username = check_username(repository.username, token)
@@ -74,17 +74,17 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Any) 
         return _store(repository, report, before, user=user)
     except CodeReposError as error:
         details = {"ref": repository.ref, "depth": repository.depth}
-        record_failure(AuditEvent.REJECTED, error, repository=repository, actor=user, details=details)
+        audit_failure(AuditEvent.REJECTED, error, repository=repository, actor=user, details=details)
         raise
 
 
 def _open_token(repository: CodeRepository, user: Any) -> Secret:
-    """Return the token, and leave a trace of it or of the failure to open it."""
+    """Open the token, and record that or the failure to do so in the audit trail."""
     details = {"kid": repository.token_kid}
     try:
         token: Secret = repository.token_ciphertext.secret()
     except CryptoError as error:
-        record_failure(AuditEvent.DECRYPT_FAILED, error, repository=repository, actor=user, details=details)
+        audit_failure(AuditEvent.DECRYPT_FAILED, error, repository=repository, actor=user, details=details)
         raise
     if token:
         AuditEntry.objects.record(AuditEvent.TOKEN_OPENED, repository=repository, actor=user, details=details)
@@ -92,9 +92,9 @@ def _open_token(repository: CodeRepository, user: Any) -> Secret:
 
 
 def _tested(repository: CodeRepository, token: Secret, *, is_same_user: bool) -> ProbeReport:
-    """Return what the remote says to the new values.
+    """Test the new values against the remote.
 
-    :param is_same_user: whether a refusal says anything about the stored token, which goes with its own user name.
+    :param is_same_user: Whether a refusal says anything about the stored token, which goes with its own user name.
     """
     try:
         with engine.remote_text_redacted():
@@ -109,14 +109,14 @@ def _tested(repository: CodeRepository, token: Secret, *, is_same_user: bool) ->
 
 def _note(repository: CodeRepository, **values: Any) -> None:
     with (
-        failures_logged("repository %s: what its host made of the token is not noted", repository.pk),
+        failures_logged("repository %s: the result of its token was not recorded", repository.pk),
         row_transaction(alias()),
     ):
-        repository.note_token(**values)
+        repository.record_token_result(**values)
 
 
 def _store(repository: CodeRepository, report: ProbeReport, before: Mapping[str, Any], *, user: Any) -> Job:
-    """Write the new values and queue the clone in one step, where the row still is what the test began with."""
+    """Write the new values and queue the clone in one transaction, if the row is still what was tested."""
     tested = CodeRepository.objects.filter(pk=repository.pk, **before)
     try:
         with row_transaction(alias()):
@@ -138,7 +138,7 @@ def _store(repository: CodeRepository, report: ProbeReport, before: Mapping[str,
     except RowHeld:
         raise JobRunning from None
     except IntegrityError:
-        refuse_second(repository)
+        reject_duplicate(repository)
         raise JobRunning from None
     logger.info("repository %s changed, job %s", repository.pk, job.pk)
     return job

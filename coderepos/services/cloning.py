@@ -1,4 +1,4 @@
-"""One attempt of a clone job: claim, run the children, publish once, and say honestly how it ended."""
+"""One attempt of a clone job: claim, run the children, publish once, record the outcome."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services import leases, publication
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.leases import Heartbeat, Lease
-from coderepos.services.trail import record_failure
+from coderepos.services.trail import audit_failure
 from coderepos.services.upkeep import prepare_root, register_node
 
 OTHER_CANDIDATES: Final = 10
-"""How many of the oldest due jobs are tried by a worker whose own job is taken; others may be after the same ones."""
+"""How many of the oldest due jobs a worker tries whose own job is taken; other workers may claim the same ones."""
 
 logger = logging.getLogger(__name__)
 
 
 def run_clone(*, job_id: uuid.UUID) -> str:
-    """Claim a job, or the oldest one that is due where somebody else has it, and carry out one attempt.
+    """Claim a job, or the oldest due one if another worker owns it, and run one attempt.
 
-    Returns what became of it, in one word. Whatever happens is written to the job: also an exception that is none of
-    ours, and the time-out of the queue, which is a ``SystemExit``.
+    Every outcome is written to the job, that of unexpected exceptions and of the queue's time-out, which is a
+    ``SystemExit``, included.
+
+    :returns: the outcome: ``succeeded``, ``retry_scheduled``, ``failed``, ``lost`` or ``unclaimed``.
     """
     lease = _claim(job_id)
     if lease is None:
@@ -41,22 +43,22 @@ def run_clone(*, job_id: uuid.UUID) -> str:
     try:
         _attempt(lease)
     except LeaseLost:
-        logger.warning("job %s: the lease was lost, the attempt is discarded", job.pk)
+        logger.warning("job %s: the lease was lost; the attempt is discarded", job.pk)
         return "lost"
     except CodeReposError as error:
-        return _settle(lease, error)
+        return _record_failure(lease, error)
     except Exception:
         logger.exception("job %s: unexpected failure", job.pk)
-        return _settle(lease, InternalError())
+        return _record_failure(lease, InternalError())
     except BaseException:
-        _settle(lease, CloneTimeout())
+        _record_failure(lease, CloneTimeout())
         raise
     return "succeeded"
 
 
 def _claim(job_id: uuid.UUID) -> Lease | None:
-    """Claim the job that a notification names, or another that is due: its own notification may be lost."""
-    node = leases.bear_for(leases.CLAIM_SECONDS, register_node).name
+    """Claim the job that a notification names, or another due one, whose own notification may be lost."""
+    node = leases.retry_for(leases.CLAIM_SECONDS, register_node).name
     due = Job.objects.oldest_due().values_list("pk", flat=True)
     for candidate in chain((job_id,), due[:OTHER_CANDIDATES].iterator()):
         if lease := leases.claim(candidate, node=node):
@@ -87,10 +89,10 @@ def _attempt(lease: Lease) -> None:
 
 
 def _left_behind(lease: Lease, sandbox: Sandbox) -> set[str]:
-    """Return the tokens of what earlier attempts left in a sandbox, after what they were building is removed.
+    """Remove what earlier attempts were building in a sandbox, and return the tokens of what they left there.
 
-    Whoever holds the lease after the look knows that nobody can publish any of that any more; a worker that was frozen
-    in between finds its lease gone, and touches nothing of its successor's.
+    A worker that still holds the lease after listing them knows that none of them can be published any more; one that
+    was frozen in between finds its lease gone, and touches nothing of its successor's.
 
     :raises LeaseLost: the lease is no longer ours.
     """
@@ -100,7 +102,7 @@ def _left_behind(lease: Lease, sandbox: Sandbox) -> set[str]:
         publication.align(sandbox, lease.job.repository_id)
     left_behind = found - {lease.job.repository.version}
     for left in left_behind:
-        with failures_logged("job %s: what version %s was building stays for now", lease.job.pk, left):
+        with failures_logged("job %s: the unfinished version %s can't be removed now", lease.job.pk, left):
             sandbox.discard_incoming(left)
     return left_behind
 
@@ -110,9 +112,9 @@ def _commit(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
 
 
 def _open_token(lease: Lease) -> Secret:
-    """Return the token, and leave a trace of it or of the failure to open it.
+    """Open the token, and record that or the failure to do so in the audit trail.
 
-    :raises LeaseLost: the job is no longer safely ours, so its token is not to be touched.
+    :raises LeaseLost: the lease is no longer safe, so the token must not be opened.
     """
     job = lease.job
     details: dict[str, Any] = {"attempt": job.attempt, "node": job.node, "kid": job.repository.token_kid}
@@ -120,11 +122,11 @@ def _open_token(lease: Lease) -> Secret:
     try:
         token: Secret = job.repository.token_ciphertext.secret()
     except CryptoError as error:
-        record_failure(AuditEvent.DECRYPT_FAILED, error, repository=job.repository, job_id=job.pk, details=details)
+        audit_failure(AuditEvent.DECRYPT_FAILED, error, repository=job.repository, job_id=job.pk, details=details)
         raise
     if not token:
         return token
-    # No trace, no token.
+    # A token that can't be audited is not used.
     lease.persist(
         lambda: AuditEntry.objects.record(
             AuditEvent.TOKEN_OPENED, repository=job.repository, job_id=job.pk, details=details
@@ -133,22 +135,22 @@ def _open_token(lease: Lease) -> Secret:
     return token
 
 
-def _settle(lease: Lease, error: CodeReposError) -> str:
-    """Write the failure of an attempt: another one later, or the end."""
+def _record_failure(lease: Lease, error: CodeReposError) -> str:
+    """Record the failure of an attempt: schedule a retry, or fail the job."""
     job = lease.job
     logger.warning("job %s: attempt %s failed: %s: %s", job.pk, job.attempt, error.code, error.message)
     try:
         outcome = lease.persist(lambda: _write_failure(job, error))
     except LeaseLost:
-        logger.warning("job %s: the lease was lost, the failure is not written", job.pk)
+        logger.warning("job %s: the lease was lost; the failure is not recorded", job.pk)
         return "lost"
     if isinstance(error, RemoteAuthFailed) and outcome != "lost":
-        record_failure(
+        audit_failure(
             AuditEvent.REFUSED, error, repository=job.repository, job_id=job.pk, details={"attempt": job.attempt}
         )
-    if outcome == "postponed":
-        with failures_logged("job %s: the next attempt is left to the upkeep", job.pk):
-            _ring_later(job)
+    if outcome == "retry_scheduled":
+        with failures_logged("job %s: the retry can't be enqueued; the upkeep will enqueue it", job.pk):
+            _enqueue_retry(job)
     elif outcome == "failed":
         signals.repository_failed.send_robust(
             sender=CodeRepository, repository_id=job.repository_id, job_id=job.pk, error_code=error.code
@@ -157,22 +159,22 @@ def _settle(lease: Lease, error: CodeReposError) -> str:
 
 
 def _write_failure(job: Job, error: CodeReposError) -> str:
-    """Write the failure in one transaction that touches nothing but the database."""
+    """Write the failure in one transaction, and return the outcome."""
     values = {"error_code": error.code, "error_message": error.message}
     at_least_seconds = error.retry_after_seconds if isinstance(error, AskedToWait) else 0
     again = error.retryable and job.attempts_left
     with row_transaction(alias()):
-        won = job.postpone(**values, at_least_seconds=at_least_seconds) if again else job.fail(**values)
+        won = job.schedule_retry(**values, at_least_seconds=at_least_seconds) if again else job.fail(**values)
         if won:
             if isinstance(error, RemoteAuthFailed):
-                job.repository.note_token(accepted=False)
-            return "postponed" if again else "failed"
+                job.repository.record_token_result(accepted=False)
+            return "retry_scheduled" if again else "failed"
     # Written by an earlier try, whose answer was lost with its connection?
     return "failed" if job.has_ended(JobState.FAILED, error_code=error.code) else "lost"
 
 
-def _ring_later(job: Job) -> None:
+def _enqueue_retry(job: Job) -> None:
     row = Job.objects.filter(pk=job.pk)
     when = row.values_list("next_attempt_at", flat=True).first()
     if when is not None:
-        queue.ring_later(job, when)
+        queue.enqueue_at(job, when)

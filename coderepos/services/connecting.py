@@ -1,4 +1,4 @@
-"""Accepting a repository: check it, probe it, store it sealed, ring for its clone."""
+"""Connecting a repository: check it, probe it, store it with its token sealed, queue its clone."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from coderepos.services.arguments import (
     shown_url,
 )
 from coderepos.services.publication import size_mb
-from coderepos.services.trail import record_failure, require
+from coderepos.services.trail import audit_failure, require
 
 REF_CHARACTERS: Final = 255
-"""Longest text of a ref that the audit trail keeps of a call that was refused."""
+"""Most characters of the ref of a rejected call that the audit trail keeps."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
-    """An accepted repository and the job that will clone it."""
+    """A connected repository and the job that will clone it."""
 
     repository: CodeRepository
     job: Job
@@ -62,15 +62,15 @@ def connect_repository(  # noqa: PLR0913  all by name, as in the request
 ) -> Connection:
     """Connect a repository to a project, after its size and credentials were tested against the remote.
 
-    The network is asked outside of any transaction; nothing but the audit trail is written before every test has
+    The remote is asked outside of any transaction; nothing but the audit trail is written before every test has
     passed.
 
     :param project_id: key of the project, or the project.
-    :param git_url: white space around it, which comes along when a URL is copied, is left out.
+    :param git_url: surrounding white space is stripped.
     :param access_token: empty or ``None`` for a public repository.
     :param depth: commits of history to keep; all when ``None``.
-    :raises CodeReposError: a subclass that says why not; the repository was not stored.
-    :raises ValidationError: a value is none that the API takes, or the user name is a token.
+    :raises CodeReposError: a subclass that names the reason; the repository was not stored.
+    :raises ValidationError: the API would reject a value, or the user name is a token.
     :raises RuntimeError: a transaction is open.
     """
     if isinstance(access_token, str):
@@ -97,7 +97,7 @@ def connect_repository(  # noqa: PLR0913  all by name, as in the request
         )
     except CodeReposError as error:
         details = {"git_url": shown_url(git_url), "ref": redact(ref)[:REF_CHARACTERS]}
-        record_failure(AuditEvent.REJECTED, error, project_id=project.pk, actor=user, details=details)
+        audit_failure(AuditEvent.REJECTED, error, project_id=project.pk, actor=user, details=details)
         raise
 
 
@@ -105,7 +105,7 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
     """Test a repository that is not stored yet against the remote, and store it."""
     url = parse_git_url(repository.git_url, network_policy())
     repository.url_key, repository.platform = url.key, platform_of(url)
-    refuse_second(repository)
+    reject_duplicate(repository)
     access.spend_connect_quota(repository.project_id)
     keyring().require_primary()
 
@@ -118,7 +118,7 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
     repository.token_ciphertext = access_token
     repository.token_accepted = True
     repository.token_expires_at = database_time(report.token_expires_at)
-    # Before the transaction: a key service that hangs would hold everybody up who writes to SQLite.
+    # Before the transaction: a key service that hangs would block every other writer of SQLite.
     repository.seal_token()
     try:
         with row_transaction(alias()):
@@ -141,8 +141,8 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
                 using=alias(),
             )
     except IntegrityError:
-        refuse_second(repository)
-        # The project may have gone while the remote was asked.
+        reject_duplicate(repository)
+        # The project may have been deleted while the remote was asked.
         access.find_project(user, repository.project_id)
         raise
     logger.info("repository %s connected to project %s, job %s", repository.pk, repository.project_id, job.pk)
@@ -152,11 +152,11 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
 def clone_again(*, user: Any, repository: CodeRepository) -> Job:
     """Queue another clone of a repository that is FAILED, CLEANED or COMPLETED.
 
-    One that is COMPLETED stays so: readers keep the version that they have until another one is published.
+    One that is COMPLETED stays so: readers keep their version until another one is published.
 
     :raises PermissionDenied: the user's role does not allow it.
     :raises JobRunning: work on it is under way.
-    :raises InvalidState: it is in any other state.
+    :raises InvalidState: its state does not allow a clone.
     :raises NotFound: it was deleted.
     """
     require(user, Action.CLONE, repository)
@@ -168,17 +168,17 @@ def clone_again(*, user: Any, repository: CodeRepository) -> Job:
 
 
 def start_again(repository: CodeRepository) -> Job:
-    """Queue another clone of a repository, inside a transaction of the caller's; its ``clone_status`` is then true.
+    """Queue another clone of a repository and update its ``clone_status``, inside a transaction of the caller's.
 
     :raises JobRunning: work on it is under way.
-    :raises InvalidState: it is in any other state that allows none.
+    :raises InvalidState: its state does not allow a clone.
     :raises NotFound: it was deleted.
     :raises IntegrityError: it got another job at the same time.
     """
     if repository.restart():
         repository.clone_status = CloneStatus.PENDING
         return _queue_clone(repository)
-    if repository.hold_completed():
+    if repository.lock_completed():
         repository.clone_status = CloneStatus.COMPLETED
         return _queue_clone(repository, JobKind.UPDATE)
     status = CodeRepository.objects.filter(pk=repository.pk).values_list("clone_status", flat=True).first()
@@ -191,20 +191,20 @@ def start_again(repository: CodeRepository) -> Job:
 
 def _queue_clone(repository: CodeRepository, kind: JobKind = JobKind.CLONE) -> Job:
     job = Job.objects.create(repository=repository, kind=kind, max_attempts=1 + conf.CLONE_MAX_RETRIES)
-    queue.ring(job)
+    queue.enqueue(job)
     return job
 
 
-def refuse_second(repository: CodeRepository) -> None:
-    """Refuse a repository that its project has already, at the same ref.
+def reject_duplicate(repository: CodeRepository) -> None:
+    """Reject a repository that its project already has at the same ref.
 
-    :raises AlreadyConnected: with the id of the other one.
+    :raises AlreadyConnected: with the id of the existing one.
     """
-    twins = CodeRepository.objects.exclude(pk=repository.pk)
-    twin: uuid.UUID | None = (
-        twins.filter(project_id=repository.project_id, url_key=repository.url_key, ref=repository.ref)
+    existing_id: uuid.UUID | None = (
+        CodeRepository.objects.exclude(pk=repository.pk)
+        .filter(project_id=repository.project_id, url_key=repository.url_key, ref=repository.ref)
         .values_list("pk", flat=True)
         .first()
     )
-    if twin is not None:
-        raise AlreadyConnected(repo_id=str(twin))
+    if existing_id is not None:
+        raise AlreadyConnected(repo_id=str(existing_id))

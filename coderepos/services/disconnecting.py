@@ -1,4 +1,4 @@
-"""What is left to do when a repository goes, whoever deletes it: an admin, a cascade, a shell."""
+"""What follows the deletion of a repository, by an admin, a cascade or a shell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _actor: Final[ContextVar[Any]] = ContextVar("coderepos_actor", default=None)
 
 @contextmanager
 def disconnecting_as(user: Any) -> Iterator[None]:
-    """Let the audit trail name ``user`` for what is deleted in a ``with`` block."""
+    """Name ``user`` in the audit trail as the actor of deletions in a ``with`` block."""
     before = _actor.set(user)
     try:
         yield
@@ -25,12 +25,12 @@ def disconnecting_as(user: Any) -> Iterator[None]:
 
 
 def record_disconnection(repository: CodeRepository, *, using: str) -> None:
-    """Write down that a repository is about to be deleted, and have its sandbox removed by the machine that has it.
+    """Audit that a repository is about to be deleted, and have its machine sweep its sandbox.
 
-    A job that runs on it finds its row gone, and discards what it built. No file is touched here: a deletion must not
-    fail or wait because of a disk, and the sandbox is often that of another machine or user.
+    A job that runs on it finds its row gone, and discards what it built. No file is touched here: a deletion must
+    neither fail nor wait because of a disk, and the sandbox is often on another machine or another user's.
 
-    :param using: alias of the database that the row is deleted from; entry and row go or stay together.
+    :param using: alias of the database that the row is deleted from; the entry is written in the same transaction.
     """
     AuditEntry.objects.using(using).record(
         AuditEvent.DISCONNECTED,

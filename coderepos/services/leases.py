@@ -1,7 +1,7 @@
-"""How long a worker may take a job for its own, and what it does while the database fails.
+"""The lease of a worker on a job, and retries while the database fails.
 
-A job is owned by a lease in the database. A worker that can't reach the database does not know whether it still has
-it, so it counts from the last renewal that succeeded, and gives up some seconds before the lease can be anybody else's.
+A job is owned by a lease in the database. A worker that can't reach the database does not know whether it still holds
+the lease, so it counts from the last successful renewal, and gives up some seconds before another worker can claim it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from coderepos.models import Job, LeaseLost
 from coderepos.models.job import LEASE_SECONDS
 
 SAFE_SECONDS: Final = LEASE_SECONDS - 10
-"""How long after a renewal the lease is ours without asking; the rest is for ending the children and removing."""
+"""How long after a renewal the lease is certainly ours; the rest is for ending the children and cleaning up."""
 
 CLAIM_SECONDS: Final = 30
-"""How long a claim is tried while the database fails; afterwards the next round of upkeep notifies again."""
+"""How long a claim is retried while the database fails; afterwards the next round of upkeep enqueues the job again."""
 
 RENEW_SECONDS: Final = 10
 PROGRESS_SECONDS: Final = 1
 PAUSE_SECONDS: Final = 0.5
-"""Pause between two tries."""
+"""Pause between two attempts of a database operation."""
 
 DATABASE_FAILURES: Final = (OperationalError, InterfaceError, InternalError)
-"""What a restart, a fail-over, a lost connection or a locked SQLite file looks like."""
+"""Errors that a restart, a fail-over, a lost connection or a locked SQLite file cause."""
 
 Result = TypeVar("Result")
 
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Lease:
-    """A claimed job and the time for which it is safely ours.
+    """A claimed job, and until when its lease is certainly ours.
 
     :param since_seconds: :func:`now_seconds` before the claim was sent.
     """
@@ -49,7 +49,7 @@ class Lease:
         self._safe_until = since_seconds + SAFE_SECONDS
 
     def check(self) -> None:
-        """Make sure that nobody else can own the job yet.
+        """Make sure that no other worker can own the job yet.
 
         :raises LeaseLost: too much time has passed since the last renewal.
         """
@@ -57,7 +57,7 @@ class Lease:
             raise LeaseLost
 
     def renew_once(self, **values: Any) -> None:
-        """Extend the lease by one try, with values as of :meth:`Job.renew`.
+        """Try once to extend the lease, with values as of :meth:`Job.renew`.
 
         :raises LeaseLost: it is no longer ours.
         :raises django.db.Error: the database fails.
@@ -67,27 +67,27 @@ class Lease:
         self._safe_until = began + SAFE_SECONDS
 
     def renew(self) -> None:
-        """Extend the lease, and bear failures of the database.
+        """Extend the lease, retrying while the database fails.
 
         :raises LeaseLost: it is no longer ours.
         """
         self.persist(self.renew_once)
 
     def persist(self, operation: Callable[[], Result]) -> Result:
-        """Carry out an operation on the database, again and again while that fails and the lease is safe.
+        """Run a database operation, retrying while the database fails and the lease is safe.
 
-        :param operation: may be carried out twice: after an error nobody knows whether it was committed.
+        :param operation: may run twice: after an error it is not known whether it was committed.
         :raises LeaseLost: the lease is no longer safe.
         """
         self.check()
         try:
-            return bear(operation, until_seconds=lambda: self._safe_until)
+            return retry_until(operation, deadline_seconds=lambda: self._safe_until)
         except DATABASE_FAILURES as error:
             raise LeaseLost from error
 
 
 class Heartbeat:
-    """Renews the lease and writes progress, at most once a second when something moved, every ten seconds anyway."""
+    """Renews the lease and writes progress: at most once a second on a change, every ten seconds in any case."""
 
     def __init__(self, lease: Lease) -> None:
         self._lease: Final = lease
@@ -95,7 +95,7 @@ class Heartbeat:
         self._written_at = time.monotonic()
 
     def on_progress(self, progress: Progress) -> None:
-        """Take note of one sign of life; a failure of the database waits for the next one.
+        """Handle one progress report; after a database failure the next one tries again.
 
         :raises LeaseLost: the job is no longer ours, or not safely so.
         """
@@ -113,48 +113,48 @@ class Heartbeat:
 
 
 def claim(job_id: uuid.UUID, *, node: str) -> Lease | None:
-    """Claim a job, and bear failures of the database for some time.
+    """Claim a job, retrying for :data:`CLAIM_SECONDS` while the database fails.
 
-    :returns: ``None`` where it is not to be had.
+    :returns: ``None`` if it can't be claimed.
     :raises django.db.Error: the database still fails.
     """
     began = now_seconds()
     token = uuid.uuid4()
-    job = bear_for(CLAIM_SECONDS, lambda: Job.objects.claim(job_id, node=node, lease_token=token))
+    job = retry_for(CLAIM_SECONDS, lambda: Job.objects.claim(job_id, node=node, lease_token=token))
     return None if job is None else Lease(job, began)
 
 
-def bear_for(seconds: float, operation: Callable[[], Result]) -> Result:
-    """Return what ``operation`` returns; failures of the database are borne for some seconds.
+def retry_for(seconds: float, operation: Callable[[], Result]) -> Result:
+    """Return the result of ``operation``, retrying for ``seconds`` while the database fails.
 
     :raises django.db.Error: the database still fails.
     """
     deadline = now_seconds() + seconds
-    return bear(operation, until_seconds=lambda: deadline)
+    return retry_until(operation, deadline_seconds=lambda: deadline)
 
 
-def bear(operation: Callable[[], Result], *, until_seconds: Callable[[], float]) -> Result:
-    """Return what ``operation`` returns; while the database fails it is tried again, on a fresh connection each time.
+def retry_until(operation: Callable[[], Result], *, deadline_seconds: Callable[[], float]) -> Result:
+    """Return the result of ``operation``, retrying on a fresh connection while the database fails.
 
-    :param until_seconds: end of the tries, as of :func:`now_seconds`.
+    :param deadline_seconds: returns the time of :func:`now_seconds` at which to give up.
     :raises django.db.Error: the database still fails then.
     """
     while True:
         try:
             return operation()
         except DATABASE_FAILURES as error:
-            if now_seconds() >= until_seconds():
+            if now_seconds() >= deadline_seconds():
                 raise
             _recover(error)
         time.sleep(PAUSE_SECONDS)
 
 
 def now_seconds() -> float:
-    """Return the time of a clock that never jumps, and goes on while the process or the machine stands still."""
+    """Return the time of a monotonic clock that also counts while the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _recover(error: Exception) -> None:
-    logger.warning("The database fails, which is borne for a while: %s: %s", type(error).__name__, error)
+    logger.warning("The database fails and will be tried again: %s: %s", type(error).__name__, error)
     for connection in connections.all(initialized_only=True):
         connection.close_if_unusable_or_obsolete()

@@ -1,7 +1,7 @@
-"""Upkeep beside the work: a thread in every worker process, so that it never waits behind clones.
+"""The upkeep thread of every worker process, which never waits behind clones.
 
-The thread touches the database alone. A sweep, which may hang on a disk, gets a thread of its own. What either raises
-is logged; neither ends a worker, nor takes a signal that is meant for the worker's main thread.
+The thread touches only the database. A sweep, which may hang on a disk, gets a thread of its own. Exceptions in either
+are logged and end neither the worker nor the thread, and neither thread receives the signals of the main thread.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from coderepos.models import Node
 from coderepos.services import upkeep
 
 ROUND_SECONDS: Final = 10
-"""Time between two rounds of upkeep of one machine."""
+"""Time between two rounds of upkeep on one machine."""
 
 FIRST_ROUND_SECONDS: Final = 2
-"""Age of a worker at its first round: one that dies at its start was never at work."""
+"""Age of a worker at its first round: one that dies at its start must not count as alive."""
 
 SWEEP_SECONDS: Final = 3600
 """Time between two sweeps of one machine's sandbox root."""
 
 SWEEP_AT_START_SECONDS: Final = upkeep.SWEEP_AFTER_SECONDS
-"""A worker that starts sweeps earlier: somebody may have died. What is younger than this would be left anyway."""
+"""A worker that starts sweeps earlier, since another may have died. What is younger than this would stay anyway."""
 
 _SPREAD_SECONDS: Final = 1.5
-"""Workers of one machine wake at different moments, and all but the first find the round done."""
+"""Spread of the moments at which the workers of one machine wake; all but the first find the round done."""
 
 logger = logging.getLogger(__name__)
 
 
 def start_worker() -> None:
-    """Start the upkeep of a worker process; returns at once, without a look at the disk or the database.
+    """Start the upkeep thread of a worker process; returns at once, without touching disk or database.
 
     The first round comes after :data:`FIRST_ROUND_SECONDS`.
     """
-    # A queue that calls its tasks in the process that queues them has no worker.
+    # A queue that runs its tasks in the process that enqueues them does not have workers.
     if parent_process() is not None:
         _start_thread(_run_upkeep, "upkeep")
 
 
 def run_round() -> Node | None:
-    """Do one round of upkeep, unless another process of this machine did it just now.
+    """Do one round of upkeep, unless another process of this machine has just done it.
 
-    :returns: this machine, where the round was done.
+    :returns: this machine's row if the round was done.
     """
     node = upkeep.register_node()
     if not node.begin_upkeep(every_seconds=ROUND_SECONDS):
@@ -64,7 +64,7 @@ def run_round() -> Node | None:
 
 
 def sweep_if_due(node: Node, *, every_seconds: float = SWEEP_SECONDS) -> str:
-    """Sweep this machine's sandbox root, unless that was begun less than ``every_seconds`` ago."""
+    """Sweep this machine's sandbox root, unless a sweep began less than ``every_seconds`` ago."""
     return _sweep() if node.begin_sweep(every_seconds=every_seconds) else "swept lately"
 
 
@@ -82,25 +82,25 @@ def _run_upkeep() -> None:
     while True:
         _sleep(pause_seconds + random.uniform(0, _SPREAD_SECONDS))  # noqa: S311  no secret
         pause_seconds = ROUND_SECONDS
-        with _survived():
+        with _errors_logged():
             if node := run_round():
                 if node.begin_sweep(every_seconds=sweep_every_seconds):
                     _start_thread(_run_sweep, "sweep")
                 sweep_every_seconds = SWEEP_SECONDS
             else:
-                # Wake when the next round is due: who did the last one may be dead by then.
+                # Wake when the next round is due: the process that did the last one may be dead by then.
                 age_seconds = upkeep.register_node().upkeep_age_seconds()
                 pause_seconds = max(0.0, ROUND_SECONDS - age_seconds)
 
 
 def _run_sweep() -> None:
-    with _survived():
+    with _errors_logged():
         logger.info("sweep: %s", _sweep())
 
 
 @contextmanager
-def _survived() -> Iterator[None]:
-    """Log what a ``with`` block raises, and close the connections of this thread."""
+def _errors_logged() -> Iterator[None]:
+    """Log an exception of a ``with`` block, and close the connections of this thread."""
     try:
         yield
     except Exception:

@@ -1,9 +1,10 @@
-"""Making a version the one that readers see, once, and keeping link and row together.
+"""Publishing a version once, and keeping link and row consistent.
 
 The row decides which version is published. The link is set just before the row is written, under a lease that was
-renewed for it: where the disk refuses, nothing is published, and whoever reads COMPLETED finds the tree. A process that
-dies or loses its lease in between leaves a link that is ahead of the row, or, where it had slept, one of a version that
-is gone. Therefore everyone who set a link aligns it with the row afterwards, and so do the next attempt and the sweep.
+renewed for it: if the disk refuses, nothing is published, and readers of COMPLETED find the tree. A process that dies
+or loses its lease in between leaves a link that is ahead of the row, or, if it had been frozen, one to a version that
+is gone. Therefore each process that sets a link aligns it with the row afterwards, and so do the next attempt and the
+sweep.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from coderepos.services.afterwards import failures_logged
 from coderepos.services.leases import Lease
 
 ALIGN_TRIES: Final = 3
-"""A version may be replaced while its link is set; who replaces it aligns it too."""
+"""A version may be replaced while its link is set; the process that replaces it aligns the link too."""
 
 SHOWN_PATHS: Final = 20
-"""Paths of substitutions that a repository's row keeps; lists show them, so they are few."""
+"""Most paths of substitutions that a repository's row keeps; lists show them."""
 
 logger = logging.getLogger(__name__)
 
 
 def commit(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
-    """Make the version of a lease the visible one, and tell whoever listens.
+    """Publish the version of a lease, and send the signal.
 
-    :raises LeaseLost: the job is no longer ours, or nobody can say so; the row decides what becomes of the version.
-    :raises CodeReposError: the disk refuses; nothing is published.
+    :raises LeaseLost: the lease is lost, or not known to be held; the row decides which version is published.
+    :raises CodeReposError: the disk refused; nothing is published.
     """
     job, version = lease.job, str(lease.job.lease_token)
     lease.renew()
@@ -53,7 +54,7 @@ def commit(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
 
 
 def _write(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
-    """Write the outcome in one transaction that touches nothing but the database."""
+    """Write the outcome in one transaction of statements only."""
     job, build = lease.job, report.build
     try:
         with row_transaction(alias()):
@@ -73,7 +74,7 @@ def _write(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
                 progress={},
                 result={**asdict(build), "isolation": report.isolation, "head_branch": report.head_branch},
             )
-            job.repository.note_token(accepted=True, expires_at=report.token_expires_at)
+            job.repository.record_token_result(accepted=True, expires_at=report.token_expires_at)
     except LeaseLost:
         # Written by an earlier try, whose answer was lost with its connection?
         if not job.has_ended(JobState.SUCCEEDED):
@@ -81,15 +82,15 @@ def _write(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
 
 
 def align(sandbox: Sandbox, repository_id: uuid.UUID) -> None:
-    """Let readers see the version that the row names, where it is on this disk and they see another.
+    """Point the link to the version that the row names, if that is on this disk.
 
-    :raises CodeReposError: the disk refuses.
+    :raises CodeReposError: the disk refused.
     """
     for _ in range(ALIGN_TRIES):
         version = _published(repository_id)
         if not version or sandbox.current() == version or version not in sandbox.versions():
             return
-        logger.warning("sandbox %s: the link is put back to version %s, which the row names", sandbox.path, version)
+        logger.warning("sandbox %s: the link is reset to version %s of the row", sandbox.path, version)
         sandbox.flip(version)
 
 
@@ -99,21 +100,21 @@ def _published(repository_id: uuid.UUID) -> str:
 
 
 def withdraw(lease: Lease, sandbox: Sandbox) -> None:
-    """Remove what an attempt built that came to nothing, never what the row names; what fails is logged."""
+    """Remove what a failed attempt built, but never the version that the row names; failures are logged."""
     job, version = lease.job, str(lease.job.lease_token)
-    with failures_logged("job %s: what it was building can't be removed now", job.pk):
+    with failures_logged("job %s: its unfinished version can't be removed now", job.pk):
         sandbox.discard_incoming(version)
     with failures_logged("job %s: the link can't be checked", job.pk):
         align(sandbox, job.repository_id)
-    with failures_logged("job %s: the version that it built can't be removed now", job.pk):
+    with failures_logged("job %s: its unpublished version can't be removed now", job.pk):
         if version != _published(job.repository_id):
             sandbox.discard(version)
 
 
 def discard(sandbox: Sandbox, versions: Iterable[str]) -> None:
-    """Remove versions that are replaced; what can't be removed now is logged and left to the sweep."""
+    """Remove replaced versions; failures are logged, and the sweep tries again."""
     for version in versions:
-        with failures_logged("sandbox %s: version %s stays for now", sandbox.path, version):
+        with failures_logged("sandbox %s: version %s can't be removed now", sandbox.path, version):
             sandbox.discard(version)
 
 

@@ -1,7 +1,8 @@
-"""Compares a sandbox root with the database, both ways, in a few queries.
+"""The sweep: compares a sandbox root with the database, both ways, in a few queries.
 
-What no row knows goes from the disk. A row whose clone is gone says so, and is COMPLETED again when the clone is back.
-Nothing here is in the way of jobs: names are removed that nobody can publish any more, rows move under conditions.
+Sandboxes without a row are removed from the disk. A row whose clone is missing becomes FAILED, and COMPLETED again when
+the clone is back. Nothing here interferes with jobs: only versions that can't be published any more are removed, and
+rows change by conditional UPDATEs.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ logger = logging.getLogger(__name__)
 def sweep_root(root: SandboxRoot, node: Node, *, older_than_seconds: float) -> str:
     """Compare ``root`` with the database and return what was done, in one line.
 
-    :param root: prepared, so that it is this machine's.
-    :param older_than_seconds: what is younger stays, whoever knows it.
+    :param root: prepared, so that it belongs to this machine.
+    :param older_than_seconds: what is younger is never removed.
     """
     sweep = _Sweep(root, node, older_than_seconds)
     sweep.tidy()
@@ -47,7 +48,7 @@ def sweep_root(root: SandboxRoot, node: Node, *, older_than_seconds: float) -> s
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Row:
-    """What the database knows of one repository."""
+    """What the database has of one repository."""
 
     version: str
     is_shown_here: bool
@@ -63,7 +64,7 @@ class _Sweep:
         self._root: Final = root
         self._survey: Final = Survey(root)
         self._root_id: Final = str(node.root_id)
-        # A machine that changed its name is still the one whose root this is.
+        # A machine that changed its name still owns this root.
         nodes = Node.objects.using(alias()).filter(root_id=node.root_id)
         self._nodes: Final = frozenset(nodes.values_list("name", flat=True))
         self._older_than_seconds: Final = older_than_seconds
@@ -71,40 +72,40 @@ class _Sweep:
         self.removed = self.missing = self.found = 0
 
     def tidy(self) -> None:
-        """Remove what nobody knows, and let readers see the version that the row names."""
+        """Remove what the database does not know, and point links to the versions that rows name."""
         for batch in _batches(self._survey.sandboxes()):
             ids = {seen.sandbox.repository_id: _uuid(seen.sandbox.repository_id) for seen in batch}
             rows = self._rows([one for one in ids.values() if one is not None])
             for seen in batch:
                 if (repository_id := ids[seen.sandbox.repository_id]) is not None:
                     self._on_disk[repository_id] |= seen.whole
-                    with _one_line(repository_id):
+                    with _sandbox_errors_logged(repository_id):
                         self._tidy_one(seen, repository_id, rows.get(repository_id))
 
     def report_missing(self) -> None:
-        """Move rows to FAILED whose clones should be in this root and are not."""
+        """Mark rows FAILED whose clones are missing from this root."""
         rows = self._rows_here(clone_status=CloneStatus.COMPLETED, sandbox_path__startswith=f"{self._root.path}/")
         for repository in self._suspects(rows, lambda version, on_disk: version not in on_disk):
-            with _one_line(repository.pk):
+            with _sandbox_errors_logged(repository.pk):
                 version = repository.version
                 sandbox = Sandbox(self._root, project_key(repository.project_id), str(repository.pk))
                 if self._survey.is_unreadable(sandbox):
                     continue
-                # In this order: a disk that is gone since the last look has no marker.
+                # In this order: a disk that was unmounted since then does not have the marker.
                 if sandbox.holds(version) or self._root.read_marker() != self._root_id:
                     continue
                 error = SandboxMissing()
-                if repository.lose_sandbox(version=version, error_code=error.code, error_message=error.message):
+                if repository.mark_sandbox_missing(version=version, error_code=error.code, error_message=error.message):
                     self.missing += 1
-                    logger.error("repository %s: its clone %s is no longer at %s", repository.pk, version, sandbox.path)
+                    logger.error("repository %s: its clone %s is missing at %s", repository.pk, version, sandbox.path)
 
     def report_found(self) -> None:
-        """Move rows back to COMPLETED whose clones are in this root again."""
+        """Mark rows COMPLETED whose missing clones are in this root again."""
         rows = self._rows_here(clone_status=CloneStatus.FAILED, error_code=SandboxMissing.code)
         for repository in self._suspects(rows, lambda version, on_disk: version in on_disk):
-            with _one_line(repository.pk):
+            with _sandbox_errors_logged(repository.pk):
                 sandbox = Sandbox(self._root, project_key(repository.project_id), str(repository.pk))
-                if sandbox.holds(repository.version) and repository.regain_sandbox(
+                if sandbox.holds(repository.version) and repository.mark_sandbox_found(
                     version=repository.version,
                     sandbox_path=str(sandbox.repository_path),
                     error_code=SandboxMissing.code,
@@ -126,9 +127,9 @@ class _Sweep:
             )
 
     def _rows(self, repository_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, _Row]:
-        """Return what the database knows now.
+        """Return what the database has now.
 
-        Jobs first: what one of them publishes between both queries is in the second answer.
+        Jobs are read first: what one of them publishes between both queries is in the second result.
         """
         building: dict[uuid.UUID, set[str]] = defaultdict(set)
         running = Job.objects.filter(repository_id__in=repository_ids, state=JobState.RUNNING)
@@ -151,7 +152,7 @@ class _Sweep:
     def _suspects(
         self, rows: QuerySet[CodeRepository], is_one: Callable[[str, Collection[str]], bool]
     ) -> list[CodeRepository]:
-        """Return the rows that the disk contradicts, as far as the survey saw it."""
+        """Return the rows that contradict the survey of the disk."""
         few_fields = rows.only("pk", "project_id", "version").iterator(chunk_size=BATCH)
         return [one for one in few_fields if is_one(one.version, self._on_disk.get(one.pk, ()))]
 
@@ -167,8 +168,8 @@ def _batches(seen: Iterable[Seen]) -> Iterator[list[Seen]]:
 
 
 @contextmanager
-def _one_line(repository_id: uuid.UUID) -> Iterator[None]:
-    """Let one bad sandbox cost a line in the log, and the sweep go on."""
+def _sandbox_errors_logged(repository_id: uuid.UUID) -> Iterator[None]:
+    """Log an error of one sandbox, so that the sweep goes on."""
     try:
         yield
     except CodeReposError as error:

@@ -28,7 +28,7 @@ from coderepos.services.arguments import (
     own_copy,
     refuse_transaction,
 )
-from coderepos.services.trail import record_failure, require
+from coderepos.services.trail import audit_failure, require
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +36,17 @@ logger = logging.getLogger(__name__)
 def replace_token(
     *, user: Any, repository: CodeRepository, access_token: Secret | str, username: str | None = None
 ) -> CodeRepository:
-    """Put another token in the place of the stored one, after the Git host took it.
+    """Replace the stored token of a repository, after the Git host accepted the new one.
 
-    Until then the old one stays, and a job that runs keeps what it opened.
+    Until then the old one stays, and a running job keeps the one that it opened.
 
-    :param username: user name that goes with the token; ``None`` for the one that is stored.
+    :param username: user name that goes with the token; ``None`` for the stored one.
     :returns: the repository with its new ``token_status``.
     :raises PermissionDenied: the user's role does not allow it.
     :raises InvalidState: the URL or the user name was changed while the token was tested.
     :raises NotFound: the repository was deleted.
-    :raises CodeReposError: a subclass that says why the new token was not taken; nothing was changed.
-    :raises ValidationError: the token has characters that none has, or the user name is a token.
+    :raises CodeReposError: a subclass that names why the new token was not accepted; nothing was changed.
+    :raises ValidationError: the token has characters that tokens do not have, or the user name is a token.
     :raises RuntimeError: a transaction is open.
     """
     if isinstance(access_token, str):
@@ -65,7 +65,7 @@ def replace_token(
         _swap(repository, access_token, expires_at, before, user=user)
     except CodeReposError as error:
         event = AuditEvent.REFUSED if isinstance(error, RemoteAuthFailed) else AuditEvent.REJECTED
-        record_failure(event, error, repository=repository, actor=user)
+        audit_failure(event, error, repository=repository, actor=user)
         raise
     logger.info("repository %s: token replaced", repository.pk)
     replaced = CodeRepository.objects.without_token().with_token_status().filter(pk=repository.pk).first()
@@ -75,12 +75,12 @@ def replace_token(
 
 
 def _expiry(repository: CodeRepository, access_token: Secret) -> datetime | None:
-    """Test a token against the remote, and return when it expires where that is told."""
+    """Test a token against the remote, and return when it expires, if the host reports that."""
     try:
         with engine.remote_text_redacted():
             report = probe(engine.clone_request(repository, access_token), seconds=conf.PROBE_TIMEOUT)
     except RepositoryTooLarge:
-        # The token was taken; that the repository has grown is for the next clone to say.
+        # The token was accepted; the next clone reports that the repository has grown.
         return None
     return report.token_expires_at
 
@@ -93,7 +93,7 @@ def _swap(
     *,
     user: Any,
 ) -> None:
-    """Write the token and all that belongs to it in one step, where the row still is what the test began with."""
+    """Write the token and all that belongs to it in one UPDATE, if the row is still what was tested."""
     repository.token_ciphertext = access_token
     repository.seal_token()
     try:

@@ -1,4 +1,4 @@
-"""What the audit trail keeps of errors."""
+"""Errors in the audit trail."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from coderepos.models import AuditEntry, AuditEvent, CodeRepository, alias
 from coderepos.services.afterwards import failures_logged
 
 
-def record_failure(
+def audit_failure(
     event: AuditEvent, error: CodeReposError, *, details: Mapping[str, Any] | None = None, **about: Any
 ) -> None:
-    """Add an entry about an error that is raised anyway; where that fails too, the log says so and the error stays.
+    """Add an entry about an error that the caller raises; a failure to do so is logged, and never replaces the error.
 
     :param details: what is kept beside code and figures of the error.
     :param about: further arguments of :meth:`AuditEntryQuerySet.record`.
     """
     with (
-        failures_logged("The audit trail misses an entry: %s, %s", event, error.code),
+        failures_logged("The audit trail lacks an entry: %s, %s", event, error.code),
         transaction.atomic(using=alias()),
     ):
-        AuditEntry.objects.record(event, details={**(details or {}), **failure(error)}, **about)
+        AuditEntry.objects.record(event, details={**(details or {}), **error_details(error)}, **about)
 
 
 def require(user: Any, action: Action, repository: CodeRepository) -> None:
-    """Go on where the user may do this; a refusal is written down.
+    """Check that the user may do this, and audit a refusal.
 
     :raises PermissionDenied: the user's role does not allow it.
     """
@@ -39,12 +39,12 @@ def require(user: Any, action: Action, repository: CodeRepository) -> None:
         access.require(user, action, repository.project_id)
     except PermissionDenied as error:
         details = {"action": action.value}
-        record_failure(AuditEvent.DENIED, error, repository=repository, actor=user, details=details)
+        audit_failure(AuditEvent.DENIED, error, repository=repository, actor=user, details=details)
         raise
 
 
-def failure(error: CodeReposError) -> dict[str, Any]:
-    """Return code and figures of an error; texts are fixed ones of ours, and redacted all the same."""
+def error_details(error: CodeReposError) -> dict[str, Any]:
+    """Return code and figures of an error; its texts are our own constants, and redacted nonetheless."""
     figures = {name: value for name, value in error.fields.items() if isinstance(value, int | float)}
     texts = {name: redact(value) for name, value in error.fields.items() if isinstance(value, str)}
     return {**figures, **texts, "code": error.code}

@@ -1,4 +1,4 @@
-"""Taking the app out of a host so that nothing of it is left: files, tasks, permissions, content types."""
+"""Uninstalling the app from a host: its files, tasks, permissions and content types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ APP_LABELS: Final = ("coderepos", "coderepos_projects")
 
 
 def remove_sandboxes() -> int:
-    """Remove every sandbox root of this machine that one of our rows marked, and return how many sandboxes went.
+    """Remove every sandbox root of this machine that one of our rows marked, and return the number of sandboxes.
 
     :raises SandboxRefused: one belongs to another installation or user; it was not touched.
     """
@@ -34,7 +34,7 @@ def other_nodes() -> list[str]:
 
 
 def remove_traces() -> dict[str, int]:
-    """Remove what stands in tables of others, after our own tables went; returns how many rows of each."""
+    """Remove our rows from the tables of other apps, after our own were dropped; returns the number of each."""
     types = ContentType.objects.using(router.db_for_write(ContentType)).filter(app_label__in=APP_LABELS)
     _, counts = types.delete()
     ContentType.objects.clear_cache()

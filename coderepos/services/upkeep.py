@@ -1,4 +1,4 @@
-"""What keeps the promise that nothing is stuck and nothing is left behind."""
+"""Upkeep of jobs and of the sandbox root: nothing stays stuck, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from coderepos.services.sweeping import sweep_root
 
 SWEEP_AFTER_SECONDS: Final = 15 * 60
 BATCH: Final = 100
-"""Most jobs that one round takes from their workers."""
+"""Most leases that one round expires."""
 
 MOST_WAITING: Final = 20
-"""No notification is repeated while so many wait: each of them leads a worker to the oldest job that is due."""
+"""No job is enqueued again while this many tasks wait: each of them leads a worker to the oldest due job."""
 
 logger = logging.getLogger(__name__)
 
 
 def register_node() -> Node:
-    """Return this machine's row; a new one counts as alive only when its workers have done something."""
+    """Return this machine's row; a new one counts as alive only after its workers have finished a round of upkeep."""
     node, _ = Node.objects.get_or_create(name=conf.node_id, defaults={"last_seen": None})
     return node
 
@@ -35,7 +35,7 @@ def register_node() -> Node:
 def prepare_root(node: Node) -> SandboxRoot:
     """Return this machine's sandbox root, checked and marked.
 
-    A machine that changed its name keeps the root whose marker another row of this database knows.
+    A machine that changed its name keeps a root whose marker belongs to another row of this database.
 
     :raises SandboxRefused: it is not safe, or belongs to another installation; nothing was touched.
     :raises SandboxRootMissing: this machine marked it before, and its marker is gone.
@@ -46,7 +46,7 @@ def prepare_root(node: Node) -> SandboxRoot:
 def adopt_root() -> SandboxRoot:
     """Mark this machine's sandbox root anew, which the operator moved or emptied on purpose.
 
-    Clones that are not in it any more are reported by the next sweep.
+    The next sweep reports clones that are not in it any more.
 
     :raises SandboxRefused: it is not safe, or belongs to another installation; nothing was touched.
     """
@@ -68,33 +68,33 @@ def _marked_root(node: Node, *, may_be_new: bool) -> SandboxRoot:
             root.path,
         )
         raise
-    node.note_root(str(root.path))
+    node.record_root(str(root.path))
     return root
 
 
 def reap() -> str:
-    """Take jobs whose lease expired, notify workers of jobs that wait unnoticed, and record the round; idempotent."""
-    taken = [_abandon(job) for job in Job.objects.lapsed().select_related("repository")[:BATCH]]
-    rung = 0
-    with failures_logged("Due jobs can't be notified of: the queue fails"):
-        rung = _ring_again()
-    register_node().seen(isolation_level=available_level())
+    """Expire leases, enqueue due jobs that no worker was notified of lately, and record the round; idempotent."""
+    states = [_expire_lease(job) for job in Job.objects.lease_expired().select_related("repository")[:BATCH]]
+    enqueued = 0
+    with failures_logged("Due jobs can't be enqueued: the queue fails"):
+        enqueued = _enqueue_overlooked()
+    register_node().record_heartbeat(isolation_level=available_level())
     _warn_of_standstill()
-    return f"{sum(state is not None for state in taken)} taken from silent workers, {rung} rung for"
+    return f"{sum(state is not None for state in states)} leases expired, {enqueued} jobs enqueued"
 
 
-def _abandon(job: Job) -> JobState | None:
+def _expire_lease(job: Job) -> JobState | None:
     error = WorkerLost()
     try:
-        state = job.abandon(error_code=error.code, error_message=error.message)
+        state = job.expire_lease(error_code=error.code, error_message=error.message)
     except Exception:
-        logger.exception("job %s: can't be taken from the silent worker on %s", job.pk, job.node)
+        logger.exception("job %s: lease of the worker on %s can't be expired", job.pk, job.node)
         return None
     if state is not None:
-        logger.warning("job %s: worker on %s went silent, now %s", job.pk, job.node, state)
+        logger.warning("job %s: lease of the worker on %s expired, now %s", job.pk, job.node, state)
     if state == JobState.FAILED:
-        # No attempt will come that looks after what this one left.
-        with failures_logged("job %s: what it left is looked after by the next sweep", job.pk):
+        # No later attempt will remove what this one left.
+        with failures_logged("job %s: a sweep of what it left can't be requested", job.pk):
             Node.objects.filter(name=job.node).update(swept_at=None)
         signals.repository_failed.send_robust(
             sender=CodeRepository, repository_id=job.repository_id, job_id=job.pk, error_code=error.code
@@ -102,20 +102,20 @@ def _abandon(job: Job) -> JobState | None:
     return state
 
 
-def _ring_again() -> int:
-    """Ring for due jobs of which no worker took notice, and return how many.
+def _enqueue_overlooked() -> int:
+    """Enqueue due jobs of which no worker was notified lately, and return how many.
 
-    A notification can be lost with the cluster that fetched it, or waits there behind long work while other clusters
-    are idle. All but the first are sent twice: there may be a cluster that takes but does not work.
+    A notification can be lost with the cluster that fetched it, or wait there behind long work while other clusters
+    are idle. All but the first are sent twice: a cluster may fetch them and never run them.
     """
-    unrung = list(Job.objects.oldest_due().unrung()[:MOST_WAITING])
-    if not unrung:
+    overlooked = list(Job.objects.oldest_due().awaiting_enqueue()[:MOST_WAITING])
+    if not overlooked:
         return 0
-    wanted = [job for job in unrung for _ in range(2 if job.rung_at or job.attempt else 1)]
-    # What waits leads to the oldest jobs, so that a backlog is not notified of twice.
+    wanted = [job for job in overlooked for _ in range(2 if job.rung_at or job.attempt else 1)]
+    # Tasks that wait lead to the oldest jobs, so that a backlog is not enqueued twice.
     missing = wanted[queue.waiting() : MOST_WAITING]
     for job in missing:
-        queue.ring(job)
+        queue.enqueue(job)
     return len({job.pk for job in missing})
 
 
@@ -123,16 +123,16 @@ def _warn_of_standstill() -> None:
     jobs = Job.objects
     if jobs.overdue().exists() and not jobs.with_recent_heartbeat().exists():
         logger.critical(
-            "Jobs are due for more than %d s and no worker takes any: restart the cluster, and look for a worker that "
-            "was killed while it was idle, or for tasks of the host that never end",
+            "Jobs have been due for more than %d s and no worker claims any: restart the cluster, and look for a "
+            "worker that was killed while idle, or for tasks of the host that never end",
             OVERDUE_SECONDS,
         )
 
 
 def sweep() -> str:
-    """Compare this machine's sandbox root with the database: remove what nobody knows, report what is missing.
+    """Compare this machine's sandbox root with the database: remove what has no row, report what is missing.
 
-    Links that do not lead to the version of the row are put back. One sandbox that fails costs a line in the log.
+    Links that do not point to the version of the row are reset. A sandbox that fails is logged, and the sweep goes on.
 
     :raises SandboxRefused: the root belongs to another installation; nothing was touched.
     :raises SandboxRootMissing: its disk is not mounted.

@@ -177,7 +177,7 @@ def test_retry_that_is_due_waits_for_a_worker(api: APIClient, make_repository: M
 
 
 def test_queue_position_counts_the_due_jobs_before(api: APIClient, make_repository: MakeRepository) -> None:
-    """Only jobs that are due and older are ahead: not running, finished, postponed or younger ones."""
+    """Only jobs that are due and older are ahead: not running, finished, retrying or younger ones."""
     start = timezone.now() - timedelta(hours=1)
 
     def queue(minute: int, **values: Any) -> CodeRepository:

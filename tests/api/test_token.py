@@ -238,7 +238,7 @@ def test_running_job_keeps_what_it_opened(put: Put, repository: CodeRepository) 
     assert put({"access_token": NEW}).status_code == 200
 
     assert claimed.repository.token_ciphertext.reveal() == TOKEN
-    claimed.repository.note_token(accepted=False)
+    claimed.repository.record_token_result(accepted=False)
     assert CodeRepository.objects.get().token_accepted is True
 
 

@@ -174,7 +174,7 @@ class Room:
                 repository = CodeRepository(project=project, git_url=url, url_key=key, username="git")
                 repository.token_ciphertext = Secret(TOKEN)
                 repository.save(force_insert=True)
-                queue.ring(Job.objects.create(repository=repository, max_attempts=max_attempts))
+                queue.enqueue(Job.objects.create(repository=repository, max_attempts=max_attempts))
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class Story:
         problems += [*broken(self._room.sources), *repositories_are_sound(), *self._judge(watch), *dead_is_red()]
         print(f"{time.monotonic() - began:.0f} s; {dict(self._events.done)}")
         print(f"jobs: {dict(outcomes())}; attempts: {sum(Job.objects.values_list('attempt', flat=True))}; {swept}")
-        print(f"takeovers, seconds since the last sign of life: {sorted(map(round, watch.takeover_seconds))}")
+        print(f"takeovers, seconds since the last heartbeat: {sorted(map(round, watch.takeover_seconds))}")
         print(f"longest time in which a job was due and none was claimed: {max(watch.idle_seconds, default=0):.1f} s")
         print(f"/health: {watch.looks} looks, {len(watch.red)} not 200")
         return problems
@@ -78,7 +78,7 @@ class Story:
         return False
 
     def _judge(self, watch: Watch) -> list[str]:
-        # A worker dies up to so long after its last sign of life.
+        # A worker dies up to this long after its last heartbeat.
         late = [value for value in watch.takeover_seconds if value > TAKEOVER_SECONDS + RENEW_SECONDS]
         problems = [f"a job was taken over only after {value:.0f} s" for value in late]
         if (idle := max(watch.idle_seconds, default=0)) > TAKEOVER_SECONDS:

@@ -33,7 +33,7 @@ class Watch:
     """A thread that looks twice a second."""
 
     takeover_seconds: list[float] = field(default_factory=list)
-    """From the last sign of life of a worker that lost its job to the next claim of it: more than since its death."""
+    """From the last heartbeat of a worker that lost its job to the next claim of it: more than since its death."""
 
     idle_seconds: list[float] = field(default_factory=list)
     """How long due jobs were there and none of any kind was claimed."""
@@ -85,10 +85,10 @@ class Watch:
         seen = self._jobs.setdefault(job.pk, Seen())
         taken = job.state == JobState.RUNNING and job.lease_token != seen.lease_token
         if taken and seen.heartbeat_at and seen.state == JobState.RUNNING:
-            # Either straight from the silent owner, or by way of QUEUED, see below.
+            # Either straight from the dead owner, or by way of QUEUED, see below.
             self.takeover_seconds.append((job.heartbeat_at - seen.heartbeat_at).total_seconds())
         if job.state == JobState.QUEUED and waits(job):
-            seen.state, seen.heartbeat_at = "", None  # its worker postponed it itself
+            seen.state, seen.heartbeat_at = "", None  # its worker scheduled the retry itself
         elif job.state == JobState.RUNNING:
             seen.state, seen.heartbeat_at, seen.lease_token = job.state, job.heartbeat_at, job.lease_token
         elif job.state != JobState.QUEUED:

@@ -56,7 +56,7 @@ def test_health_is_503_while_no_worker_did_anything_yet(client: Client) -> None:
 @pytest.mark.django_db
 @pytest.mark.parametrize("silence_seconds", [10, 90])
 def test_health_counts_the_heartbeats_of_running_jobs(client: Client, silence_seconds: int) -> None:
-    """A job that says something is as good as the upkeep; one that went silent is not."""
+    """A job with a recent heartbeat counts as much as the upkeep; one without does not."""
     make_job(state=JobState.RUNNING, heartbeat_at=Now() - timedelta(seconds=silence_seconds))
 
     assert client.get("/health").json()["worker"] == ("ok" if silence_seconds < 60 else "absent")

@@ -100,7 +100,7 @@ def test_job_waits_as_long_as_the_host_asks(site: Site, host: HostileServer, swi
     repo_id = site.connected(host.url, access_token=TOKEN)
     switch.answer = says(429, Retry_After="1800")
 
-    assert site.work(repo_id) == "postponed"
+    assert site.work(repo_id) == "retry_scheduled"
 
     status = site.status(repo_id)
     assert (status["clone_status"], status["error_code"]) == ("PENDING", "remote_throttled")
@@ -117,7 +117,7 @@ def test_short_wait_does_not_shorten_ours(site: Site, host: HostileServer, switc
     repo_id = site.connected(host.url, access_token=TOKEN)
     switch.answer = says(503, Retry_After="1")
 
-    assert site.work(repo_id) == "postponed"
+    assert site.work(repo_id) == "retry_scheduled"
 
     wait = site.job(repo_id).next_attempt_at - datetime.now(UTC)  # type: ignore[operator]
     assert timedelta(seconds=50) < wait <= timedelta(seconds=60)

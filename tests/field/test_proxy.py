@@ -91,7 +91,7 @@ def test_credentials_that_the_proxy_refuses(
     with ConnectProxy(credentials=("dora", "right")) as proxy:
         site.trust(server, HTTPS_PROXY_URL=proxy.url(userinfo))
         answer = site.connect(server.url("source"), access_token=TOKEN, ref="main")
-        assert site.work(repo_id) == "postponed"
+        assert site.work(repo_id) == "retry_scheduled"
 
     detail = answer.json()["detail"]
     assert (answer.status_code, detail["error"]) == (502, "proxy_unavailable")

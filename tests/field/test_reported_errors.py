@@ -98,7 +98,7 @@ def test_host_that_repeats_the_token(site: Site, echo: bytes, caplog: pytest.Log
         answered = site.connect(server.url, access_token=TOKEN, ref="main")
 
     job, row = site.job(repo_id), CodeRepository.objects.get(pk=repo_id)
-    assert (outcome, job.error_code) == ("postponed", "remote_error")
+    assert (outcome, job.error_code) == ("retry_scheduled", "remote_error")
     shown = [job.error_message, site.status(repo_id), answered.json(), row.error_message, caplog.text]
     shown += list(AuditEntry.objects.values_list("details", flat=True))
     assert "\x1b" not in str(shown)

@@ -113,7 +113,7 @@ def test_notification_does_not_roll_back_a_transaction_of_the_host(host: HostPro
         with transaction.atomic():
             Session.objects.create(session_key="kept", expire_date=timezone.now())
             with transaction.atomic(using="code"):
-                queue.ring(Job.objects.first())
+                queue.enqueue(Job.objects.first())
             assert OrmQ.objects.using("code").count() == 0
         assert Session.objects.filter(session_key="kept").exists()
         assert OrmQ.objects.using("code").count() == 1

@@ -42,7 +42,7 @@ def test_task_before_the_tables_are_made(host: HostProject) -> None:
         host.python(STRAY)
 
     log = (host.folder / "qcluster.log").read_text()
-    assert log.count("reap is left out: coderepos is not installed here, or not migrated") == 1
+    assert log.count("reap is skipped: coderepos is not installed here, or not migrated") == 1
 
 
 def test_task_after_the_app_went(host: HostProject) -> None:

@@ -70,7 +70,7 @@ def test_queue_is_kept_up_while_all_workers_are_busy(
     code_settings: CodeSettings,
     start_cluster: StartCluster,
 ) -> None:
-    """Upkeep waits behind no clone: silent jobs come back to the queue, and the machine is seen."""
+    """Upkeep does not wait behind clones: expired leases go back to the queue, and the machine counts as alive."""
     for name in ("first", "second", "third"):
         (make_repository(git_root / name) / "name").write_text(name)
     values = code_settings(git_server)

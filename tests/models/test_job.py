@@ -1,4 +1,4 @@
-"""Every arrow between states wins once, under its condition, by the database's clock."""
+"""Every state transition wins once, under its condition, by the database's clock."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def state_of(job: Job) -> tuple[str, str]:
     return Job.objects.values_list("state", "repository__clone_status").get(pk=job.pk)
 
 
-def lapse(job: Job) -> None:
-    """Let the lease have ended a second ago."""
+def expire_lease(job: Job) -> None:
+    """Let the lease have expired a second ago."""
     Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
 
 
@@ -68,10 +68,10 @@ def test_second_claim_gets_nothing(job: Job) -> None:
     assert Job.objects.claim(job.pk, node="other") is None
 
 
-def test_claim_of_a_lapsed_lease_takes_the_job_over(job: Job) -> None:
-    """A new lease replaces that of a silent worker, who can do nothing any more."""
+def test_claim_of_an_expired_lease_takes_the_job_over(job: Job) -> None:
+    """A new lease replaces the expired one, whose owner can't change the job any more."""
     first = claimed(job)
-    lapse(job)
+    expire_lease(job)
 
     second = claimed(job)
 
@@ -81,13 +81,13 @@ def test_claim_of_a_lapsed_lease_takes_the_job_over(job: Job) -> None:
     with pytest.raises(LeaseLost), transaction.atomic(using=ALIAS):
         first.succeed(repository_values={})
     assert not first.fail(**ERROR)
-    assert not first.postpone(**ERROR)
+    assert not first.schedule_retry(**ERROR)
     assert state_of(job) == (JobState.RUNNING, CloneStatus.CLONING)
 
 
 @pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED])
 def test_finished_job_is_never_claimed(job: Job, state: JobState) -> None:
-    """A bell that rings late for a finished job is ignored."""
+    """A notification that arrives after its job is finished is ignored."""
     Job.objects.filter(pk=job.pk).update(state=state)
 
     assert Job.objects.claim(job.pk, node="node") is None
@@ -100,11 +100,11 @@ def test_unknown_and_exhausted_jobs_are_not_claimed(job: Job) -> None:
     assert Job.objects.claim(job.pk, node="node") is None
 
 
-def test_postponed_job_waits_for_its_time(job: Job) -> None:
-    """After a transient failure nobody gets the job for 60 s, and 120 s after the next one."""
+def test_retry_waits_for_its_time(job: Job) -> None:
+    """After a transient failure the job can't be claimed for 60 s, and 120 s after the next one."""
     for seconds in (60, 120):
         Job.objects.filter(pk=job.pk).update(max_attempts=4)
-        assert claimed(job).postpone(**ERROR)
+        assert claimed(job).schedule_retry(**ERROR)
 
         assert state_of(job) == (JobState.QUEUED, CloneStatus.PENDING)
         assert Job.objects.claim(job.pk, node="node") is None
@@ -158,16 +158,16 @@ def test_failure_is_final_until_somebody_asks_again(job: Job) -> None:
     assert not job.repository.restart()
 
 
-@pytest.mark.parametrize("ending", ["postpone", "fail", "abandon"])
+@pytest.mark.parametrize("ending", ["schedule_retry", "fail", "expire_lease"])
 def test_failed_update_leaves_the_repository_as_it_was(repository: CodeRepository, ending: str) -> None:
-    """The version of before can be read on, and only the job says what happened."""
+    """The earlier version stays published, and only the job has the error."""
     CodeRepository.objects.filter(pk=repository.pk).update(clone_status=CloneStatus.COMPLETED, version="one")
     job = Job.objects.create(repository=repository, kind=JobKind.UPDATE, max_attempts=2)
     claim = claimed(job)
     assert state_of(job) == (JobState.RUNNING, CloneStatus.COMPLETED)
 
-    if ending == "abandon":
-        lapse(job)
+    if ending == "expire_lease":
+        expire_lease(job)
     getattr(claim, ending)(**ERROR)
 
     assert state_of(job) == (JobState.FAILED if ending == "fail" else JobState.QUEUED, CloneStatus.COMPLETED)
@@ -197,18 +197,18 @@ def test_update_of_what_is_being_removed_is_cancelled(repository: CodeRepository
     assert state_of(job) == (JobState.CANCELLED, CloneStatus.CLEANING)
 
 
-def test_abandon_of_a_living_job_changes_nothing(job: Job) -> None:
-    """An owner who came back, or a second reaper, finds the job as it was."""
+def test_valid_lease_cannot_be_expired(job: Job) -> None:
+    """The job of an owner that came back, or of a second reaper, is left as it was."""
     claim = claimed(job)
-    assert claim.abandon(**ERROR) is None
+    assert claim.expire_lease(**ERROR) is None
 
-    lapse(job)
+    expire_lease(job)
     stale = Job.objects.get(pk=job.pk)
     claimed(job)
-    lapse(job)
-    assert stale.abandon(**ERROR) is None
-    assert Job.objects.get(pk=job.pk).abandon(**ERROR) == JobState.FAILED
-    assert Job.objects.get(pk=job.pk).abandon(**ERROR) is None
+    expire_lease(job)
+    assert stale.expire_lease(**ERROR) is None
+    assert Job.objects.get(pk=job.pk).expire_lease(**ERROR) == JobState.FAILED
+    assert Job.objects.get(pk=job.pk).expire_lease(**ERROR) is None
 
 
 def test_one_open_job_per_repository(job: Job) -> None:
@@ -223,7 +223,7 @@ def test_one_open_job_per_repository(job: Job) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_many_workers_claim_one_job() -> None:
-    """Of eight workers that hear the bell at once, one gets the job."""
+    """Of eight workers that are notified at once, one gets the job."""
     project = baker.make(Project)
     repository = baker.make(CodeRepository, project=project, git_url="https://h/r", token_ciphertext=Secret(""))
     job = Job.objects.create(repository=repository)

@@ -64,8 +64,8 @@ def test_status(row: CodeRepository, accepted: bool | None, days: float | None, 
 
 def test_hosts_word_is_noted(row: CodeRepository) -> None:
     """What the host said is stored; silence about the end keeps what was known."""
-    row.note_token(accepted=True, expires_at=MOMENT)
-    row.note_token(accepted=False)
+    row.record_token_result(accepted=True, expires_at=MOMENT)
+    row.record_token_result(accepted=False)
 
     row.refresh_from_db()
     assert (row.token_accepted, row.token_expires_at) == (False, MOMENT)
@@ -76,7 +76,7 @@ def test_word_about_an_old_token_is_not_about_the_new_one(row: CodeRepository) -
     used = CodeRepository.objects.get(pk=row.pk)
     row.token_ciphertext = Secret("ghp_9876543210")
     row.save()
-    used.note_token(accepted=False, expires_at=MOMENT)
+    used.record_token_result(accepted=False, expires_at=MOMENT)
 
     row.refresh_from_db()
     assert (row.token_accepted, row.token_expires_at) == (None, None)
@@ -91,7 +91,7 @@ def test_rotation_of_the_key_loses_no_note(row: CodeRepository, settings: Settin
     call_command("coderepos_rekey", stdout=io.StringIO())
     assert CodeRepository.objects.get(pk=row.pk).token_kid != used.token_kid
 
-    used.note_token(accepted=False)
+    used.record_token_result(accepted=False)
 
     assert status_of(row) == TokenStatus.REFUSED
 

@@ -82,7 +82,7 @@ def test_whatever_a_start_hook_raises_is_logged(
 
     post_spawn.send(sender="django_q", proc_name="worker")
 
-    assert "starts without its upkeep" in caplog.text
+    assert "started without its upkeep" in caplog.text
 
 
 def test_failing_round_and_failing_sweep_end_nothing(

@@ -92,15 +92,15 @@ def test_failing_clean_up_takes_no_success_away(job: Job, monkeypatch: pytest.Mo
 
 
 def test_broken_schedule_leaves_the_next_attempt_to_the_upkeep(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A queue that is down does not turn a postponed job into a failed task."""
+    """A queue that is down does not turn a scheduled retry into a failed task."""
     monkeypatch.setattr(cloning, "clone", refuse)
 
     def down(*_: Any) -> None:
         raise ConnectionError("the broker is down")
 
-    monkeypatch.setattr(queue, "ring_later", down)
+    monkeypatch.setattr(queue, "enqueue_at", down)
 
-    assert services.run_clone(job_id=job.pk) == "postponed"
+    assert services.run_clone(job_id=job.pk) == "retry_scheduled"
 
 
 def test_failing_trail_hides_no_refusal_of_a_connect_call(
@@ -125,9 +125,7 @@ STEPS = ("claim", "renew", "succeed")
 
 @pytest.mark.parametrize("committed", [False, True])
 @pytest.mark.parametrize("step", STEPS)
-def test_error_of_the_database_is_borne(
-    job: Job, monkeypatch: pytest.MonkeyPatch, step: str, *, committed: bool
-) -> None:
+def test_database_error_is_retried(job: Job, monkeypatch: pytest.MonkeyPatch, step: str, *, committed: bool) -> None:
     """Whether the last statement was carried out or not, the job is published, once, by one attempt."""
     break_once(monkeypatch, step, committed=committed)
     told: list[Any] = []
@@ -148,8 +146,8 @@ def test_error_of_the_database_is_borne(
 
 
 @pytest.mark.parametrize("committed", [False, True])
-@pytest.mark.parametrize("step", ["fail", "postpone"])
-def test_error_of_the_database_while_a_failure_is_written_is_borne(
+@pytest.mark.parametrize("step", ["fail", "schedule_retry"])
+def test_database_error_while_a_failure_is_written_is_retried(
     job: Job, server: GitServer, monkeypatch: pytest.MonkeyPatch, step: str, *, committed: bool
 ) -> None:
     """The failure is in the row; after a lost answer it is not written over."""

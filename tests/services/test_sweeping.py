@@ -167,7 +167,7 @@ def test_published_version_is_shown_again(project: Any, caplog: pytest.LogCaptur
 
     assert sandbox.current() == "published"
     assert sandbox.tokens() == {"published"}
-    assert "the link is put back to version published" in caplog.text
+    assert "the link is reset to version published" in caplog.text
 
 
 def test_link_of_a_running_job_is_left_alone(project: Any) -> None:

@@ -51,37 +51,38 @@ def queued_job(git_url: str) -> Job:
     return Job.objects.create(repository=repository, max_attempts=2)
 
 
-def lapse(job: Job) -> None:
-    """Let the lease of a job have ended a second ago."""
+def expire_lease(job: Job) -> None:
+    """Let the lease of a job have expired a second ago."""
     Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
 
 
-def test_last_failure_is_told_whatever_the_clean_up_meets(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who listens hears that a job has failed, also where the sweep can't be asked for."""
+def test_last_failure_is_signalled_though_the_clean_up_fails(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Receivers are told that a job has failed even if a sweep can't be requested."""
     Job.objects.filter(pk=job.pk).update(max_attempts=1)
     claimed = Job.objects.claim(job.pk, node="gone")
     assert claimed is not None
-    lapse(job)
+    expire_lease(job)
     heard = mock.Mock()
     signals.repository_failed.connect(heard)
     monkeypatch.setattr(upkeep, "Node", mock.Mock(**{"objects.filter.side_effect": OperationalError}))
 
     try:
-        assert upkeep._abandon(claimed) == JobState.FAILED
+        assert upkeep._expire_lease(claimed) == JobState.FAILED
     finally:
         signals.repository_failed.disconnect(heard)
 
     assert heard.call_args.kwargs["error_code"] == "worker_lost"
 
 
-def test_silent_worker_loses_its_job_and_the_next_attempt_is_rung_for(
+def test_job_whose_lease_expired_is_enqueued_again(
     job: Job, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
 ) -> None:
-    """A job whose lease lapsed is queued again with its repository PENDING, and somebody rings."""
+    """A job whose lease expired is queued again with its repository PENDING, and a worker is notified."""
     Job.objects.claim(job.pk, node="gone")
-    lapse(job)
+    expire_lease(job)
 
-    services.reap()
+    with django_capture_on_commit_callbacks(execute=True):
+        assert services.reap() == "1 leases expired, 1 jobs enqueued"
 
     job.refresh_from_db()
     assert (job.state, job.attempt, job.lease_token) == (JobState.QUEUED, 1, None)
@@ -89,11 +90,11 @@ def test_silent_worker_loses_its_job_and_the_next_attempt_is_rung_for(
     assert list(Job.objects.due()) == [job]
 
 
-def test_silent_worker_on_the_last_attempt_fails_the_job(job: Job) -> None:
+def test_lease_that_expires_on_the_last_attempt_fails_the_job(job: Job) -> None:
     """With no attempt left the job and its repository are FAILED with worker_lost."""
     for _ in range(2):
         assert Job.objects.claim(job.pk, node="gone")
-        lapse(job)
+        expire_lease(job)
 
     services.reap()
 
@@ -113,14 +114,14 @@ def test_living_worker_keeps_its_job(job: Job) -> None:
     assert (job.state, job.lease_token) == (JobState.RUNNING, claimed.lease_token)
 
 
-def test_reaper_rings_for_due_jobs_once_in_a_while(
+def test_reaper_enqueues_due_jobs_once_in_a_while(
     job: Job, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
 ) -> None:
-    """A due job that nobody rang for is rung for, and not again at the next tick."""
+    """A due job that was never enqueued is enqueued, and not again in the next round."""
     with django_capture_on_commit_callbacks(execute=True):
-        assert services.reap() == "0 taken from silent workers, 1 rung for"
+        assert services.reap() == "0 leases expired, 1 jobs enqueued"
 
-    assert services.reap() == "0 taken from silent workers, 0 rung for"
+    assert services.reap() == "0 leases expired, 0 jobs enqueued"
     assert Node.objects.alive().get().isolation_level >= 1
 
 
@@ -134,19 +135,19 @@ def test_reaper_repeats_a_notification_that_no_worker_acted_on(
     Job.objects.update(rung_at=Now() - timedelta(seconds=9))
 
     with django_capture_on_commit_callbacks(execute=True):
-        assert services.reap() == "0 taken from silent workers, 1 rung for"
+        assert services.reap() == "0 leases expired, 1 jobs enqueued"
 
     assert OrmQ.objects.count() == 2
 
 
-def test_backlog_is_not_notified_of_again(
+def test_backlog_is_not_enqueued_again(
     job: Job, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
 ) -> None:
     """While enough notifications wait for a worker, none is repeated; each leads to the oldest due job anyway."""
     jobs = [job, *(queued_job(f"https://h/{number}") for number in range(60))]
     with django_capture_on_commit_callbacks(execute=True):
         for one in jobs:
-            queue.ring(one)
+            queue.enqueue(one)
     Job.objects.update(rung_at=Now() - timedelta(minutes=5))
 
     for _ in range(3):
@@ -173,19 +174,19 @@ def test_worker_whose_job_is_taken_works_on_the_oldest_due_one(job: Job, monkeyp
 def test_one_job_that_cannot_be_taken_keeps_none_of_the_others(
     job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The round goes on after an error, and the machine is seen at its end."""
+    """The round goes on after an error, and the machine counts as alive at its end."""
     jobs = [job, queued_job("https://h/second")]
     for one in jobs:
         Job.objects.claim(one.pk, node="gone")
-        lapse(one)
-    abandon = Job.abandon
+        expire_lease(one)
+    original = Job.expire_lease
 
     def fail_for_one(self: Job, **error: str) -> JobState | None:
         if self.pk == job.pk:
             raise RuntimeError("this row is broken")
-        return abandon(self, **error)
+        return original(self, **error)
 
-    monkeypatch.setattr(Job, "abandon", fail_for_one)
+    monkeypatch.setattr(Job, "expire_lease", fail_for_one)
 
     services.reap()
 
@@ -206,7 +207,7 @@ def test_standstill_is_loud(job: Job, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_sweep_removes_what_no_row_knows(job: Job, sandbox_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Old versions and folders of repositories that are gone are removed, published and building ones stay."""
+    """Old versions and directories of deleted repositories are removed; published and building ones stay."""
     claimed = Job.objects.claim(job.pk, node="here")
     assert claimed
     upkeep.prepare_root(services_node())
@@ -253,7 +254,7 @@ def test_root_of_another_installation_is_neither_swept_nor_used(job: Job, monkey
 
     with pytest.raises(SandboxRefused):
         services.sweep()
-    assert services.run_clone(job_id=job.pk) == "postponed"
+    assert services.run_clone(job_id=job.pk) == "retry_scheduled"
 
     job.refresh_from_db()
     assert job.error_code == "sandbox_refused"
