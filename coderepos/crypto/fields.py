@@ -13,8 +13,8 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.module_loading import import_string
 
-from coderepos.crypto.envelope import Context, Envelope
 from coderepos.crypto.keyring import keyring
+from coderepos.crypto.message import Context, Envelope
 from coderepos.crypto.secret import Secret
 from coderepos.crypto.stored_token import (
     MAX_TOKEN_CHARACTERS,

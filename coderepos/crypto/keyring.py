@@ -12,7 +12,8 @@ from typing import Final
 
 from coderepos.conf import conf
 from coderepos.crypto import envelope
-from coderepos.crypto.envelope import Context, KeyWrapper, LocalKeyWrapper
+from coderepos.crypto.envelope import KeyWrapper, LocalKeyWrapper
+from coderepos.crypto.message import KEY_BYTES, Context
 from coderepos.crypto.providers import missing_extra, open_key, split_key_id
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
 from coderepos.hidden import HiddenBytes, HiddenText
@@ -174,8 +175,8 @@ def decode_key(text: str) -> bytes:
         binascii.b2a_base64(key, newline=False).decode() != text
     ):  # the last digit of base64 leaves bits over, which must be zero
         raise ValueError("A master key must be base64.")
-    if len(key) != envelope.KEY_BYTES:
-        raise ValueError(f"A master key must have {envelope.KEY_BYTES} bytes.")
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"A master key must have {KEY_BYTES} bytes.")
     return key
 
 

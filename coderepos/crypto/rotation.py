@@ -18,6 +18,7 @@ from coderepos.crypto import envelope
 from coderepos.crypto.envelope import KeyWrapper
 from coderepos.crypto.fields import EncryptedTokenField, SealedToken
 from coderepos.crypto.keyring import Keyring, keyring
+from coderepos.crypto.message import SUITE_UNBOUND
 from coderepos.exceptions import TokenUndecryptable
 
 BATCH_ROWS: Final = 200
@@ -113,7 +114,7 @@ def _waiting(column: EncryptedTokenField, kid: str, using: str) -> models.QueryS
     elsewhere = ~models.Q(**{column.kid_field: kid})
     if column.origin_field:
         suite = models.Func(models.F(column.name), 5, 1, function="SUBSTR", output_field=models.BinaryField())
-        unbound = models.Value(bytes([envelope.SUITE_UNBOUND]), output_field=models.BinaryField())
+        unbound = models.Value(bytes([SUITE_UNBOUND]), output_field=models.BinaryField())
         elsewhere |= models.Q(Exact(suite, unbound))
     return _sealed(column, using).filter(elsewhere)
 

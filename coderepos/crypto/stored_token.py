@@ -11,8 +11,8 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models.query_utils import DeferredAttribute
 
-from coderepos.crypto.envelope import Context
 from coderepos.crypto.keyring import keyring
+from coderepos.crypto.message import Context
 from coderepos.crypto.secret import HIDDEN, Secret
 from coderepos.exceptions import TokenUndecryptable
 from coderepos.hidden import HiddenText

@@ -15,8 +15,8 @@ from django.db.models.functions import Now
 from django.db.models.lookups import Exact
 
 from coderepos.conf import project_model_label
-from coderepos.crypto.envelope import Envelope
 from coderepos.crypto.fields import EncryptedTokenField, SealedToken
+from coderepos.crypto.message import Envelope
 from coderepos.crypto.rows import SealedTokenModel, SealedTokenQuerySet
 from coderepos.crypto.secret import Secret
 from coderepos.engine import has_origin, network_policy

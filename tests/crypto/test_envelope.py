@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coderepos.crypto import envelope
-from coderepos.crypto.envelope import Context, Envelope, LocalKeyWrapper
+from coderepos.crypto.envelope import LocalKeyWrapper
+from coderepos.crypto.message import Context, Envelope, WrapAlgorithm
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
 
 MASTER_KEY = bytes(range(32))
@@ -327,7 +328,7 @@ def test_rewrapping_refuses_what_does_not_open() -> None:
 class Wide(LocalKeyWrapper):
     """A key whose wrapped form is as long as it is told, as those of a KMS may be."""
 
-    wrap_alg = 2  # type: ignore[misc]
+    wrap_alg = WrapAlgorithm.AWS_KMS  # type: ignore[misc]
     size = 0
 
     def wrap(self, dek: bytes, aad: bytes) -> bytes:
@@ -377,7 +378,7 @@ def test_a_wrapped_key_of_another_size_is_not_even_tried(size: int) -> None:
 )
 def test_false_padding_is_refused(monkeypatch: pytest.MonkeyPatch, padded: bytes) -> None:
     """Even under the right keys only one padding of a text is accepted."""
-    monkeypatch.setattr(envelope, "_pad", lambda text: padded)
+    monkeypatch.setattr(envelope, "pad", lambda text: padded)
     sealed = seal()
     monkeypatch.undo()
 

@@ -18,6 +18,7 @@ from rest_framework.test import APIClient
 from coderepos import services
 from coderepos.crypto import envelope
 from coderepos.crypto.keyring import _keyring
+from coderepos.crypto.message import KEY_BYTES
 from coderepos.crypto.redaction import redact
 from coderepos.models import CodeRepository, Job, ProjectMembership, Role
 from coderepos.projects.models import Project
@@ -36,7 +37,7 @@ def master_key(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
     turns = iter(range(10**6))
 
     def urandom(size: int) -> bytes:
-        return DEK if size == envelope.KEY_BYTES and next(turns) % 2 == 0 else os.urandom(size)
+        return DEK if size == KEY_BYTES and next(turns) % 2 == 0 else os.urandom(size)
 
     monkeypatch.setattr(envelope, "os", SimpleNamespace(urandom=urandom))
     _keyring.cache_clear()

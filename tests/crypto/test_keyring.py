@@ -17,8 +17,9 @@ from pytest_django import Settings
 
 from coderepos import checks
 from coderepos.crypto import keyring as keyring_module
-from coderepos.crypto.envelope import Context, LocalKeyWrapper
+from coderepos.crypto.envelope import LocalKeyWrapper
 from coderepos.crypto.keyring import PRINTED_KEYS, decode_key, keyring
+from coderepos.crypto.message import Context
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
 
 ROOT = Path(__file__).parents[2]

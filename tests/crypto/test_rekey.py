@@ -19,7 +19,8 @@ from django.db import transaction
 from pytest_django import Settings
 
 from coderepos.crypto import envelope, rotation
-from coderepos.crypto.envelope import Envelope, LocalKeyWrapper
+from coderepos.crypto.envelope import LocalKeyWrapper
+from coderepos.crypto.message import Envelope
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import EncryptionUnavailable
 from coderepos.models import CodeRepository

@@ -15,8 +15,8 @@ from pytest_django import Settings
 
 from coderepos import services
 from coderepos.crypto import envelope
-from coderepos.crypto.envelope import Context
 from coderepos.crypto.keyring import keyring
+from coderepos.crypto.message import Context
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import InvalidGitUrl, TokenUndecryptable, UrlNotAllowed
 from coderepos.models import AuditEntry, CodeRepository, Job

@@ -10,10 +10,10 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError, HTTPClientError
 
+from coderepos.crypto.message import WrapAlgorithm
 from coderepos.crypto.providers.kms_call import CONNECT_SECONDS, READ_SECONDS, ErrorClass, call_kms, expect
 from coderepos.hidden import HiddenBytes
 
-WRAP_AWS: Final = 2
 REFUSALS: Final = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
 TRANSIENTS: Final = frozenset(
     {
@@ -47,7 +47,7 @@ class AwsKeyWrapper:
     An alias is resolved once, when the wrapper is made: one that moves later changes nothing before the next start.
     """
 
-    wrap_alg: Final = WRAP_AWS
+    wrap_alg: Final = WrapAlgorithm.AWS_KMS
 
     def __init__(self, name: str, client: Any) -> None:
         """Resolve ``name``.

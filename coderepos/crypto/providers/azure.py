@@ -12,11 +12,10 @@ from azure.identity import DefaultAzureCredential
 from azure.keyvault.keys import KeyClient
 from azure.keyvault.keys.crypto import EncryptionAlgorithm
 
-from coderepos.crypto.envelope import KEY_BYTES
+from coderepos.crypto.message import KEY_BYTES, WrapAlgorithm
 from coderepos.crypto.providers.kms_call import CONNECT_SECONDS, READ_SECONDS, ErrorClass, call_kms, expect
 from coderepos.hidden import HiddenBytes
 
-WRAP_AZURE: Final = 4
 ALGORITHM: Final = EncryptionAlgorithm.rsa_oaep_256
 DIGEST_BYTES: Final = 32
 VERSION_BYTES: Final = 32
@@ -43,7 +42,7 @@ class AzureKeyWrapper:
     such a form, so it proves no origin; that the message is whole is proved by its data part.
     """
 
-    wrap_alg: Final = WRAP_AZURE
+    wrap_alg: Final = WrapAlgorithm.AZURE_KEY_VAULT
 
     def __init__(self, name: str, client: Any, key: str) -> None:
         self._client = client

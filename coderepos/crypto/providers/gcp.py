@@ -9,10 +9,10 @@ from google.auth import exceptions as auth
 from google.cloud.kms_v1 import KeyManagementServiceClient
 from requests import exceptions as transport
 
+from coderepos.crypto.message import WrapAlgorithm
 from coderepos.crypto.providers.kms_call import READ_SECONDS, ErrorClass, call_kms, expect
 from coderepos.hidden import HiddenBytes
 
-WRAP_GCP: Final = 3
 TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -28,7 +28,7 @@ def open_key(name: str) -> GcpKeyWrapper:
 class GcpKeyWrapper:
     """Wraps data keys by Encrypt and Decrypt of a symmetric key, the AAD as additional authenticated data."""
 
-    wrap_alg: Final = WRAP_GCP
+    wrap_alg: Final = WrapAlgorithm.GCP_KMS
 
     def __init__(self, name: str, client: Any) -> None:
         self._client = client

@@ -10,10 +10,9 @@ import hvac
 from hvac import exceptions as vault
 from requests import exceptions as transport
 
+from coderepos.crypto.message import WrapAlgorithm
 from coderepos.crypto.providers.kms_call import CONNECT_SECONDS, READ_SECONDS, ErrorClass, call_kms, expect
 from coderepos.hidden import HiddenBytes, HiddenText
-
-WRAP_VAULT: Final = 5
 
 
 def open_key(name: str) -> VaultKeyWrapper:
@@ -24,7 +23,7 @@ def open_key(name: str) -> VaultKeyWrapper:
 class VaultKeyWrapper:
     """Wraps data keys by encrypt and decrypt of an AEAD key, the AAD as associated data."""
 
-    wrap_alg: Final = WRAP_VAULT
+    wrap_alg: Final = WrapAlgorithm.VAULT_TRANSIT
 
     def __init__(self, name: str, client: Any) -> None:
         self._mount, _, self._key = name.rpartition("/")

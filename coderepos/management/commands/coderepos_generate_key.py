@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from coderepos.crypto.envelope import KEY_BYTES
+from coderepos.crypto.message import KEY_BYTES
 
 
 class Command(BaseCommand):

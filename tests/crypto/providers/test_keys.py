@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import importlib.util
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,15 @@ import pytest
 from django.test import override_settings
 
 from coderepos.crypto import keyring as keyrings
-from coderepos.crypto.envelope import Context, KeyWrapper, LocalKeyWrapper
+from coderepos.crypto.envelope import KeyWrapper, LocalKeyWrapper
 from coderepos.crypto.keyring import keyring, problems
-from coderepos.crypto.providers import kms_call, missing_extra, open_key, split_key_id
+from coderepos.crypto.message import Context, WrapAlgorithm
+from coderepos.crypto.providers import SERVICES, Service, kms_call, missing_extra, open_key, split_key_id
 from coderepos.crypto.providers.kms_call import ErrorClass, call_kms
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
 from tests.support.servers.key_services import Aws, Vault, running
 
+ROOT = Path(__file__).resolve().parents[3]
 CONTEXT = Context(table="code_repos", field="token_ciphertext", row_id="row", project_id="project")
 LOCAL = base64.b64encode(bytes(range(60, 92))).decode()
 ARN = Aws.arn
@@ -101,6 +106,26 @@ def test_any_other_name_is_refused(key_id: str) -> None:
         assert numbers() == [6]
         with pytest.raises(EncryptionUnavailable):
             keyring()
+
+
+def test_every_service_has_a_number_an_extra_and_a_row_in_the_docs() -> None:
+    """A service that is added gets all of it; numbers are part of stored messages and never change."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    page = (ROOT / "docs/encryption.md").read_text()
+    documented = dict(re.findall(r"\| `coderepos\[(\w+)\]` \| `([\w-]+)://", page))
+
+    assert documented == {service.extra: service.scheme for service in SERVICES.values()}
+    assert documented.keys() <= set(setup["options.extras_require"])
+    assert list(map(int, WrapAlgorithm)) == [1, 2, 3, 4, 5]
+    assert {key_wrapper(service).wrap_alg for service in SERVICES.values()} == {*WrapAlgorithm} - {WrapAlgorithm.LOCAL}
+
+
+def key_wrapper(service: Service) -> type[KeyWrapper]:
+    """Return the class of the service's module that wraps."""
+    module = importlib.import_module(f"coderepos.crypto.providers.{service.extra}")
+    found: type[KeyWrapper] = next(one for one in vars(module).values() if hasattr(one, "wrap_alg"))
+    return found
 
 
 def test_a_missing_client_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from coderepos.crypto import envelope
-from coderepos.crypto.envelope import Context, KeyWrapper, LocalKeyWrapper
+from coderepos.crypto.envelope import KeyWrapper, LocalKeyWrapper
+from coderepos.crypto.message import Context
 from coderepos.crypto.providers import kms_call
 from coderepos.exceptions import EncryptionUnavailable, TokenUndecryptable
 from coderepos.hidden import HiddenBytes
