@@ -28,7 +28,7 @@ from coderepos.git.confinement import profiles
 from coderepos.git.limits import Limits
 from coderepos.git.pack.bare_repository import GitFolder
 from coderepos.git.pack.connectivity import check_connected
-from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.index import index_size, positions_by_id
 from coderepos.git.pack.indexer import Indexer
 from coderepos.git.pack.pack_file import COMMIT, Pack
@@ -136,27 +136,27 @@ def make(
             resolver.finish()
             clock.done("resolve")
         with Indexer(pack, git, resolver.links) as indexer:
-            families = Families(pack, limits)
+            delta_tree = DeltaTree(pack, limits)
             by_id = positions_by_id(pack)
             outcome = wait_for_outcome()
             if outcome.pack_bytes != pack.size_bytes:
                 raise RemoteProtocolError(reason="size of the pack")
             emit({"event": "progress", "phase": "writing"})
-            peeler, substitutions = Peeler(pack, by_id, families), Substitutions()
+            peeler, substitutions = Peeler(pack, by_id, delta_tree), Substitutions()
             wanted_id = bytes.fromhex(outcome.wanted_id)
-            commit_id, tree_id = commit_and_tree(wanted_id, pack, by_id, families, peeler)
+            commit_id, tree_id = commit_and_tree(wanted_id, pack, by_id, delta_tree, peeler)
             refs = published_refs(outcome, commit_id.hex(), pack, by_id, peeler, substitutions)
             shallow = [one for one in outcome.shallow if _is_in(pack, bytes.fromhex(one), by_id)]
             git_bytes = pack.size_bytes + index_size(pack) + git.add_refs(refs, shallow)
-            trees = read_trees(tree_id, pack, by_id, families, limits, other_bytes=git_bytes)
+            trees = read_trees(tree_id, pack, by_id, delta_tree, limits, other_bytes=git_bytes)
             if trees.lacks_empty_tree:
                 git_bytes += git.add_empty_tree()
             checkout = Checkout(incoming, TREE_NAME, trees, pack, substitutions, group_readable=request.group_readable)
-            checkout.write(families)
+            checkout.write(delta_tree)
             clock.done("checkout")
             tips = [by_id[bytes.fromhex(one)] for one in (refs.commit_id, *refs.ids.values(), *refs.peeled.values())]
             ends = {by_id[bytes.fromhex(one)] for one in shallow}
-            indexer.finish(lambda: check_connected(resolver.links, pack, by_id, families, tips, ends))
+            indexer.finish(lambda: check_connected(resolver.links, pack, by_id, delta_tree, tips, ends))
         git.finish()
         clock.done("index")
     finally:

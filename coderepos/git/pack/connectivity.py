@@ -16,7 +16,7 @@ from itertools import compress
 from typing import Final
 
 from coderepos.exceptions import UnsafeRepository
-from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.object_links import Links, split_ids
 from coderepos.git.pack.pack_file import BLOB, COMMIT, EMPTY_TREE, ID_BYTES, TREE, Pack
 
@@ -31,7 +31,7 @@ def are_complete(links: Links, pack: Pack) -> bool:
 
 
 def check_connected(
-    links: Links, pack: Pack, by_id: Mapping[bytes, int], families: Families, tips: Iterable[int], shallow: set[int]
+    links: Links, pack: Pack, by_id: Mapping[bytes, int], delta_tree: DeltaTree, tips: Iterable[int], shallow: set[int]
 ) -> None:
     """Refuse a pack that ``git clone`` refuses for what is not in it.
 
@@ -47,7 +47,7 @@ def check_connected(
         raise UnsafeRepository(reason="object missing")
     # Without a look at the trees, where none of them is to blame.
     kinds = {COMMIT, TREE} if blobs or trees or links.is_broken else {COMMIT}
-    named = _named(kinds, pack, by_id, families, shallow)
+    named = _named(kinds, pack, by_id, delta_tree, shallow)
     seen, todo = bytearray(len(pack)), list(tips)
     while todo:
         position = todo.pop()
@@ -71,12 +71,12 @@ def _missing(links: Links, pack: Pack) -> tuple[set[bytes | None], ...]:
 
 
 def _named(
-    kinds: set[int], pack: Pack, by_id: Mapping[bytes, int], families: Families, shallow: set[int]
+    kinds: set[int], pack: Pack, by_id: Mapping[bytes, int], delta_tree: DeltaTree, shallow: set[int]
 ) -> dict[int, array[int]]:
     """Return what each object of these types names, by position; -1 for what is not there."""
     named: dict[int, array[int]] = {}
     count = 0
-    for position, data in families.objects({one for one in range(len(pack)) if pack.kinds[one] in kinds}):
+    for position, data in delta_tree.objects({one for one in range(len(pack)) if pack.kinds[one] in kinds}):
         links = Links(len(pack))
         links.add(pack.kinds[position], data)
         if position in shallow:

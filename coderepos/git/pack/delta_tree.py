@@ -1,7 +1,7 @@
-"""Resolves families of deltas: a base object and all that is built on it, each made once.
+"""Resolves deltas by walking the trees they form: below each base the deltas that are applied to it, depth first.
 
-No recursion: a chain may be as long as the pack. Few objects are held at a time: those on the way from the base to the
-present one that still have unseen children. Past a budget the oldest are dropped and made again when they are needed.
+There is no recursion, since a chain may be as long as the pack. Only the objects between the root and the current delta
+that still have unvisited children stay in memory; past a budget the oldest are evicted, and rebuilt when needed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from coderepos.git.pack.delta import LARGE_BYTES, STEP_BYTES, apply_delta, apply
 from coderepos.git.pack.object_links import Links
 from coderepos.git.pack.pack_file import ID_BYTES, KEEPING_BYTES, REF_DELTA, TREE, TYPE_NAMES, Pack
 
-_HELD_BYTES: Final = 32 * 10**6
-_RECENT_BYTES: Final = 16 * 10**6
+_STACK_BYTES: Final = 32 * 10**6
+"""Most content that the bases on the stack of a walk take."""
+
+_TREE_CACHE_BYTES: Final = 16 * 10**6
+"""Most memory that recently built tree objects take."""
 
 
-class _Generation:
-    """An object with children that were not seen yet."""
+class _BaseData:
+    """An object on the stack of a walk: it has children that were not visited yet."""
 
     __slots__ = ("data", "next_child", "position")
 
@@ -35,10 +38,10 @@ class _Generation:
         self.next_child = next_child
 
 
-class Families:
-    """The objects of a pack by their bases.
+class DeltaTree:
+    """The objects of a pack, linked from each base to the deltas on it.
 
-    :param pack: whose deltas are to be resolved.
+    :param pack: the scanned pack.
     """
 
     def __init__(self, pack: Pack, limits: Limits) -> None:
@@ -46,25 +49,25 @@ class Families:
         self._limits: Final = limits
         self._first_child = array("i")
         self._next_sibling = array("i")
-        self._held_bytes = 0
-        self._dropped = 0
-        self._made_again_bytes = 0
-        self._was_made: Final = bytearray(len(pack))
-        self._recent: Final[dict[int, bytes]] = {}
-        """Trees that :meth:`objects` made last, whether or not they were asked for: the next call may."""
-        self._recent_order: Final[deque[int]] = deque()
-        self._recent_bytes = 0
+        self._stack_bytes = 0
+        self._evicted = 0
+        self._rebuilt_bytes = 0
+        self._was_built: Final = bytearray(len(pack))
+        self._cached_trees: Final[dict[int, bytes]] = {}
+        """Tree objects that :meth:`objects` built last, requested or not: the next level may be built on them."""
+        self._cached_order: Final[deque[int]] = deque()
+        self._cached_bytes = 0
 
     def resolve(self, positions: range, links: Links) -> None:
         """Fill in the ids of the deltas among ``positions``, whose bases are all given by offset.
 
-        :param links: gets what the trees and commits among them name.
+        :param links: receives the ids that the trees and commits among them name.
         :raises RemoteProtocolError: a delta does not fit its base.
-        :raises InflatedTooLarge: too much had to be made again.
+        :raises InflatedTooLarge: too much had to be rebuilt.
         """
         pack = self._pack
         bases, kinds, ids = pack.bases, pack.kinds, pack.ids
-        roots = self._linked([position for position in positions if bases[position] >= 0])
+        roots = self._link_chains([position for position in positions if bases[position] >= 0])
         first, last = positions.start, positions.stop
         for root in roots:
             kind = kinds[root]
@@ -76,14 +79,14 @@ class Families:
                     ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
                     if kind <= TREE:
                         links.add(kind, data)
-                del data  # the next one is made while this name would hold it
+                del data  # or it would stay in memory while the next one is built
 
     def resolve_by_id(self, links: Links) -> None:
         """Fill in the ids, types and bases of all deltas, where some name their bases by id.
 
-        :param links: gets what the trees and commits among them name.
+        :param links: receives the ids that the trees and commits among them name.
         :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack, or is there twice.
-        :raises InflatedTooLarge: too much had to be made again.
+        :raises InflatedTooLarge: too much had to be rebuilt.
         """
         pack, by_id = self._pack, _DeltasById(self._pack)
         self._link(range(len(pack)))
@@ -91,7 +94,7 @@ class Families:
         resolved = 0
         for root in roots:
             resolved += 1
-            self._adopt(root, by_id)
+            self._link_ref_deltas(root, by_id)
             if self._first_child[root] < 0:
                 continue
             kind = pack.kinds[root]
@@ -105,53 +108,57 @@ class Families:
                 pack.ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
                 pack.kinds[position] = kind
                 resolved += 1
-                self._adopt(position, by_id)
-        if resolved != len(pack) or _holds_twice(pack, by_id.base_ids):
+                self._link_ref_deltas(position, by_id)
+        if resolved != len(pack) or _has_duplicate(pack, by_id.base_ids):
             raise RemoteProtocolError(reason="base of a delta")
 
     def objects(self, positions: set[int]) -> Iterator[tuple[int, bytes]]:
-        """Yield position and content of these objects, family by family; each is made once.
+        """Yield position and content of these objects, one delta tree after the other; each is built once.
 
-        Only for a pack whose deltas are resolved. Trees may be asked for level by level, however they are built on each
-        other: those that were made last are kept, and what has to be made again is counted.
+        The deltas must be resolved. Tree objects may be requested level by level, whatever their deltas are based on:
+        those built last are cached, and what has to be rebuilt is counted.
 
-        :raises InflatedTooLarge: too much had to be made again.
+        :raises InflatedTooLarge: too much had to be rebuilt.
         """
-        roots = self._linked(sorted(positions), self._recent)
-        known = {root: self._recent[root] for root in roots if root in self._recent}
+        roots = self._link_chains(sorted(positions), self._cached_trees)
+        known = {root: self._cached_trees[root] for root in roots if root in self._cached_trees}
         for root in roots:
             data = known.pop(root, None)
             if data is None:
                 data = self._pack.undeltified(root)
-                self._count_made(root, data)
+                self._count_built(root, data)
             if root in positions:
                 yield root, data
             if self._first_child[root] < 0:
                 continue
-            for position, made in self._walk(root, data):
-                self._count_made(position, made)
+            for position, built in self._walk(root, data):
+                self._count_built(position, built)
                 if position in positions:
-                    yield position, made
+                    yield position, built
 
-    def _count_made(self, position: int, data: bytes) -> None:
-        if self._was_made[position]:
-            self._count_made_again(data)
-        self._was_made[position] = 1
-        if self._pack.kinds[position] == TREE and len(data) <= _RECENT_BYTES // 4 and position not in self._recent:
-            self._recent[position] = data
-            self._recent_order.append(position)
-            self._recent_bytes += len(data) + KEEPING_BYTES
-            while self._recent_bytes > _RECENT_BYTES:
-                self._recent_bytes -= len(self._recent.pop(self._recent_order.popleft())) + KEEPING_BYTES
+    def _count_built(self, position: int, data: bytes) -> None:
+        if self._was_built[position]:
+            self._count_rebuilt(data)
+        self._was_built[position] = 1
+        if (
+            self._pack.kinds[position] == TREE
+            and len(data) <= _TREE_CACHE_BYTES // 4
+            and position not in self._cached_trees
+        ):
+            self._cached_trees[position] = data
+            self._cached_order.append(position)
+            self._cached_bytes += len(data) + KEEPING_BYTES
+            while self._cached_bytes > _TREE_CACHE_BYTES:
+                self._cached_bytes -= len(self._cached_trees.pop(self._cached_order.popleft())) + KEEPING_BYTES
 
-    def _count_made_again(self, data: bytes) -> None:
-        self._made_again_bytes += len(data) + STEP_BYTES
+    def _count_rebuilt(self, data: bytes) -> None:
+        self._rebuilt_bytes += len(data) + STEP_BYTES
         limit = self._limits.inflated_bytes(self._pack.size_bytes)
-        if self._made_again_bytes > limit:
-            raise InflatedTooLarge(figure=self._made_again_bytes, limit=limit)
+        if self._rebuilt_bytes > limit:
+            raise InflatedTooLarge(figure=self._rebuilt_bytes, limit=limit)
 
-    def _linked(self, positions: Iterable[int], known: Container[int] = ()) -> list[int]:
-        """Link these objects and all that they are built on, up to what is known; return what they begin with."""
+    def _link_chains(self, positions: Iterable[int], known: Container[int] = ()) -> list[int]:
+        """Link these objects and their bases, up to the roots or to what is known; return where the chains begin."""
         bases = self._pack.bases
         needed: set[int] = set()
         roots = []
@@ -166,7 +173,7 @@ class Families:
         return roots
 
     def _link(self, positions: set[int] | range) -> None:
-        """List the children among ``positions`` of each object."""
+        """Link each object to its children among ``positions``."""
         count = len(self._pack)
         self._first_child = array("i", b"\xff" * 4 * count)
         self._next_sibling = array("i", b"\xff" * 4 * count)
@@ -177,67 +184,67 @@ class Families:
                 following[position] = first[base]
                 first[base] = position
 
-    def _adopt(self, base: int, by_id: _DeltasById) -> None:
-        """Make the deltas that name this object's id its children."""
-        if not by_id.left:
+    def _link_ref_deltas(self, base: int, by_id: _DeltasById) -> None:
+        """Make the deltas that name this object's id as their base its children."""
+        if not by_id.remaining:
             return
-        for position in by_id.taken(self._pack.object_id(base)):
+        for position in by_id.take(self._pack.object_id(base)):
             self._pack.bases[position] = base
             self._next_sibling[position] = self._first_child[base]
             self._first_child[base] = position
 
     def _walk(self, root: int, data: bytes | None = None) -> Iterator[tuple[int, bytes]]:
-        """Yield everything built on ``root``, parents before children."""
+        """Yield position and content of every delta below ``root``, parents before children."""
         first, following = self._first_child, self._next_sibling
         data = self._pack.undeltified(root) if data is None else data
-        way = [_Generation(root, data, first[root])]
-        self._held_bytes, self._dropped = len(data), 0
-        while way:
-            parent = way[-1]
-            data = self._content(way)
+        stack = [_BaseData(root, data, first[root])]
+        self._stack_bytes, self._evicted = len(data), 0
+        while stack:
+            parent = stack[-1]
+            data = self._content(stack)
             child = parent.next_child
             parent.next_child = following[child]
             if parent.next_child < 0:
-                way.pop()
+                stack.pop()
                 parent.data = None
-                self._held_bytes -= len(data)
-            data = self._applied(child, data)
+                self._stack_bytes -= len(data)
+            data = self._apply(child, data)
             yield child, data
             if first[child] >= 0:
-                way.append(_Generation(child, data, first[child]))
-                self._hold(way, data)
+                stack.append(_BaseData(child, data, first[child]))
+                self._count_stacked(stack, data)
             del data
 
-    def _hold(self, way: list[_Generation], data: bytes) -> None:
-        """Count the newest object on the way, and drop the oldest ones past the budget."""
-        self._held_bytes += len(data)
-        # Those on the way up to here were dropped before; some of them may have left it since.
-        self._dropped = min(self._dropped, len(way) - 1)
-        while self._held_bytes > _HELD_BYTES and self._dropped < len(way) - 1:
-            generation = way[self._dropped]
-            if generation.data is not None:
-                self._held_bytes -= len(generation.data)
-                generation.data = None
-            self._dropped += 1
+    def _count_stacked(self, stack: list[_BaseData], data: bytes) -> None:
+        """Count the object on top of the stack, and evict the lowest ones past the budget."""
+        self._stack_bytes += len(data)
+        # All below here were evicted before; some of them may have left the stack since.
+        self._evicted = min(self._evicted, len(stack) - 1)
+        while self._stack_bytes > _STACK_BYTES and self._evicted < len(stack) - 1:
+            evicted = stack[self._evicted]
+            if evicted.data is not None:
+                self._stack_bytes -= len(evicted.data)
+                evicted.data = None
+            self._evicted += 1
 
-    def _content(self, way: list[_Generation]) -> bytes:
-        """Return the content of the last object on the way, made again where it was dropped."""
-        last = way[-1]
-        if last.data is not None:
-            return last.data
-        # The oldest are dropped first, so that none of the others on the way is left either.
-        lost = [last.position]
-        while self._pack.bases[lost[-1]] >= 0:
-            lost.append(self._pack.bases[lost[-1]])
-        data = self._pack.undeltified(lost.pop())
-        while lost:
-            data = self._applied(lost.pop(), data)
-            self._count_made_again(data)
-        last.data = data
-        self._hold(way, data)
+    def _content(self, stack: list[_BaseData]) -> bytes:
+        """Return the content of the object on top of the stack, rebuilt where it was evicted."""
+        top = stack[-1]
+        if top.data is not None:
+            return top.data
+        # The lowest are evicted first, so none of those below the top has its content either.
+        chain = [top.position]
+        while self._pack.bases[chain[-1]] >= 0:
+            chain.append(self._pack.bases[chain[-1]])
+        data = self._pack.undeltified(chain.pop())
+        while chain:
+            data = self._apply(chain.pop(), data)
+            self._count_rebuilt(data)
+        top.data = data
+        self._count_stacked(stack, data)
         return data
 
-    def _applied(self, position: int, base: bytes) -> bytes:
+    def _apply(self, position: int, base: bytes) -> bytes:
         pack, result_bytes = self._pack, self._pack.sizes[position]
         delta = pack.deltas.pop(position, None)
         if delta is None:
@@ -247,11 +254,11 @@ class Families:
         return apply_delta(base, delta, result_bytes=result_bytes)
 
 
-def _holds_twice(pack: Pack, base_ids: set[bytes]) -> bool:
-    """Return whether one of these objects is in the pack twice.
+def _has_duplicate(pack: Pack, base_ids: set[bytes]) -> bool:
+    """Return whether one of these bases is in the pack twice.
 
-    Whoever reads a delta finds its base by the id, and may find the copy that is itself built on the delta: ``git
-    index-pack`` up to 2.49 refuses such a pack, later ones accept it, and what reads it then never ends.
+    A reader looks the base of such a delta up by its id, and may find the copy that is itself based on the delta. ``git
+    index-pack`` up to 2.49 refuses such a pack; later versions accept it, and reading it never ends.
     """
     found: set[bytes] = set()
     for at in range(0, len(pack) * ID_BYTES, ID_BYTES):
@@ -264,7 +271,7 @@ def _holds_twice(pack: Pack, base_ids: set[bytes]) -> bool:
 
 
 class _DeltasById:
-    """The deltas whose bases are given by id; packed, since a pack may have nothing else."""
+    """The deltas whose bases are given by id, in packed columns: a pack may consist of nothing else."""
 
     def __init__(self, pack: Pack) -> None:
         ids = bytes(pack.base_ids)
@@ -274,17 +281,17 @@ class _DeltasById:
         self._ids: Final = b"".join([keys[number] for number in order])
         self._positions: Final = array("I", [pack.based_by_id[number] for number in order])
         self._taken: Final = bytearray(len(order))
-        self.left = len(order)
+        self.remaining = len(order)
 
-    def taken(self, base_id: bytes) -> list[int]:
-        """Return the positions of the deltas on this base, once: an object that is in the pack twice gets none."""
+    def take(self, base_id: bytes) -> list[int]:
+        """Return the positions of the deltas on this base, once: the second copy of an object gets none."""
         at = bisect_left(range(len(self._positions)), base_id, key=self._id)
         found = []
         while at < len(self._positions) and self._id(at) == base_id and not self._taken[at]:
             self._taken[at] = 1
             found.append(self._positions[at])
             at += 1
-        self.left -= len(found)
+        self.remaining -= len(found)
         return found
 
     def _id(self, number: int) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from coderepos.exceptions import RefNotFound, RemoteProtocolError, UnsafeRepository
-from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.pack_file import COMMIT, TAG, TYPE_NAMES, Pack
 
 # What parse_tag_buffer() in tag.c and parse_commit_buffer() in commit.c of Git ask for.
@@ -21,10 +21,10 @@ class Peeler:
     :param by_id: positions of all objects.
     """
 
-    def __init__(self, pack: Pack, by_id: Mapping[bytes, int], families: Families) -> None:
+    def __init__(self, pack: Pack, by_id: Mapping[bytes, int], delta_tree: DeltaTree) -> None:
         self._pack: Final = pack
         self._by_id: Final = by_id
-        self._families: Final = families
+        self._delta_tree: Final = delta_tree
         self._targets: dict[int, int | None] | None = None
         self._peeled: Final[dict[int, int | None]] = {}
         self._malformed: Final[set[int]] = set()
@@ -61,7 +61,7 @@ class Peeler:
             while at >= 0:
                 tags.add(at)
                 at = self._pack.kinds.find(TAG, at + 1)
-            self._targets = {position: self._named(position, data) for position, data in self._families.objects(tags)}
+            self._targets = {position: self._named(position, data) for position, data in self._delta_tree.objects(tags)}
         return self._targets[tag]
 
     def _named(self, tag: int, data: bytes) -> int | None:
@@ -77,7 +77,7 @@ class Peeler:
 
 
 def commit_and_tree(
-    wanted_id: bytes, pack: Pack, by_id: Mapping[bytes, int], families: Families, peeler: Peeler
+    wanted_id: bytes, pack: Pack, by_id: Mapping[bytes, int], delta_tree: DeltaTree, peeler: Peeler
 ) -> tuple[bytes, bytes]:
     """Return the ids of the commit that the wanted object is or names, and of its tree.
 
@@ -94,7 +94,7 @@ def commit_and_tree(
         raise UnsafeRepository(reason="malformed tag")
     if position is None or pack.kinds[position] != COMMIT:
         raise RefNotFound(reason="no commit")
-    ((_, data),) = families.objects({position})
+    ((_, data),) = delta_tree.objects({position})
     found = _COMMIT.match(data)
     if not found:
         raise UnsafeRepository(reason="malformed commit")

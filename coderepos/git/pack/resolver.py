@@ -1,9 +1,9 @@
 """Resolves the deltas of a pack on a second core, while the pack still arrives.
 
-Real packs keep families together, so that nearly all deltas of a stretch of the stream are built on objects of the same
-stretch. Whenever enough of them wait and no second process is at work, one is forked for them: it finds all that it
-needs in its copy of this process's memory and in the pack file, and leaves ids in memory that both share. What it does
-not finish is done here at the end, and so is every error told here.
+In real packs the bases of nearly all deltas are close before them. So whenever enough unresolved deltas have arrived
+and no second process is running, one is forked for this batch, a contiguous range of the pack. It finds what it needs
+in its copy of this process's memory and in the pack file, and writes ids to memory that both share. What it cannot
+resolve is deferred to the end and resolved in this process, which then also raises the error, if there is one.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Final, Self
 
 from coderepos.git.limits import Limits
 from coderepos.git.pack.delta import LARGE_BYTES, STEP_BYTES, prepare
-from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.object_links import Links, SharedLinks
 from coderepos.git.pack.pack_file import Pack
 from coderepos.git.pack.stream_order import OutOfOrder, StreamOrder
 from coderepos.git.process.fork import Forked, cores
 
-_ROUND_WORK: Final = 12 * 10**6
-"""Work for which a second process is worth its start, about 15 ms of it; counted in bytes, see ``STEP_BYTES``."""
+_MIN_BATCH_WORK: Final = 12 * 10**6
+"""Least work that is worth forking for, about 15 ms; counted in bytes, with ``STEP_BYTES`` for each delta."""
 
-_MOST_ROUND_WORK: Final = 160 * 10**6
-"""Most work that it is given at once, so that the last round ends soon after the pack."""
+_MAX_BATCH_WORK: Final = 160 * 10**6
+"""Most work of one batch, so that the last one ends soon after the pack."""
 
 _STEP_WORK: Final = 6 * 10**6
-"""Work that is done here before looking after the second process again."""
+"""Work done here before checking on the second process again."""
 
 
 class Resolver:
@@ -36,77 +36,77 @@ class Resolver:
         self._limits: Final = limits
         self._has_second_core: Final = cores() > 1
         self.links: Final = Links(limits.objects)
-        """What the trees and commits of the pack name, once everything is resolved."""
+        """The ids that the trees and commits of the pack name, complete once everything is resolved."""
         self._unread_links: Final[list[int]] = []
-        self._here: Final = StreamOrder(pack, self.links)
-        self._is_regular = True
+        self._stream_order: Final = StreamOrder(pack, self.links)
+        self._is_viable = True
         self._taken = 0
         self._taken_result_bytes = 0
-        self._round: tuple[Forked, range, SharedLinks] | None = None
-        self._left: Final[list[range]] = []
+        self._batch: tuple[Forked, range, SharedLinks] | None = None
+        self._deferred: Final[list[range]] = []
         prepare()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._round:
-            self._round[0].end()
+        if self._batch:
+            self._batch[0].end()
 
     def advance(self) -> None:
-        """Give what waits to a second process, if that is worth it now; called between two entries of the scan."""
-        if self._waiting_work() >= _ROUND_WORK and self._may_start_round() and self._is_paid_for():
-            self._start_round(_MOST_ROUND_WORK)
+        """Fork a batch for what has arrived, if that is worth it now; called between two entries of the scan."""
+        if self._pending_work() >= _MIN_BATCH_WORK and self._may_start_batch() and self._within_inflation_limit():
+            self._start_batch(_MAX_BATCH_WORK)
 
     def add_links(self, position: int, kind: int, data: bytes | None) -> None:
-        """Note what a tree or commit names that is no delta; without its content it is read again later."""
+        """Add the links of a tree or commit that is not a delta; ``None`` as content defers reading it."""
         if data is None:
             self._unread_links.append(position)
         else:
             self.links.add(kind, data)
 
     def finish(self) -> None:
-        """Resolve whatever is left, once the whole pack was read.
+        """Resolve all remaining deltas, once the whole pack was read.
 
         :raises RemoteProtocolError: a delta does not fit its base, or its base is not in the pack.
-        :raises InflatedTooLarge: too much had to be made again.
+        :raises InflatedTooLarge: too much had to be rebuilt.
         """
-        pack, families, links = self._pack, Families(self._pack, self._limits), self.links
+        pack, delta_tree, links = self._pack, DeltaTree(self._pack, self._limits), self.links
         for position in self._unread_links:
             links.add(pack.kinds[position], pack.undeltified(position))
         if pack.based_by_id:
-            families.resolve_by_id(links)
+            delta_tree.resolve_by_id(links)
             return
-        while self._taken < len(pack) and self._check_regular():
-            if (work := self._waiting_work()) >= 2 * _ROUND_WORK and self._may_start_round():
-                self._start_round(min(work // 2, _MOST_ROUND_WORK))
+        while self._taken < len(pack) and self._stream_order_viable():
+            if (work := self._pending_work()) >= 2 * _MIN_BATCH_WORK and self._may_start_batch():
+                self._start_batch(min(work // 2, _MAX_BATCH_WORK))
             self._resolve_here(self._take(_STEP_WORK))
         self._collect()
-        for positions in (*self._left, range(self._taken, len(pack))):
-            families.resolve(positions, links)
+        for positions in (*self._deferred, range(self._taken, len(pack))):
+            delta_tree.resolve(positions, links)
 
-    def _may_start_round(self) -> bool:
-        if self._round and self._round[0].has_ended():
+    def _may_start_batch(self) -> bool:
+        if self._batch and self._batch[0].has_ended():
             self._collect()
-        return self._has_second_core and self._round is None and self._check_regular()
+        return self._has_second_core and self._batch is None and self._stream_order_viable()
 
-    def _check_regular(self) -> bool:
-        """May what waits be resolved in the order of the stream? Once it may not, all that comes later may not."""
+    def _stream_order_viable(self) -> bool:
+        """Return whether deltas may be resolved in the order of the stream; once it is ``False`` it stays so."""
         pack = self._pack
         if pack.based_by_id or pack.largest_bytes > LARGE_BYTES:
-            self._is_regular = False
-        return self._is_regular
+            self._is_viable = False
+        return self._is_viable
 
-    def _is_paid_for(self) -> bool:
-        """Do the bytes that arrived so far pay for all that their deltas make? In the end the whole pack has to."""
+    def _within_inflation_limit(self) -> bool:
+        """Return whether resolving all that has arrived keeps to the limit, which grows with the pack."""
         pack = self._pack
         return pack.inflated_bytes + pack.result_bytes <= self._limits.inflated_bytes(pack.offsets[-1])
 
-    def _waiting_work(self) -> int:
+    def _pending_work(self) -> int:
         pack = self._pack
         return pack.result_bytes - self._taken_result_bytes + STEP_BYTES * len(pack.deltas)
 
-    def _start_round(self, most_work: int) -> None:
+    def _start_batch(self, most_work: int) -> None:
         pack, positions = self._pack, self._take(most_work)
         shared = SharedLinks(self.links, pack.capacity)
 
@@ -115,31 +115,31 @@ class Resolver:
             StreamOrder(pack, links).resolve(positions)
             shared.store(links)
 
-        self._round = Forked(resolve), positions, shared
+        self._batch = Forked(resolve), positions, shared
         pack.forget(positions)
 
     def _collect(self) -> None:
-        """Wait for the second process; what it could not do is left for the end, which tells why."""
-        if self._round:
-            process, positions, shared = self._round
-            self._round = None
+        """Wait for the second process, and defer its batch where it failed: the end finds out why."""
+        if self._batch:
+            process, positions, shared = self._batch
+            self._batch = None
             if process.succeeded():
                 shared.collect()
             else:
-                self._leave(positions)
+                self._defer(positions)
 
     def _resolve_here(self, positions: range) -> None:
         try:
-            self._here.resolve(positions)
+            self._stream_order.resolve(positions)
         except OutOfOrder:
-            self._leave(positions)
+            self._defer(positions)
 
-    def _leave(self, positions: range) -> None:
-        self._left.append(positions)
-        self._is_regular = False
+    def _defer(self, positions: range) -> None:
+        self._deferred.append(positions)
+        self._is_viable = False
 
     def _take(self, most_work: int) -> range:
-        """Return the next positions, as many as make so much work, and at least one."""
+        """Take the next range of positions, with about this much work and at least one position."""
         bases, sizes = self._pack.bases, self._pack.sizes
         first = end = self._taken
         while end < len(bases) and most_work > 0:

@@ -1,8 +1,8 @@
-"""Resolves the deltas of a stretch of a pack one after the other, as they stand in the stream.
+"""Resolves the deltas of a contiguous range of a pack in the order of the stream.
 
-Git writes each family of deltas close together, bases first, so that nearly every base was made a moment ago and is
-still in memory. This takes a fifth less time than to walk the families one by one
-(:mod:`coderepos.git.pack.delta_tree`), which works for any order.
+Git writes deltas close to their bases, and after them, so that nearly every base was built a moment ago and is still
+cached. This takes a fifth less time than walking the delta trees (:mod:`coderepos.git.pack.delta_tree`), which works
+for any order.
 """
 
 from __future__ import annotations
@@ -16,49 +16,51 @@ from coderepos.git.pack.delta import STEP_BYTES, apply_delta
 from coderepos.git.pack.object_links import Links
 from coderepos.git.pack.pack_file import ID_BYTES, TREE, TYPE_NAMES, Pack
 
-_HELD_BYTES: Final = 8 * 10**6
+_CACHE_BYTES: Final = 8 * 10**6
 _SLACK_WORK: Final = 40 * 10**6
+"""Rebuilding that is allowed before any delta was resolved."""
+
 _TYPE_HEADS: Final = {kind: name + b" %d\0" for kind, name in TYPE_NAMES.items()}
 
 
 class OutOfOrder(Exception):
-    """The bases are so far away that walking the families takes less time; never leaves the build child."""
+    """The bases are so far away that walking the delta trees takes less time; never leaves the build child."""
 
 
 class StreamOrder:
-    """Resolves stretches one after the other, and holds the objects that were made last for the next one.
+    """Resolves contiguous ranges one after the other; its cache of the newest objects lives on between them.
 
-    What has to be made again costs in all no more than the deltas themselves do, but for a fixed amount: work is
-    counted in bytes, see :data:`~coderepos.git.pack.delta.STEP_BYTES`.
+    Rebuilding evicted bases may take as much work as the deltas themselves, and :data:`_SLACK_WORK` more. Work is
+    counted in bytes, with :data:`~coderepos.git.pack.delta.STEP_BYTES` for each delta.
 
-    :param links: gets what the trees and commits that are made here name.
+    :param links: receives the ids that the trees and commits resolved here name.
     """
 
     def __init__(self, pack: Pack, links: Links) -> None:
         self._pack: Final = pack
         self._links: Final = links
-        self._recent: Final[dict[int, bytes]] = {}
+        self._cached: Final[dict[int, bytes]] = {}
         """Content by position."""
-        self._order: Final[deque[int]] = deque()
-        """Their positions, oldest first: to find the first key of a dictionary walks through those removed before."""
-        self._held_bytes = 0
+        self._cached_order: Final[deque[int]] = deque()
+        """Positions in the cache, oldest first; the first key of a dictionary is slow to find after many removals."""
+        self._cached_bytes = 0
         self._allowed_work = _SLACK_WORK
 
     def resolve(self, positions: range) -> None:
         """Fill in the ids of the deltas among ``positions``; all bases are given by offset, and no object is large.
 
-        :raises OutOfOrder: too much has to be made again.
+        :raises OutOfOrder: too much has to be rebuilt.
         :raises RemoteProtocolError: a delta does not fit its base.
         """
-        pack, recent, hold, add_links = self._pack, self._recent, self._hold, self._links.add
+        pack, cached, cache, add_links = self._pack, self._cached, self._cache, self._links.add
         bases, kinds, sizes, ids, deltas = pack.bases, pack.kinds, pack.sizes, pack.ids, pack.deltas
         for position in positions:
             base_position = bases[position]
             if base_position < 0:
                 continue
-            base = recent.get(base_position)
+            base = cached.get(base_position)
             if base is None:
-                base = self._made_again(base_position)
+                base = self._rebuild(base_position)
             delta = deltas.pop(position, None)
             if delta is None:
                 delta = decompress(pack.compressed(position))
@@ -69,38 +71,38 @@ class StreamOrder:
             ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
             if kind <= TREE:
                 add_links(kind, data)
-            hold(position, data)
+            cache(position, data)
 
-    def _hold(self, position: int, data: bytes) -> None:
-        """Keep an object, and drop the oldest ones past the budget."""
-        recent, order = self._recent, self._order
-        recent[position] = data
+    def _cache(self, position: int, data: bytes) -> None:
+        """Put an object into the cache, and evict the oldest ones past the budget."""
+        cached, order = self._cached, self._cached_order
+        cached[position] = data
         order.append(position)
-        self._held_bytes += len(data)
+        self._cached_bytes += len(data)
         self._allowed_work += len(data) + STEP_BYTES
-        while self._held_bytes > _HELD_BYTES:
-            self._held_bytes -= len(recent.pop(order.popleft()))
+        while self._cached_bytes > _CACHE_BYTES:
+            self._cached_bytes -= len(cached.pop(order.popleft()))
 
-    def _made_again(self, position: int) -> bytes:
-        """Return an object that is not held any more, or never was."""
-        pack, sizes, lost = self._pack, self._pack.sizes, []
+    def _rebuild(self, position: int) -> bytes:
+        """Return an object that was evicted or never cached."""
+        pack, sizes, chain = self._pack, self._pack.sizes, []
         base: bytes | None = None
         while base is None:
-            lost.append(position)
-            # Twice: holding it will allow for as much again.
+            chain.append(position)
+            # Twice, since caching it will allow for as much again.
             self._allowed_work -= 2 * (sizes[position] + STEP_BYTES)
             if self._allowed_work < 0:
                 raise OutOfOrder
             position = pack.bases[position]
             if position < 0:
-                root = lost.pop()
+                root = chain.pop()
                 base = pack.undeltified(root)
-                self._hold(root, base)
+                self._cache(root, base)
             else:
-                base = self._recent.get(position)
+                base = self._cached.get(position)
         data = base
-        while lost:
-            position = lost.pop()
+        while chain:
+            position = chain.pop()
             data = apply_delta(data, decompress(pack.compressed(position)), result_bytes=sizes[position])
-            self._hold(position, data)
+            self._cache(position, data)
         return data

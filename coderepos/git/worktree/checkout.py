@@ -14,7 +14,7 @@ from typing import Final
 
 from coderepos.exceptions import InternalError
 from coderepos.git.pack.delta import LARGE_BYTES
-from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.pack_file import Pack, write_all
 from coderepos.git.process.fork import Forked, cores
 from coderepos.git.substitutions import Substitutions
@@ -80,7 +80,7 @@ class Checkout:
         self._found_links: Final[list[tuple[_Place, bytes]]] = []
         self._substitutions: Final = substitutions
 
-    def write(self, families: Families) -> None:
+    def write(self, delta_tree: DeltaTree) -> None:
         """Write everything.
 
         :raises OSError: the disk is full, or the folder is not what it was.
@@ -88,21 +88,21 @@ class Checkout:
         """
         try:
             self._make_folders()
-            self._write_blobs(families)
+            self._write_blobs(delta_tree)
             self._make_links()
             self._folders.finish()
         finally:
             self._folders.close()
 
-    def _write_blobs(self, families: Families) -> None:
+    def _write_blobs(self, delta_tree: DeltaTree) -> None:
         shared = self._shared_positions() if cores() > 1 else set()
         if not shared:
-            self._write_some(families, set(self._places))
+            self._write_some(delta_tree, set(self._places))
             return
-        with Forked(lambda: self._write_some(families, shared)) as second:
-            self._write_some(families, self._places.keys() - shared)
+        with Forked(lambda: self._write_some(delta_tree, shared)) as second:
+            self._write_some(delta_tree, self._places.keys() - shared)
             if not second.succeeded():
-                raise self._what_stopped(second, families, shared)
+                raise self._what_stopped(second, delta_tree, shared)
 
     def _shared_positions(self) -> set[int]:
         """Return the blobs that a second process is to write, half of the work.
@@ -122,14 +122,14 @@ class Checkout:
         return shared if len(shared) < len(self._places) else set()
 
     @staticmethod
-    def _what_stopped(second: Forked, families: Families, positions: set[int]) -> Exception:
+    def _what_stopped(second: Forked, delta_tree: DeltaTree, positions: set[int]) -> Exception:
         """Return the error of the second process; what it wrote is not written over, as it may stand in another's way.
 
         :raises GitError: what is wrong with an object, which shows again where it is made again.
         """
         if error := second.os_error():
             return error
-        for _ in families.objects(positions):
+        for _ in delta_tree.objects(positions):
             continue
         return InternalError()
 
@@ -141,8 +141,8 @@ class Checkout:
         is_link = any(place.entry.is_symlink for place in self._places[position])
         return self._pack.sizes[position] > _LFS_POINTER_BYTES and not is_link
 
-    def _write_some(self, families: Families, positions: set[int]) -> None:
-        for position, data in families.objects(positions):
+    def _write_some(self, delta_tree: DeltaTree, positions: set[int]) -> None:
+        for position, data in delta_tree.objects(positions):
             for place in self._places[position]:
                 self._write(place, data)
 

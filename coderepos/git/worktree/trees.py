@@ -7,7 +7,7 @@ from typing import Final
 
 from coderepos.exceptions import TooManyEntries, TreeTooDeep, UnsafeRepository
 from coderepos.git.limits import Limits
-from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.pack_file import BLOB, EMPTY_TREE, TREE, Pack
 from coderepos.git.worktree.entry_names import check_name, kept
 from coderepos.git.worktree.tree_entries import DIRECTORY, GITLINK, Entry, parse_tree, without_duplicates
@@ -15,7 +15,13 @@ from coderepos.git.worktree.tree_totals import Trees, compute_totals
 
 
 def read_trees(
-    root_id: bytes, pack: Pack, by_id: Mapping[bytes, int], families: Families, limits: Limits, *, other_bytes: int = 0
+    root_id: bytes,
+    pack: Pack,
+    by_id: Mapping[bytes, int],
+    delta_tree: DeltaTree,
+    limits: Limits,
+    *,
+    other_bytes: int = 0,
 ) -> Trees:
     """Return all trees below ``root_id``, checked and sized up.
 
@@ -24,7 +30,7 @@ def read_trees(
     :raises UnsafeRepository: a tree or a name that is refused.
     :raises LimitExceeded: a subclass that names the bound that the working tree would pass.
     """
-    trees = TreeReader(pack, by_id, families, limits).read(root_id)
+    trees = TreeReader(pack, by_id, delta_tree, limits).read(root_id)
     compute_totals(trees, pack, limits, other_bytes)
     return trees
 
@@ -36,10 +42,10 @@ class TreeReader:
     those that several of one name make together.
     """
 
-    def __init__(self, pack: Pack, by_id: Mapping[bytes, int], families: Families, limits: Limits) -> None:
+    def __init__(self, pack: Pack, by_id: Mapping[bytes, int], delta_tree: DeltaTree, limits: Limits) -> None:
         self._pack: Final = pack
         self._by_id: Final = by_id
-        self._families: Final = families
+        self._delta_tree: Final = delta_tree
         self._limits: Final = limits
         self._parsed: Final[dict[int, list[Entry]]] = {}
         self._merged: Final[dict[tuple[int, ...], int]] = {}
@@ -69,7 +75,7 @@ class TreeReader:
         return trees
 
     def _parse(self, positions: set[int]) -> None:
-        for position, data in self._families.objects(positions):
+        for position, data in self._delta_tree.objects(positions):
             entries = self._parsed[position] = []
             for mode, is_odd, name, object_id in parse_tree(data, most=self._limits.entries):
                 check_name(name, mode)

@@ -49,7 +49,7 @@ def we_take(folder: Path, content: bytes, head: Object, *, shallow: list[str]) -
 @pytest.fixture(autouse=True)
 def two_cores_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second process takes its part of even the smallest pack."""
-    monkeypatch.setattr(resolving_module, "_ROUND_WORK", 1)
+    monkeypatch.setattr(resolving_module, "_MIN_BATCH_WORK", 1)
     monkeypatch.setattr(resolving_module, "cores", lambda: 2)
 
 

@@ -1,4 +1,4 @@
-"""Objects that are asked for again and again, as trees are level by level, are not made again each time."""
+"""Objects that are requested again and again, as trees are level by level, are not rebuilt each time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from coderepos.exceptions import InflatedTooLarge
 from coderepos.git.limits import Limits
-from coderepos.git.pack import delta_tree as families_module
-from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack import delta_tree as delta_tree_module
+from coderepos.git.pack.delta_tree import DeltaTree
 from tests.support import packs
 from tests.support.build_child import scanned
 from tests.support.packs import Object, delta, insert, ref_delta
@@ -26,19 +26,19 @@ PACK = packs.pack(
 )
 
 
-def asked(families: Families, orders: list[list[int]]) -> int:
-    """Ask for all of these, one call each, and return how many deltas were applied."""
+def request(delta_tree: DeltaTree, orders: list[list[int]]) -> int:
+    """Request all of these, one call each, and return how many deltas were applied."""
     applied = 0
-    real = families._applied
+    real = delta_tree._apply
 
     def counted(position: int, base: bytes) -> bytes:
         nonlocal applied
         applied += 1
         return real(position, base)
 
-    families._applied = counted  # type: ignore[method-assign]
+    delta_tree._apply = counted  # type: ignore[method-assign]
     for positions in orders:
-        found = dict(families.objects(set(positions)))
+        found = dict(delta_tree.objects(set(positions)))
         assert found == {position: CHAIN[position].content for position in positions}
     return applied
 
@@ -52,26 +52,26 @@ def asked(families: Families, orders: list[list[int]]) -> int:
     ],
     ids=["upwards", "downwards", "from both ends"],
 )
-def test_a_chain_is_made_once(order: list[list[int]]) -> None:
-    """However its objects are asked for."""
+def test_a_chain_is_built_once(order: list[list[int]]) -> None:
+    """In whatever order its objects are requested."""
     with scanned(PACK) as pack:
-        assert asked(Families(pack, Limits()), order) <= LENGTH
+        assert request(DeltaTree(pack, Limits()), order) <= LENGTH
 
 
-@pytest.mark.parametrize("kept_bytes", [0, 1_000, 10_000])
-def test_what_is_kept_is_bounded(kept_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not fit is made again, the same as before."""
-    monkeypatch.setattr(families_module, "_RECENT_BYTES", kept_bytes)
-    chance = random.Random(kept_bytes)
+@pytest.mark.parametrize("cache_bytes", [0, 1_000, 10_000])
+def test_the_cache_of_trees_is_bounded(cache_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is rebuilt, the same as before."""
+    monkeypatch.setattr(delta_tree_module, "_TREE_CACHE_BYTES", cache_bytes)
+    chance = random.Random(cache_bytes)
     with scanned(PACK) as pack:
-        families = Families(pack, Limits())
-        asked(families, [chance.sample(range(LENGTH), 5) for _ in range(50)])
-        assert families._recent_bytes <= kept_bytes
+        delta_tree = DeltaTree(pack, Limits())
+        request(delta_tree, [chance.sample(range(LENGTH), 5) for _ in range(50)])
+        assert delta_tree._cached_bytes <= cache_bytes
 
 
-def test_making_things_again_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rebuilding_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is counted against what the pack may inflate to."""
-    monkeypatch.setattr(families_module, "_RECENT_BYTES", 0)
+    monkeypatch.setattr(delta_tree_module, "_TREE_CACHE_BYTES", 0)
     limits = Limits(inflated_floor_bytes=10**7, inflated_ratio=1)
     with scanned(PACK, limits) as pack, pytest.raises(InflatedTooLarge):
-        asked(Families(pack, limits), [[LENGTH - 1]] * 50)
+        request(DeltaTree(pack, limits), [[LENGTH - 1]] * 50)

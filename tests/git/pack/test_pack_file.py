@@ -22,10 +22,10 @@ from coderepos.exceptions import (
 )
 from coderepos.git.limits import Limits
 from coderepos.git.pack import delta as delta_module
-from coderepos.git.pack import delta_tree as families_module
+from coderepos.git.pack import delta_tree as delta_tree_module
 from coderepos.git.pack import index as pack_index
 from coderepos.git.pack import resolver as resolving_module
-from coderepos.git.pack import stream_order as stretch
+from coderepos.git.pack import stream_order as stream_order_module
 from coderepos.git.pack.delta import apply_delta, apply_delta_in_pieces
 from coderepos.git.pack.object_links import Links
 from coderepos.git.pack.pack_file import Pack
@@ -135,15 +135,15 @@ def test_a_chain_of_twenty_thousand_deltas_is_resolved(tmp_path: Path) -> None:
 def test_two_processes_make_the_same_index(
     history: Path, tmp_path: Path, cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Families may be shared with a second process."""
+    """Deltas may be resolved by a second process."""
     monkeypatch.setattr(resolving_module, "cores", lambda: cores)
-    monkeypatch.setattr(resolving_module, "_ROUND_WORK", 1)
+    monkeypatch.setattr(resolving_module, "_MIN_BATCH_WORK", 1)
     content = packed(history, "--delta-base-offset")
     assert index_of(content) == git_index(content, tmp_path)
 
 
 def test_a_second_process_works_while_the_pack_arrives(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its part is done before the scan ends, and nothing is left over for the slower way."""
+    """Its batch is done before the scan ends, and nothing is deferred to the slower walk."""
     started: list[int] = []
 
     class Counted(Forked):
@@ -153,13 +153,13 @@ def test_a_second_process_works_while_the_pack_arrives(history: Path, monkeypatc
 
     monkeypatch.setattr(resolving_module, "Forked", Counted)
     monkeypatch.setattr(resolving_module, "cores", lambda: 2)
-    monkeypatch.setattr(resolving_module, "_ROUND_WORK", 1)
+    monkeypatch.setattr(resolving_module, "_MIN_BATCH_WORK", 1)
     walked: list[range] = []
 
-    def noted(_families: families_module.Families, positions: range, _links: Links) -> None:
+    def noted(_delta_tree: delta_tree_module.DeltaTree, positions: range, _links: Links) -> None:
         walked.append(positions)
 
-    monkeypatch.setattr(families_module.Families, "resolve", noted)
+    monkeypatch.setattr(delta_tree_module.DeltaTree, "resolve", noted)
     content = packed(history, "--delta-base-offset")
     source, file = packs.descriptor(content), packs.descriptor()
     pack = Pack(file)
@@ -175,9 +175,9 @@ def test_a_second_process_works_while_the_pack_arrives(history: Path, monkeypatc
 
 
 def test_a_pack_whose_bases_are_far_away_gets_the_same_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the order of the stream does not help, the families are walked."""
-    monkeypatch.setattr(stretch, "_HELD_BYTES", 1_000)
-    monkeypatch.setattr(stretch, "_SLACK_WORK", 0)
+    """Where the order of the stream does not help, the delta trees are walked."""
+    monkeypatch.setattr(stream_order_module, "_CACHE_BYTES", 1_000)
+    monkeypatch.setattr(stream_order_module, "_SLACK_WORK", 0)
     entries = [entry(blob(bytes([number]) * 900)) for number in range(50)]
     starts = [sum(map(len, entries[:number])) for number in range(50)]
     end = sum(map(len, entries))
@@ -187,28 +187,28 @@ def test_a_pack_whose_bases_are_far_away_gets_the_same_index(tmp_path: Path, mon
         end += len(entries[-1])
     content = packs.pack(raw=entries)
     left: list[range] = []
-    walk = families_module.Families.resolve
+    walk = delta_tree_module.DeltaTree.resolve
 
-    def noted(families: families_module.Families, positions: range, links: Links) -> None:
+    def noted(delta_tree: delta_tree_module.DeltaTree, positions: range, links: Links) -> None:
         left.append(positions)
-        walk(families, positions, links)
+        walk(delta_tree, positions, links)
 
-    monkeypatch.setattr(families_module.Families, "resolve", noted)
+    monkeypatch.setattr(delta_tree_module.DeltaTree, "resolve", noted)
     assert index_of(content) == git_index(content, tmp_path)
     assert any(left)
 
 
 def test_many_small_objects_cost_no_square() -> None:
-    """To drop the oldest of the objects that are held takes the same time however many were dropped before."""
-    order = stretch.StreamOrder(Pack(-1), Links(0))
+    """Evicting the oldest cached object takes the same time however many were evicted before."""
+    order = stream_order_module.StreamOrder(Pack(-1), Links(0))
     started = time.process_time()
     for position in range(450_000):
-        order._hold(position, bytes(200))
+        order._cache(position, bytes(200))
     assert time.process_time() - started < 2.5
 
 
 def test_a_chain_of_large_objects_costs_no_square() -> None:
-    """Objects too large to be held are not made again for each delta on them, however many small ones pay for it."""
+    """Objects too large for the cache are not rebuilt for each delta on them, however many small ones pay for it."""
     size, depth = 15_000_000, 60
     same = delta(size, size, *(copy(start, min(0xFFFFFF, size - start)) for start in range(0, size, 0xFFFFFF)))
     fillers = b"".join(entry(blob(b"%d" % number)) for number in range(depth))
@@ -226,9 +226,9 @@ def test_a_chain_of_large_objects_costs_no_square() -> None:
 
 @pytest.mark.parametrize("broken", [0, 1])
 def test_a_bad_delta_is_named_whichever_process_meets_it(broken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stops the second process is told by the first."""
+    """The error of the second process is raised by the first."""
     monkeypatch.setattr(resolving_module, "cores", lambda: 2)
-    monkeypatch.setattr(resolving_module, "_ROUND_WORK", 1)
+    monkeypatch.setattr(resolving_module, "_MIN_BATCH_WORK", 1)
     entries = []
     for number in range(2):
         base = entry(blob(b"base %d" % number))
@@ -242,9 +242,9 @@ def test_a_bad_delta_is_named_whichever_process_meets_it(broken: int, monkeypatc
 def test_many_children_far_apart_are_resolved_within_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bases that were dropped to save memory are made again, and the result is the same."""
-    monkeypatch.setattr(families_module, "_HELD_BYTES", 2_500)
-    monkeypatch.setattr(stretch, "_HELD_BYTES", 2_500)
+    """Bases that were evicted to save memory are rebuilt, and the result is the same."""
+    monkeypatch.setattr(delta_tree_module, "_STACK_BYTES", 2_500)
+    monkeypatch.setattr(stream_order_module, "_CACHE_BYTES", 2_500)
     chance = random.Random(2)
     contents = [chance.randbytes(1_000)]
     entries, starts = [entry(blob(contents[0]))], [0]
@@ -261,7 +261,7 @@ def test_many_children_far_apart_are_resolved_within_the_budget(
 
 
 def comb(depth: int, size: int, growth: int = 0) -> bytes:
-    """Return a chain of deltas with one more child at each step, so that all of it waits on the way.
+    """Return a chain of deltas with one more child at each step, so that all of it stays on the stack.
 
     :param growth: eightfold growths of the object at the end of the chain; children of the last one follow.
     """
@@ -291,22 +291,22 @@ def comb(depth: int, size: int, growth: int = 0) -> bytes:
 @pytest.mark.parametrize(
     "make",
     [
-        pytest.param(lambda: comb(60_000, 1_000), id="many dropped"),
-        pytest.param(lambda: comb(10_000, 8, growth=7), id="small ones dropped for a large one"),
+        pytest.param(lambda: comb(60_000, 1_000), id="many evicted"),
+        pytest.param(lambda: comb(10_000, 8, growth=7), id="small ones evicted for a large one"),
     ],
 )
-def test_a_long_way_with_children_at_each_step_costs_little(make: Callable[[], bytes]) -> None:
-    """Dropping bases and making them again takes no time that grows with the square of the way."""
+def test_a_long_chain_with_children_at_each_step_costs_little(make: Callable[[], bytes]) -> None:
+    """The time to evict and rebuild bases does not grow with the square of the chain."""
     content, started = make(), time.process_time()
     with pytest.raises(InflatedTooLarge), scanned(content):
         pass
     assert time.process_time() - started < 15  # 21 s before; twice the time where coverage is measured
 
 
-def test_making_dropped_bases_again_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A comb of branches that would be made again and again ends with our error."""
-    monkeypatch.setattr(families_module, "_HELD_BYTES", 1)
-    monkeypatch.setattr(stretch, "_HELD_BYTES", 1)
+def test_rebuilding_evicted_bases_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comb of branches that would be rebuilt again and again ends with our error."""
+    monkeypatch.setattr(delta_tree_module, "_STACK_BYTES", 1)
+    monkeypatch.setattr(stream_order_module, "_CACHE_BYTES", 1)
     base = bytes(10_000)
     same = delta(10_000, 10_000, copy(0, 10_000))
     entries = [entry(blob(base))]

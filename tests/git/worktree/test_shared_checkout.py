@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coderepos.exceptions import InflatedTooLarge, InternalError
-from coderepos.git.pack.delta_tree import Families
+from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.pack_file import write_all
 from coderepos.git.process.fork import Forked
 from coderepos.git.worktree import checkout as checkout_module
@@ -121,18 +121,18 @@ def test_what_stops_a_second_process_is_told(
 
 def test_an_object_that_only_the_second_process_meets_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrong with an object is told as if there were one process."""
-    parent, objects_of = os.getpid(), Families.objects
+    parent, objects_of = os.getpid(), DeltaTree.objects
 
-    def refusing(families: Families, positions: set[int]) -> Iterator[tuple[int, bytes]]:
+    def refusing(delta_tree: DeltaTree, positions: set[int]) -> Iterator[tuple[int, bytes]]:
         if os.getpid() != parent:
             refused.write_text(json.dumps(sorted(positions)))
-        yield from objects_of(families, positions)
+        yield from objects_of(delta_tree, positions)
         if refused.exists() and sorted(positions) == json.loads(refused.read_text()):
             raise InflatedTooLarge
 
     refused = tmp_path / "refused"
     monkeypatch.setattr(checkout_module, "cores", lambda: 2)
-    monkeypatch.setattr(Families, "objects", refusing)
+    monkeypatch.setattr(DeltaTree, "objects", refusing)
     lines, objects, _contents = many_files()
     with pytest.raises(InflatedTooLarge):
         tree_of(tmp_path, *lines, objects=objects)
