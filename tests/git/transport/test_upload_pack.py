@@ -137,7 +137,7 @@ def test_refs_of_version_0(line_end: bytes) -> None:
     outcome = fetched({**V0, "advertisement": pkt(SERVICE_LINE) + FLUSH + lines + FLUSH}).outcome
 
     assert outcome["head_branch"] == "refs/heads/main"
-    assert outcome["tags"] == [["refs/tags/x", OTHER]]
+    assert outcome["tags"] == (("refs/tags/x", OTHER),)
 
 
 def test_refs_that_git_would_not_write() -> None:
@@ -146,7 +146,7 @@ def test_refs_that_git_would_not_write() -> None:
     for bodies, stage, listed in ((V2, "refs", ls_refs), (V0, "advertisement", advertisement)):
         outcome = fetched({**bodies, stage: listed([*REFS, *odd])}).outcome
 
-        assert outcome["tags"] == [["refs/tags/x", OTHER]]
+        assert outcome["tags"] == (("refs/tags/x", OTHER),)
         assert outcome["ref_name"] == "refs/heads/main"
 
 
@@ -187,13 +187,13 @@ def test_shallow_sections() -> None:
     info = pkt(f"shallow {ID}\n".encode()) + pkt(f"shallow {ID}".encode())
     v2 = {**V2, "pack": pkt(b"shallow-info\n") + info + DELIM + V2["pack"]}
     v0 = {**V0, "pack": info + FLUSH + V0["pack"]}
-    assert fetched(v2, depth=1).outcome["shallow"] == [ID]
-    assert fetched(v2).outcome["shallow"] == [ID]
-    assert fetched(v0, depth=1).outcome["shallow"] == [ID]
+    assert fetched(v2, depth=1).outcome["shallow"] == (ID,)
+    assert fetched(v2).outcome["shallow"] == (ID,)
+    assert fetched(v0, depth=1).outcome["shallow"] == (ID,)
 
     lines = V0["advertisement"][: -len(FLUSH)] + pkt(f"shallow {OTHER}\n".encode()) + FLUSH
-    assert fetched({**V0, "advertisement": lines}).outcome["shallow"] == [OTHER]
-    assert fetched({**v0, "advertisement": lines}, depth=1).outcome["shallow"] == [ID]
+    assert fetched({**V0, "advertisement": lines}).outcome["shallow"] == (OTHER,)
+    assert fetched({**v0, "advertisement": lines}, depth=1).outcome["shallow"] == (ID,)
 
 
 @pytest.mark.parametrize(
