@@ -22,7 +22,8 @@ from coderepos.exceptions import InternalError, UnsafeRepository
 from coderepos.git.limits import Limits
 from coderepos.git.pack.bare_repository import CONFIG
 from coderepos.git.pack.pack_file import EMPTY_TREE
-from coderepos.git.wire import LINE_BYTES, is_ref_name
+from coderepos.git.ref_names import is_ref_name
+from coderepos.git.wire import LINE_BYTES
 from coderepos.git.worktree.entry_names import HEAD, check_name, is_git_directory, is_writable
 from coderepos.git.worktree.symlinks import Links
 from coderepos.git.worktree.tree_totals import BLOCK_BYTES

@@ -8,7 +8,8 @@ from typing import Final
 
 from coderepos.exceptions import RemoteProtocolError, TooManyRefs
 from coderepos.git.limits import Limits
-from coderepos.git.wire import OBJECT_ID, is_ref_name
+from coderepos.git.ref_names import is_ref_name
+from coderepos.git.wire import OBJECT_ID
 
 HEAD: Final = b"HEAD"
 HEADS: Final = b"refs/heads/"

@@ -14,16 +14,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self, TypeGuard
 
 from coderepos.git.limits import Limits
+from coderepos.git.ref_names import is_ref_name
 from coderepos.git.text import is_display_text
 from coderepos.hidden import HiddenBytes
 
 LINE_BYTES: Final = 8 * 10**6
 """Longest message: an outcome with 50,000 tags and 80,000 commits that history ends at."""
-
-REF_NAME_BYTES: Final = 4_000
-"""Longest ref name: a path on Linux has at most 4,096 bytes."""
-
-_NO_REF_NAME: Final = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|[/.]\Z")
 
 OBJECT_ID: Final = re.compile(r"[0-9a-f]{40}\Z")
 
@@ -274,14 +270,6 @@ def load_line(line: bytes) -> dict[str, Any]:
     return value
 
 
-def is_ref_name(value: object) -> bool:
-    """Return whether this is a full ref name that :meth:`FetchOutcome.from_json` accepts."""
-    try:
-        return bool(_ref_name(value))
-    except ValueError:
-        return False
-
-
 def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value <= _LARGEST
 
@@ -298,11 +286,8 @@ def _object_id(value: object) -> str:
 
 
 def _ref_name(value: object, *, below: str = "refs/", may_be_empty: bool = False) -> str:
-    """Check a full ref name by git-check-ref-format(1), and that it may be the path of a file."""
     if may_be_empty and value == "":
         return ""
-    if not isinstance(value, str) or not value.startswith(below) or _NO_REF_NAME.search(value):
-        raise ValueError("ref name")
-    if len(value.encode("utf-8", "surrogateescape")) > REF_NAME_BYTES:
+    if not isinstance(value, str) or not is_ref_name(value, below=below):
         raise ValueError("ref name")
     return value

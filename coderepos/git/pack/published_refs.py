@@ -11,9 +11,10 @@ from typing import Final
 
 from coderepos.git.pack.pack_file import Pack
 from coderepos.git.pack.peeling import Peeler
+from coderepos.git.ref_names import is_ref_name
 from coderepos.git.substitutions import Substitutions
 from coderepos.git.text import ref_bytes
-from coderepos.git.wire import FetchOutcome, is_ref_name
+from coderepos.git.wire import FetchOutcome
 
 HEADS: Final = "refs/heads/"
 TAGS: Final = "refs/tags/"
