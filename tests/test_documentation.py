@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 from dataclasses import fields
 from pathlib import Path
+
+import pytest
 
 from coderepos.api.statuses import STATUS
 from coderepos.api.urls import urlpatterns
@@ -16,6 +19,7 @@ from coderepos.management.commands.coderepos_rekey import EXIT_KEY_UNAVAILABLE, 
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(DOCS.glob("*.md"))]
 
 
 def test_settings_page_has_every_key_with_its_default() -> None:
@@ -77,13 +81,48 @@ def test_every_reason_of_a_substitution_is_explained() -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     """Relative links name files, and anchors name headings."""
-    for page in [ROOT / "README.md", ROOT / "SECURITY.md", *DOCS.glob("*.md")]:
+    for page in PAGES:
         for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
             target = (page.parent / path) if path else page
             assert target.exists(), f"{page.name}: {path}"
             if anchor:
                 headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
                 assert anchor in {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_what_is_there(page: Path) -> None:
+    """Every file, directory and dotted name of the code that a page names exists."""
+    text = page.read_text()
+
+    paths = re.findall(r"`((?:coderepos|config|docs|tests)/[\w./-]*)", text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    names = re.findall(r"`(coderepos(?:\.(?![EW]\d|\w+_coderepository)\w+)+)[`(]", text)
+    assert [name for name in names if not is_importable(name)] == []
+
+
+def is_importable(name: str) -> bool:
+    """Return whether a dotted name leads to a module, or to something in one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_map_of_the_code_has_every_package() -> None:
+    """The table of rooms names each package of the app and of the engine, and nothing that is not there."""
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("## The rooms")[2].partition("\nImports point")[0]
+    cells = "".join(re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE))
+    app = ROOT / "coderepos"
+    packages = {
+        f"{marker.parent.relative_to(app)}/"
+        for marker in [*app.glob("*/__init__.py"), *app.glob("git/*/__init__.py")]
+        if marker.parent.name != "migrations"
+    }
+
+    assert packages == set(re.findall(r"`([\w/]+/)`", cells))
+    assert all((app / name).exists() for name in re.findall(r"`([\w/.]+)`", cells))
 
 
 def test_threats_name_tests_that_exist() -> None:
