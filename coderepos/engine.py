@@ -15,11 +15,11 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import RefNotFound, RemoteError
 from coderepos.git.clone import CloneRequest
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy, Proxy
 from coderepos.git.platforms import basic_auth
 from coderepos.git.results import Credentials, Revealable
 from coderepos.git.transport.proxy import parse_proxy_url
 from coderepos.git.url import GitUrl, origin_of
-from coderepos.git.wire import NetworkPolicy, Proxy
 from coderepos.hidden import HiddenText
 from coderepos.sandbox.root import NAME, SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox

@@ -20,21 +20,14 @@ from typing import Any, Final
 from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError, RemoteProtocolError
 from coderepos.git.inspection import inspect
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process import events, supervisor
 from coderepos.git.process.group import has_ended
 from coderepos.git.process.supervisor import Child
 from coderepos.git.process.watchdog import TICK_SECONDS, Watchdog
 from coderepos.git.results import CloneReport, Credentials, Progress, token_expiry
 from coderepos.git.text import display_ref
-from coderepos.git.wire import (
-    BuildReport,
-    BuildRequest,
-    FetchOutcome,
-    FetchRequest,
-    NetworkPolicy,
-    dump_line,
-    request_line,
-)
+from coderepos.git.wire import BuildReport, BuildRequest, FetchOutcome, FetchRequest, dump_line, request_line
 from coderepos.hidden import HiddenText
 
 logger = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ from coderepos.exceptions import (
     PreambleTooLarge,
 )
 from coderepos.git.confinement import profiles
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY, KnownHost
 from coderepos.git.process.emitter import Emit, emit_to, error_event
 from coderepos.git.refs import RefListing
@@ -33,7 +34,7 @@ from coderepos.git.transport.pack_sink import PackWriter
 from coderepos.git.transport.platform_api import PlatformAnswer, ask_platform, ask_token_expiry, token_expiry
 from coderepos.git.transport.upload_pack import UploadPackClient
 from coderepos.git.url import GitUrl, parse_git_url, proxy_of, read_git_url
-from coderepos.git.wire import LINE_BYTES, FetchRequest, NetworkPolicy, fetch_request, load_line
+from coderepos.git.wire import LINE_BYTES, FetchRequest, fetch_request, load_line
 
 T = TypeVar("T")
 

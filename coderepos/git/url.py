@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from coderepos.exceptions import InvalidGitUrl, UrlNotAllowed
-from coderepos.git.wire import NetworkPolicy, Proxy
+from coderepos.git.network_policy import NetworkPolicy, Proxy
 
 MAX_URL_BYTES: Final = 2_048
 

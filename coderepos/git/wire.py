@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self, TypeGuard
 
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy, Proxy
 from coderepos.git.ref_names import is_ref_name
 from coderepos.git.text import is_display_text
 from coderepos.hidden import HiddenBytes
@@ -28,42 +29,6 @@ _LARGEST: Final = 2**53
 
 
 _JSON: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Proxy:
-    """An HTTP proxy, and what it is told for its own credentials."""
-
-    host: str
-    port: int
-    username: str = field(default="", repr=False)
-    password: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NetworkPolicy:
-    """Which hosts may be asked, and by which way: the settings of the same names."""
-
-    allowed_hosts: tuple[str, ...] = ()
-    """``host`` or ``host:port``, ``*.`` allowed; empty means any public host."""
-
-    private_hosts: tuple[str, ...] = ()
-    """``host`` or ``host:port`` that may resolve to private or loopback addresses."""
-
-    insecure_http_hosts: tuple[str, ...] = ()
-    """``host:port`` for which plain ``http`` is accepted."""
-
-    ca_bundle: str | None = None
-    """PEM file that replaces the system's certificate authorities."""
-
-    proxy: Proxy | None = None
-    """Through which all ``https`` hosts are asked, apart from those of :attr:`direct_hosts`."""
-
-    proxy_resolved_hosts: tuple[str, ...] = ()
-    """``host`` or ``host:port``, ``*.`` allowed, of which the proxy is told the name, not a checked address."""
-
-    direct_hosts: tuple[str, ...] = ()
-    """``host`` or ``host:port``, ``*.`` allowed, that are not asked through the proxy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,9 +22,9 @@ from typing import Any
 from coderepos.git.clone import CloneRequest, clone, fetch_request
 from coderepos.git.fetch import fetch
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.probe import probe
 from coderepos.git.transport.pkt_line import DELIM_PKT, FLUSH_PKT, pkt_line
-from coderepos.git.wire import NetworkPolicy
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
 

@@ -14,7 +14,7 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from coderepos import services
-from coderepos.git.wire import NetworkPolicy
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.models import Job, ProjectMembership, Role
 from coderepos.projects.models import Project
 

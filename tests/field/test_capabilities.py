@@ -14,7 +14,7 @@ from dulwich.repo import Repo
 from dulwich.server import BackendRepo, DictBackend
 from dulwich.web import make_wsgi_chain
 
-from coderepos.git.wire import NetworkPolicy
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.models import CodeRepository
 from tests.field.conftest import Site
 from tests.support.reference_git import git_run, listing

@@ -22,12 +22,12 @@ from coderepos.conf import ConfigurationError
 from coderepos.crypto.redaction import redact
 from coderepos.engine import network_policy
 from coderepos.git.fetch import connect_ports
+from coderepos.git.network_policy import NetworkPolicy, Proxy
 from coderepos.git.platforms import KNOWN_HOSTS, KnownHost
 from coderepos.git.transport.http_connection import GuardedConnection
 from coderepos.git.transport.meter import Meter
 from coderepos.git.transport.proxy import parse_proxy_url
 from coderepos.git.url import parse_git_url
-from coderepos.git.wire import NetworkPolicy, Proxy
 from coderepos.hidden import HiddenText
 from tests.field.conftest import TOKEN, Site
 from tests.support.fetch_child import fetch_request, run_child, run_fetch

@@ -10,7 +10,7 @@ import pytest
 from coderepos.exceptions import CodeReposError
 from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
-from coderepos.git.wire import NetworkPolicy
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
 from tests.support.reference_git import git_run

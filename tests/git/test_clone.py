@@ -27,10 +27,10 @@ from coderepos.exceptions import (
 from coderepos.git.clone import CloneRequest, Programs, clone
 from coderepos.git.confinement import profiles
 from coderepos.git.limits import SIZE_FACTOR, Limits
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.probe import probe
 from coderepos.git.process import supervisor
 from coderepos.git.results import Progress
-from coderepos.git.wire import NetworkPolicy
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
 from tests.support.processes import descendants

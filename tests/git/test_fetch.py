@@ -24,9 +24,10 @@ from coderepos.exceptions import (
 from coderepos.git.confinement import profiles
 from coderepos.git.fetch import fetch, run
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import KnownHost
 from coderepos.git.transport.http_reader import READ_BYTES
-from coderepos.git.wire import FetchOutcome, NetworkPolicy, request_line
+from coderepos.git.wire import FetchOutcome, request_line
 from tests.support.fetch_child import fetch_request, run_child, run_fetch
 from tests.support.servers.git_http_backend import GitServer, git, make_repository
 from tests.support.servers.hostile import Exchange, HostileServer

@@ -36,8 +36,8 @@ from coderepos.exceptions import (
     TooManyRefs,
 )
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process.emitter import error_event
-from coderepos.git.wire import NetworkPolicy
 from tests.support.fetch_child import ChildRun, Fetched, fetch_request, run_child, run_fetch
 from tests.support.servers.git_http_backend import write_certificate
 from tests.support.servers.hostile import (

@@ -21,9 +21,9 @@ from coderepos.git import inspection
 from coderepos.git.clone import CloneRequest, Programs, clone
 from coderepos.git.inspection import inspect
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process import group as process_group
 from coderepos.git.results import CloneReport, Progress
-from coderepos.git.wire import NetworkPolicy
 from tests.support.programs.scripted import COMMIT, FETCH, STARTED, make_version, report
 from tests.support.servers.git_http_backend import GitServer, git, make_repository
 from tests.support.users import NOBODY

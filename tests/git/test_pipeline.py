@@ -31,10 +31,10 @@ from coderepos.exceptions import (
 )
 from coderepos.git.clone import CloneRequest, Programs, clone
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process import events, supervisor
 from coderepos.git.process.supervisor import Child
 from coderepos.git.results import CloneReport, Credentials, Progress
-from coderepos.git.wire import NetworkPolicy
 from tests.support.processes import Process, descendants, left_over
 from tests.support.programs.scripted import BUILD, COMMIT, FETCH, STARTED, error, outcome, report
 from tests.support.users import forked
@@ -376,7 +376,7 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from coderepos.git.limits import Limits
-from coderepos.git.wire import NetworkPolicy
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.clone import CloneRequest, clone
 from tests.git.test_pipeline import SCRIPTED
 request = CloneRequest(url="https://git.example/r.git", credentials=None, ref=sys.argv[2], depth=None,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import KNOWN_HOSTS, KnownHost, basic_auth, platform_of
 from coderepos.git.transport.platform_api import PlatformAnswer, ask_platform, ask_token_expiry, token_expiry
 from coderepos.git.url import parse_git_url
-from coderepos.git.wire import NetworkPolicy
 from tests.support.servers.hostile import Answer, Exchange, HostileServer
 
 NOTHING = PlatformAnswer()

@@ -13,10 +13,11 @@ import pytest
 from coderepos.exceptions import InternalError
 from coderepos.git.clone import CloneRequest, Programs, clone
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import KnownHost
 from coderepos.git.probe import probe
 from coderepos.git.results import token_expiry
-from coderepos.git.wire import FetchRequest, NetworkPolicy
+from coderepos.git.wire import FetchRequest
 from tests.support.fetch_child import fetch_request, run_fetch
 from tests.support.programs.scripted import BUILD, STARTED, outcome
 from tests.support.servers.git_http_backend import GitServer, make_repository

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coderepos.exceptions import InvalidGitUrl, UrlNotAllowed
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.url import MAX_URL_BYTES, may_be_private, parse_git_url
-from coderepos.git.wire import NetworkPolicy
 
 ANY_HOST = NetworkPolicy()
 

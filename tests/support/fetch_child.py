@@ -19,8 +19,9 @@ from typing import Any, Protocol
 import coderepos
 from coderepos.git.fetch import fetch
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import KNOWN_HOSTS, KnownHost
-from coderepos.git.wire import FetchRequest, NetworkPolicy, request_line
+from coderepos.git.wire import FetchRequest, request_line
 
 _CODE = """\
 import sys

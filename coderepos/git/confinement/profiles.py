@@ -35,7 +35,8 @@ import coderepos
 from coderepos.exceptions import IsolationUnavailable
 from coderepos.git.confinement import landlock, seccomp
 from coderepos.git.limits import Limits
-from coderepos.git.wire import BuildRequest, FetchRequest, NetworkPolicy, SearchRequest
+from coderepos.git.network_policy import NetworkPolicy
+from coderepos.git.wire import BuildRequest, FetchRequest, SearchRequest
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 

@@ -21,12 +21,12 @@ from coderepos.exceptions import (
     RemoteMoved,
     error_classes,
 )
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.refs import SHOWN_NAMES
 from coderepos.git.remote_text import REMOTE_TEXT_CHARACTERS
 from coderepos.git.results import Progress
 from coderepos.git.text import is_display_text
 from coderepos.git.url import beside, parse_git_url
-from coderepos.git.wire import NetworkPolicy
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ import ssl
 from typing import Any, Final
 
 from coderepos.exceptions import GitError, RemoteTimeout, RemoteUnreachable
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.transport.addresses import Resolver, address_allowed, resolve
 from coderepos.git.transport.background import in_background
 from coderepos.git.transport.meter import Meter
 from coderepos.git.transport.proxy import tunnelled
 from coderepos.git.transport.tls import encrypted, tls_context
 from coderepos.git.url import GitUrl, is_resolved_by_proxy, may_be_private, proxy_of
-from coderepos.git.wire import NetworkPolicy
 
 CONNECT_SECONDS: Final = 10.0
 """Longest wait for one address to take the connection."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from coderepos.exceptions import GitError, RemoteAuthFailed, RemoteMoved, RemoteNotFound, RemoteProtocolError
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.transport.http_connection import Answer, GuardedConnection
 from coderepos.git.transport.meter import Meter
 from coderepos.git.url import GitUrl
-from coderepos.git.wire import NetworkPolicy
 
 ADVERTISEMENT: Final = "application/x-git-upload-pack-advertisement"
 RESULT: Final = "application/x-git-upload-pack-result"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from coderepos.exceptions import GitError, RemoteProtocolError, RemoteUnreachable
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.transport.addresses import Resolver, look_up
 from coderepos.git.transport.connection import PinnedConnection
 from coderepos.git.transport.content_coding import CODINGS, IDENTITY, InflatedBody
@@ -19,7 +20,6 @@ from coderepos.git.transport.http_reader import Head, HttpReader
 from coderepos.git.transport.meter import Meter
 from coderepos.git.transport.refusals import refusal
 from coderepos.git.url import GitUrl
-from coderepos.git.wire import NetworkPolicy
 
 USER_AGENT: Final = "git/coderepos"
 """Starts with ``git/``, since some hosts answer smart HTTP to nothing else."""

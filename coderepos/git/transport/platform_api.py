@@ -15,12 +15,12 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from coderepos.exceptions import GitError, RemoteProtocolError
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY, TOKEN_USERS, KnownHost
 from coderepos.git.transport.addresses import Resolver, look_up
 from coderepos.git.transport.http_connection import GuardedConnection
 from coderepos.git.transport.meter import Meter
 from coderepos.git.url import GitUrl, parse_git_url
-from coderepos.git.wire import NetworkPolicy
 
 ANSWER_BYTES: Final = 10**6
 """Longest answer of a platform's API."""

@@ -13,10 +13,10 @@ from typing import Final
 from urllib.parse import unquote
 
 from coderepos.exceptions import GitError, ProxyUnavailable, RemoteProtocolError, RemoteTimeout, RemoteUnreachable
+from coderepos.git.network_policy import Proxy
 from coderepos.git.transport.addresses import MAX_ADDRESSES, look_up
 from coderepos.git.transport.http_reader import Head, HttpReader
 from coderepos.git.transport.meter import Meter
-from coderepos.git.wire import Proxy
 from coderepos.hidden import HiddenBytes, HiddenText
 
 CONNECT_SECONDS: Final = 10.0

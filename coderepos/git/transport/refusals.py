@@ -25,11 +25,11 @@ from coderepos.exceptions import (
     RemoteUnavailable,
     RemoteUnreachable,
 )
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.remote_text import harmless_text
 from coderepos.git.transport.content_coding import CODINGS, IDENTITY
 from coderepos.git.transport.http_reader import Head
 from coderepos.git.url import parse_git_url
-from coderepos.git.wire import NetworkPolicy
 
 REDIRECT: Final = "redirect"
 """Reason of the error for a redirect to what is not a repository."""

@@ -17,8 +17,9 @@ import pytest
 from coderepos.exceptions import IsolationUnavailable
 from coderepos.git.confinement import landlock, profiles, seccomp
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process.supervisor import Child
-from coderepos.git.wire import BuildRequest, FetchRequest, NetworkPolicy, dump_line
+from coderepos.git.wire import BuildRequest, FetchRequest, dump_line
 from tests.support.users import USERS
 
 pytestmark = pytest.mark.usefixtures("no_children_left")

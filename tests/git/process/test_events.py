@@ -18,9 +18,10 @@ from coderepos.exceptions import (
     UnsafeRepository,
     error_classes,
 )
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process import events
 from coderepos.git.results import Progress
-from coderepos.git.wire import BuildReport, NetworkPolicy
+from coderepos.git.wire import BuildReport
 
 START = Progress(phase="receiving", received_bytes=10, objects=5, total_objects=7)
 

@@ -22,10 +22,11 @@ import pytest
 from coderepos.exceptions import InternalError
 from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.probe import probe
 from coderepos.git.process import process, supervisor
 from coderepos.git.process.supervisor import Child, starting
-from coderepos.git.wire import NetworkPolicy, dump_line
+from coderepos.git.wire import dump_line
 from tests.support.processes import left_over
 from tests.support.servers.hostile import HostileServer
 from tests.support.users import forked
@@ -271,7 +272,7 @@ from gevent import monkey; monkey.patch_all()
 import time, gevent
 from coderepos.exceptions import RemoteTimeout
 from coderepos.git.limits import Limits
-from coderepos.git.wire import NetworkPolicy
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.clone import CloneRequest
 from coderepos.git.probe import probe
 

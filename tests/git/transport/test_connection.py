@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import RemoteCertificate, RemoteProtocolError, RemoteTimeout, RemoteUnreachable
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.transport.http_connection import GuardedConnection
 from coderepos.git.transport.meter import Meter
 from coderepos.git.url import GitUrl, parse_git_url
-from coderepos.git.wire import NetworkPolicy
 from tests.support.servers.hostile import Exchange, HostileServer
 
 Answers = list[tuple[Any, ...]]

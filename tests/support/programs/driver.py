@@ -14,9 +14,9 @@ from typing import Any
 from coderepos.exceptions import CodeReposError
 from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.probe import probe
 from coderepos.git.results import Progress
-from coderepos.git.wire import NetworkPolicy
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
 

@@ -7,9 +7,9 @@ from itertools import chain, repeat
 from typing import Any
 from unittest.mock import patch
 
+from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.transport.meter import Meter
 from coderepos.git.url import GitUrl
-from coderepos.git.wire import NetworkPolicy
 from tests.support.fetch_child import Fetched, fetch_request, run_fetch
 from tests.support.servers.hostile import ADVERTISEMENT, RESULT
 
