@@ -1,107 +1,130 @@
 """The settings of the app: one dict ``CODEREPOS`` in the host's settings, read live through :data:`conf`.
 
-Field defaults are the defaults, field docstrings the documentation. Bad values are found by the system checks, never at
-import.
+To add a setting, write one field with :func:`setting`. The system checks, the environment variables of ``config/`` and
+the test of ``docs/settings.md`` work from the fields. Bad values are found by the system checks, never at import.
 """
 
 from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from coderepos.setting_types import Hosts, Number, Rate, Secret, SettingType, Text, TextList
+
 DEFAULT_PROJECT_MODEL: Final = "coderepos_projects.Project"
 _LABEL: Final = re.compile(r"[^\W\d]\w*\.[^\W\d]\w*\Z")
+
+_Value = TypeVar("_Value")
 
 
 class ConfigurationError(ImproperlyConfigured):
     """A setting of the app has a value that it cannot work with."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What is known of one key of ``settings.CODEREPOS`` besides its default."""
+
+    kind: SettingType
+    meaning: str
+    """One sentence, with which the row in ``docs/settings.md`` begins."""
+
+
+def setting(default: _Value, kind: SettingType, meaning: str) -> _Value:
+    """Return the field of one key."""
+    return field(default=default, metadata={"setting": Setting(kind=kind, meaning=meaning)})
+
+
 @dataclass(frozen=True)
 class AppSettings:
     """Typed, live view of ``settings.CODEREPOS``; ``override_settings`` works without any signal."""
 
-    MAX_REPO_SIZE_MB: float = 100
-    """Largest repository, in MB of 10^6 bytes: pack bytes on the wire, and what a published version takes on disk."""
-
-    GIT_CLONE_TIMEOUT: float = 300
-    """Seconds of wall clock for one clone attempt."""
-
-    PROBE_TIMEOUT: float = 20
-    """Seconds for the whole probe; keep the web server's own timeout above it."""
-
-    SANDBOX_BASE_PATH: str = "/tmp/repos"  # noqa: S108  the documented default; its owner and mode are checked before use
-    """Root of all sandboxes: created 0700, owner checked; a symlink, a foreign owner, a foreign marker, or a folder
-    above it that others may change is refused. One that was marked before is never made anew."""
-
-    SANDBOX_GROUP: str | None = None
-    """Name of a group that may read sandboxes."""
-
-    SANDBOX_MIN_LEVEL: int = 1
-    """Refuse to run below this isolation level (1, 2 or 3)."""
-
-    MASTER_ENCRYPTION_KEY: str | None = None
-    """Base64 of the 32-byte local master key."""
-
-    DECRYPT_ONLY_MASTER_KEYS: Sequence[str] = ()
-    """Further local keys that open but never seal, before and after a rotation."""
-
-    KMS_KEY_ID: str | None = None
-    """URI that names KMS provider and key, or a bare AWS ARN."""
-
-    DECRYPT_ONLY_KMS_KEY_IDS: Sequence[str] = ()
-    """Further KMS keys that open but never seal."""
-
-    PRIMARY_KEY: str | None = None
-    """``local`` or ``kms``: which key seals; needed only where both are given."""
-
-    CLONE_MAX_RETRIES: int = 3
-    """Retries after the first attempt, at least 60, 120 and 240 s apart."""
-
-    ALLOWED_GIT_HOSTS: Sequence[str] = ()
-    """``host`` or ``host:port``, ``*.`` allowed; empty means any public host. The port is 443 unless listed here."""
-
-    PRIVATE_GIT_HOSTS: Sequence[str] = ()
-    """``host`` or ``host:port`` that may resolve to private or loopback addresses."""
-
-    INSECURE_HTTP_HOSTS: Sequence[str] = ()
-    """``host:port`` for which plain ``http`` is accepted; for demos and tests."""
-
-    GIT_CA_BUNDLE: str | None = None
-    """PEM file of certificate authorities for hosts with a private one; the system store when absent."""
-
-    HTTPS_PROXY_URL: str | None = None
-    """``http://[user:password@]host:port`` through which ``https`` hosts are asked; proxies of the environment are not.
-
-    It may be a :class:`coderepos.hidden.HiddenText`, which error reports do not show.
-    """
-
-    PROXY_RESOLVED_HOSTS: Sequence[str] = ()
-    """``host`` or ``host:port``, ``*.`` allowed, of which the proxy is told the name, not an address checked here."""
-
-    NO_PROXY_HOSTS: Sequence[str] = ()
-    """``host`` or ``host:port``, ``*.`` allowed, that are not asked through the proxy."""
-
-    ACCESS_POLICY: str = "coderepos.access.MembershipPolicy"
-    """Dotted path of the class that says who may do what in which project."""
-
-    CONNECT_RATE_PER_USER: str = "60/hour"
-    """How often one user may connect, as in Django REST Framework's throttles."""
-
-    CONNECT_RATE_PER_PROJECT: str = "200/hour"
-    """How often repositories may be connected in one project."""
-
-    QUEUE_CLUSTER: str = ""
-    """Cluster of django-q2 that works for us, an entry of ``Q_CLUSTER["ALT_CLUSTERS"]``; the host's own if empty."""
-
-    NODE_ID: str = ""
-    """Stable name of this machine; the host name when empty."""
+    MAX_REPO_SIZE_MB: float = setting(
+        100,
+        Number(least=0.1, most=10_000, unit="MB of 10⁶ bytes"),
+        "Largest repository in MB of 10⁶ bytes: pack bytes on the wire, and what a published version takes on disk.",
+    )
+    GIT_CLONE_TIMEOUT: float = setting(
+        300, Number(least=1, most=86_400, unit="seconds"), "Seconds of wall clock for one clone attempt."
+    )
+    PROBE_TIMEOUT: float = setting(
+        20, Number(least=1, most=3_600, unit="seconds"), "Seconds for the whole probe of a connect call."
+    )
+    SANDBOX_BASE_PATH: str = setting(
+        "/tmp/repos",  # noqa: S108  the documented default; its owner and mode are checked before use
+        Text(),
+        "Root of all sandboxes, an absolute path.",
+    )
+    SANDBOX_GROUP: str | None = setting(None, Text(optional=True), "Name of a group that may read sandboxes.")
+    SANDBOX_MIN_LEVEL: int = setting(
+        1, Number(least=1, most=3, unit="isolation level"), "Isolation level (1, 2 or 3) below which no clone runs."
+    )
+    MASTER_ENCRYPTION_KEY: str | None = setting(None, Secret(), "Base64 of the 32-byte master key.")
+    DECRYPT_ONLY_MASTER_KEYS: Sequence[str] = setting(
+        (),
+        TextList(secret=True),
+        "Further master keys that open tokens but never seal, before and after a rotation.",
+    )
+    KMS_KEY_ID: str | None = setting(None, Secret(), "URI that names a KMS provider and key, or a bare AWS ARN.")
+    DECRYPT_ONLY_KMS_KEY_IDS: Sequence[str] = setting(
+        (), TextList(secret=True), "Further KMS keys that open tokens but never seal."
+    )
+    PRIMARY_KEY: str | None = setting(
+        None, Text(optional=True), '`"local"` or `"kms"`: which key seals, where both are given.'
+    )
+    CLONE_MAX_RETRIES: int = setting(
+        3,
+        Number(least=0, most=10, unit="retries"),
+        "Retries after the first attempt, at least 60, 120 and 240 s apart.",
+    )
+    ALLOWED_GIT_HOSTS: Sequence[str] = setting(
+        (),
+        Hosts(wildcards=True),
+        "`host` or `host:port`, `*.example.org` for subdomains, of the only hosts that are allowed.",
+    )
+    PRIVATE_GIT_HOSTS: Sequence[str] = setting(
+        (), Hosts(), "`host` or `host:port` that may resolve to private or loopback addresses."
+    )
+    INSECURE_HTTP_HOSTS: Sequence[str] = setting(
+        (), Hosts(port_required=True), "`host:port` for which plain `http` is accepted."
+    )
+    GIT_CA_BUNDLE: str | None = setting(
+        None, Text(optional=True), "PEM file of certificate authorities, for hosts with a private one."
+    )
+    HTTPS_PROXY_URL: str | None = setting(
+        None,
+        Secret(),
+        "`http://[user:password@]host:port` of a proxy to `https` hosts and their platforms' APIs.",
+    )
+    PROXY_RESOLVED_HOSTS: Sequence[str] = setting(
+        (),
+        Hosts(wildcards=True),
+        "`host` or `host:port`, `*.example.org` for subdomains, that the proxy resolves by itself.",
+    )
+    NO_PROXY_HOSTS: Sequence[str] = setting(
+        (),
+        Hosts(wildcards=True),
+        "`host` or `host:port`, `*.example.org` for subdomains, that are asked directly.",
+    )
+    ACCESS_POLICY: str = setting(
+        "coderepos.access.MembershipPolicy", Text(), "Dotted path of the class that decides who may do what."
+    )
+    CONNECT_RATE_PER_USER: str = setting("60/hour", Rate(), "How often one user may connect.")
+    CONNECT_RATE_PER_PROJECT: str = setting(
+        "200/hour", Rate(), "How often repositories may be connected in one project."
+    )
+    QUEUE_CLUSTER: str = setting(
+        "",
+        Text(),
+        'Name of the django-q2 cluster that works for this app, an entry of `Q_CLUSTER["ALT_CLUSTERS"]`.',
+    )
+    NODE_ID: str = setting("", Text(), "Stable name of this machine; the host name where it is empty.")
 
     def __repr__(self) -> str:
         """Return the name alone: the values are those of the settings, keys among them."""
@@ -126,7 +149,7 @@ class AppSettings:
         return round(self.MAX_REPO_SIZE_MB * 10**6)
 
 
-KEYS: Final = frozenset(field.name for field in fields(AppSettings))
+SETTINGS: Final[Mapping[str, Setting]] = {field.name: field.metadata["setting"] for field in fields(AppSettings)}
 """Every key that ``settings.CODEREPOS`` may hold."""
 
 conf: Final = AppSettings()

@@ -15,7 +15,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from coderepos.conf import SETTINGS
 from coderepos.hidden import HiddenText
+from coderepos.setting_types import Number, Secret, SettingType, Text, TextList
 
 BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
@@ -72,6 +74,23 @@ def given(readers: Mapping[str, Callable[[str], object]]) -> dict[str, object]:
     """Read each variable by its reader and leave out the absent ones, so that defaults stay with their owner."""
     values = {name: read(name) for name, read in readers.items()}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def app_settings() -> dict[str, Any]:
+    """Return the values of ``CODEREPOS`` that are given: each key is the variable of the same name."""
+    return given({key: _reader(setting.kind) for key, setting in SETTINGS.items()})
+
+
+def _reader(kind: SettingType) -> Callable[[str], object]:
+    match kind:
+        case Number():
+            return number
+        case TextList():
+            return items
+        case Secret():
+            return hidden
+        case Text():
+            return text
 
 
 def database(name: str, *, base: Path, default: str) -> dict[str, Any]:

@@ -47,34 +47,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # The app ---------------------------------------------------------------------------------------------------------
 
-CODEREPOS = environment.given(
-    {
-        "MAX_REPO_SIZE_MB": environment.number,
-        "GIT_CLONE_TIMEOUT": environment.number,
-        "PROBE_TIMEOUT": environment.number,
-        "SANDBOX_BASE_PATH": environment.text,
-        "SANDBOX_GROUP": environment.text,
-        "SANDBOX_MIN_LEVEL": environment.number,
-        "MASTER_ENCRYPTION_KEY": environment.text,
-        "DECRYPT_ONLY_MASTER_KEYS": environment.items,
-        "KMS_KEY_ID": environment.text,
-        "DECRYPT_ONLY_KMS_KEY_IDS": environment.items,
-        "PRIMARY_KEY": environment.text,
-        "CLONE_MAX_RETRIES": environment.number,
-        "ALLOWED_GIT_HOSTS": environment.items,
-        "PRIVATE_GIT_HOSTS": environment.items,
-        "INSECURE_HTTP_HOSTS": environment.items,
-        "GIT_CA_BUNDLE": environment.text,
-        "HTTPS_PROXY_URL": environment.hidden,
-        "PROXY_RESOLVED_HOSTS": environment.items,
-        "NO_PROXY_HOSTS": environment.items,
-        "ACCESS_POLICY": environment.text,
-        "CONNECT_RATE_PER_USER": environment.text,
-        "CONNECT_RATE_PER_PROJECT": environment.text,
-        "QUEUE_CLUSTER": environment.text,
-        "NODE_ID": environment.text,
-    }
-)
+CODEREPOS = environment.app_settings()
 if DEBUG and not {"MASTER_ENCRYPTION_KEY", "KMS_KEY_ID"} & CODEREPOS.keys():
     CODEREPOS["MASTER_ENCRYPTION_KEY"] = environment.kept_secret(
         VAR_DIR / "master_key", lambda: base64.b64encode(secrets.token_bytes(32)).decode()

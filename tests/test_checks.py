@@ -19,7 +19,7 @@ from pytest_django import Settings
 
 from coderepos import checks, queue
 from coderepos.checks import deployment
-from coderepos.conf import KEYS, conf
+from coderepos.conf import SETTINGS, conf
 from coderepos.hidden import HiddenText
 
 
@@ -95,7 +95,7 @@ def test_settings_that_are_no_dict(settings: Settings) -> None:
     assert ids(checks.check_settings()) == ["E002"]
 
 
-@pytest.mark.parametrize("key", [*sorted(KEYS), None])
+@pytest.mark.parametrize("key", [*sorted(SETTINGS), None])
 def test_no_value_ends_a_check(settings: Settings, db: None, key: str | None) -> None:
     """A text from the environment in the place of a number is a message, in every check, and no traceback."""
     given = settings.CODEREPOS
@@ -261,4 +261,4 @@ def test_every_id_stands_in_the_list_on_top() -> None:
     listed = {int(number) for number in re.findall(r"[EW](\d{3})", checks.__doc__ or "")}
 
     assert {1, 13, 16, 40, 48} < used <= listed | set(range(20, 30)) | set(range(30, 38))
-    assert {name for name in vars(type(conf)) if name.isupper()} == KEYS
+    assert {name for name in vars(type(conf)) if name.isupper()} == SETTINGS.keys()

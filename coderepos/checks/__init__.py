@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import grp
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from django.conf import settings
@@ -26,15 +27,14 @@ from coderepos.checks.cluster import check_queue
 from coderepos.checks.deployment import check_deployment
 from coderepos.checks.messages import error
 from coderepos.checks.project import check_one_database, check_project_model, check_project_tables
-from coderepos.checks.types import KEY_LISTS, LISTS, is_dict, is_list, wrong_types
-from coderepos.conf import KEYS, ConfigurationError, conf
+from coderepos.checks.types import is_dict, wrong_types
+from coderepos.conf import SETTINGS, ConfigurationError, conf
 from coderepos.crypto import keyring
 from coderepos.git.transport.proxy import parse_proxy_url
+from coderepos.setting_types import Hosts, Rate, TextList, is_list
 
 __all__ = ["check_deployment", "check_keys", "check_queue", "check_settings", "register"]
 
-HOSTS: Final = LISTS[len(KEY_LISTS) :]
-WITH_WILDCARDS: Final = ("ALLOWED_GIT_HOSTS", "PROXY_RESOLVED_HOSTS", "NO_PROXY_HOSTS")
 POLICY_METHODS: Final = ("visible_projects", "allows")
 
 
@@ -52,32 +52,30 @@ def register() -> None:
 def check_settings(**_: Any) -> list[checks.CheckMessage]:
     """Check the keys and values of ``settings.CODEREPOS``."""
     if not is_dict():
-        return [error(2, "CODEREPOS is no dict.", "Write CODEREPOS = {...} in the settings.")]
+        return [error(2, "CODEREPOS must be a dict.", "Write CODEREPOS = {...} in the settings.")]
     messages: list[checks.CheckMessage] = [
-        error(1, f"CODEREPOS has the unknown key {key!r}.", f"Known keys: {', '.join(sorted(KEYS))}.")
-        for key in sorted(set(map(str, getattr(settings, "CODEREPOS", {}))) - KEYS)
+        error(1, f"CODEREPOS has the unknown key {key!r}.", f"Known keys: {', '.join(sorted(SETTINGS))}.")
+        for key in sorted(set(map(str, getattr(settings, "CODEREPOS", {}))) - SETTINGS.keys())
     ]
     messages += wrong_types()
     return messages or [*_wrong_rates(), *_wrong_hosts(), *_wrong_proxy(), *_wrong_paths(), *_wrong_policy()]
 
 
 def _wrong_rates() -> Iterator[checks.CheckMessage]:
-    for name in ("CONNECT_RATE_PER_USER", "CONNECT_RATE_PER_PROJECT"):
+    for key, setting in SETTINGS.items():
         try:
-            parse_rate(getattr(conf, name))
+            if isinstance(setting.kind, Rate):
+                parse_rate(getattr(conf, key))
         except ConfigurationError as problem:
-            yield error(3, f"CODEREPOS[{name!r}]: {problem}", "Write a rate like 60/hour.")
+            yield error(3, f"CODEREPOS[{key!r}]: {problem}", "Write a rate like 60/hour.")
 
 
 def _wrong_hosts() -> Iterator[checks.CheckMessage]:
-    for name in HOSTS:
-        for entry in getattr(conf, name):
-            host, _, port = entry.partition(":") if entry.count(":") == 1 else (entry, "", "")
-            wildcard_ok = name in WITH_WILDCARDS
-            bad_star = "*" in host and not (wildcard_ok and host.startswith("*.") and "*" not in host[1:])
-            bad_port = (port and not port.isdecimal()) or (name == "INSECURE_HTTP_HOSTS" and not port)
-            if not host or "/" in entry or "@" in entry or any(c.isspace() for c in entry) or bad_star or bad_port:
-                yield error(4, f"CODEREPOS[{name!r}] has the entry {entry!r}.", "Write host or host:port.")
+    for key, setting in SETTINGS.items():
+        if isinstance(setting.kind, Hosts):
+            for entry in getattr(conf, key):
+                if not setting.kind.accepts(entry):
+                    yield error(4, f"CODEREPOS[{key!r}] has the entry {entry!r}.", "Write host or host:port.")
 
 
 def _wrong_proxy() -> Iterator[checks.CheckMessage]:
@@ -118,6 +116,12 @@ def _wrong_policy() -> Iterator[checks.CheckMessage]:
 
 def check_keys(**_: Any) -> list[checks.CheckMessage]:
     """Check the encryption keys; no message holds a byte of one."""
-    if not is_dict() or not all(map(is_list, KEY_LISTS)):
+    if not is_dict() or not all(map(is_list, _readers_of_key_lists())):
         return []
     return [error(20 + number, message, hint) for number, message, hint in keyring.problems()]
+
+
+def _readers_of_key_lists() -> Iterator[Callable[[], object]]:
+    for key, setting in SETTINGS.items():
+        if isinstance(setting.kind, TextList) and setting.kind.secret:
+            yield partial(getattr, conf, key)

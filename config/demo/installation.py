@@ -21,7 +21,7 @@ from typing import Final
 
 from django.conf import settings
 
-from coderepos.conf import KEYS
+from coderepos.conf import SETTINGS
 from config.demo.api import Api
 from config.demo.processes import DemoFailed, Program, tail
 
@@ -107,7 +107,7 @@ def environment_of(folder: Path, *, brought: Mapping[str, str]) -> dict[str, str
 
     Nothing of the caller's settings is in it, and no access token: programs get those over the API.
     """
-    inherited = {name: value for name, value in os.environ.items() if name not in KEYS | {TOKEN_VARIABLE}}
+    inherited = {name: value for name, value in os.environ.items() if name not in {*SETTINGS, TOKEN_VARIABLE}}
     return {
         **inherited,
         **brought,

@@ -14,7 +14,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from dulwich.repo import Repo
 
-from coderepos.conf import KEYS
+from coderepos.conf import SETTINGS
 from coderepos.models import get_project_model
 from config.demo import seed, story
 from config.demo.api import Api
@@ -105,7 +105,7 @@ def test_the_sandbox_is_listed_with_its_history(tmp_path: Path, stream: io.Strin
 
 def test_the_demo_takes_nothing_from_the_callers_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its limits, keys and database are its own; what is brought along is named."""
-    for name in KEYS:
+    for name in SETTINGS:
         monkeypatch.setenv(name, "the caller's")
     monkeypatch.setenv("DATABASE_URL", "postgres://production/shop")
     monkeypatch.setenv("DEMO_ACCESS_TOKEN", "sesame")

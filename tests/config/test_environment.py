@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from coderepos.conf import SETTINGS
+from coderepos.hidden import HiddenText
 from config import environment
 
 BASE = Path("/srv/site")
@@ -72,6 +74,25 @@ def test_absent_variables_leave_the_default_to_its_owner(monkeypatch: pytest.Mon
     )
 
     assert values == {"NODE_ID": "worker-1"}
+
+
+def test_each_key_of_the_app_is_read_as_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers, lists and texts come as such, and what may be a secret hides itself from error reports."""
+    given = {"PROBE_TIMEOUT": "5", "ALLOWED_GIT_HOSTS": "a.example,b.example", "NODE_ID": "7"}
+    secret = {
+        "MASTER_ENCRYPTION_KEY": "key",
+        "HTTPS_PROXY_URL": "http://u:p@proxy:1",
+        "KMS_KEY_ID": "vault-transit://t/k",
+    }
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (given | secret).items():
+        monkeypatch.setenv(name, value)
+
+    values = environment.app_settings()
+
+    assert values == {"PROBE_TIMEOUT": 5, "ALLOWED_GIT_HOSTS": ["a.example", "b.example"], "NODE_ID": "7", **secret}
+    assert {name for name, value in values.items() if isinstance(value, HiddenText)} == secret.keys()
 
 
 @pytest.mark.parametrize(

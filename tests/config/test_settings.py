@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from coderepos.conf import KEYS
+from coderepos.conf import SETTINGS
 
 PRODUCTION = {
     "SECRET_KEY": base64.b64encode(bytes(range(60))).decode(),
@@ -59,11 +59,11 @@ def read(folder: Path, *names: str, **environment: str) -> dict[str, Any]:
 
 def test_every_key_of_the_app_can_come_from_the_environment(tmp_path: Path) -> None:
     """The host project knows each setting by its own name, none is forgotten and none invented."""
-    everything = dict.fromkeys(KEYS, "7")
+    everything = dict.fromkeys(SETTINGS, "7")
 
     values = read(tmp_path, "CODEREPOS", **{**PRODUCTION, **everything})
 
-    assert values["CODEREPOS"].keys() == KEYS
+    assert values["CODEREPOS"].keys() == SETTINGS.keys()
 
 
 def test_defaults_are_left_to_the_app(tmp_path: Path) -> None:
