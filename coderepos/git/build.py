@@ -38,7 +38,7 @@ from coderepos.git.pack.resolver import Resolver
 from coderepos.git.pack.scanner import PackScanner
 from coderepos.git.process.emitter import Emit, emit_to, error_event
 from coderepos.git.substitutions import Substitutions
-from coderepos.git.wire import LINE_BYTES, BuildReport, BuildRequest, FetchOutcome, build_request, load_line
+from coderepos.git.wire import MESSAGE_BYTES, BuildReport, BuildRequest, FetchOutcome, build_request, load_line
 from coderepos.git.worktree.checkout import Checkout
 from coderepos.git.worktree.trees import read_trees
 
@@ -65,7 +65,7 @@ def run(control: IO[bytes], pack_fd: int, emit: Emit) -> int:
     :param control: gives the request and, once the pack has arrived, the outcome of the fetch.
     """
     try:
-        request = build_request(load_line(control.readline(LINE_BYTES + 1)))
+        request = build_request(load_line(control.readline(MESSAGE_BYTES + 1)))
         emit({"event": "started", "isolation": profiles.confine_build(request)})
         report = build(request, pack_fd, lambda: read_outcome(control, request.limits), emit)
         emit({"event": "report", **asdict(report)})
@@ -95,7 +95,7 @@ def read_outcome(control: IO[bytes], limits: Limits) -> FetchOutcome:
 
     :raises RemoteProtocolError: the fetch failed, so none comes.
     """
-    line = control.readline(LINE_BYTES + 1)
+    line = control.readline(MESSAGE_BYTES + 1)
     if not line:
         raise RemoteProtocolError(reason="fetch ended early")
     return FetchOutcome.from_json(load_line(line), limits=limits)

@@ -17,7 +17,7 @@ from coderepos.git.confinement import profiles
 from coderepos.git.limits import SEARCHED_PACK_BYTES
 from coderepos.git.pack.pack_file import COMMIT, ID_BYTES, OFS_DELTA, REF_DELTA
 from coderepos.git.process.emitter import Emit, emit_to, error_event
-from coderepos.git.wire import LINE_BYTES, load_line, search_request
+from coderepos.git.wire import MESSAGE_BYTES, load_line, search_request
 
 MOST_INFLATED_BYTES: Final = 8 * 10**6
 
@@ -33,7 +33,7 @@ def main(pack_fd: int) -> int:
     :param pack_fd: descriptor that gives the pack bytes.
     """
     gc.disable()
-    return run(sys.stdin.buffer.readline(LINE_BYTES + 1), pack_fd, emit_to(sys.stdout.fileno()))
+    return run(sys.stdin.buffer.readline(MESSAGE_BYTES + 1), pack_fd, emit_to(sys.stdout.fileno()))
 
 
 def run(line: bytes, pack_fd: int, emit: Emit) -> int:

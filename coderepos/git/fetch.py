@@ -34,7 +34,7 @@ from coderepos.git.transport.pack_sink import PackWriter
 from coderepos.git.transport.platform_api import PlatformAnswer, ask_platform, ask_token_expiry, token_expiry
 from coderepos.git.transport.upload_pack import UploadPackClient
 from coderepos.git.url import GitUrl, parse_git_url, proxy_of, read_git_url
-from coderepos.git.wire import LINE_BYTES, FetchRequest, fetch_request, load_line
+from coderepos.git.wire import MESSAGE_BYTES, FetchRequest, fetch_request, load_line
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def main(pack_fd: int) -> int:
     :param pack_fd: descriptor that takes the pack bytes.
     """
     gc.disable()  # too short a life for it
-    return run(sys.stdin.buffer.readline(LINE_BYTES + 1), pack_fd, emit_to(sys.stdout.fileno()))
+    return run(sys.stdin.buffer.readline(MESSAGE_BYTES + 1), pack_fd, emit_to(sys.stdout.fileno()))
 
 
 def run(line: bytes, pack_fd: int, emit: Emit) -> int:

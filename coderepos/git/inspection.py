@@ -23,7 +23,7 @@ from coderepos.git.limits import Limits
 from coderepos.git.pack.bare_repository import CONFIG
 from coderepos.git.pack.pack_file import EMPTY_TREE
 from coderepos.git.ref_names import is_ref_name
-from coderepos.git.wire import LINE_BYTES
+from coderepos.git.wire import MESSAGE_BYTES
 from coderepos.git.worktree.entry_names import HEAD, check_name, is_git_directory, is_writable
 from coderepos.git.worktree.symlinks import Links
 from coderepos.git.worktree.tree_totals import BLOCK_BYTES
@@ -39,7 +39,7 @@ _USUAL: Final = frozenset(stat.S_IFREG | mode for mode in (0o400, 0o500, 0o440, 
 _STAT_BLOCK_BYTES: Final = 512
 _ENTRIES_PER_PAUSE: Final = 1_000
 _MOST_HEAD_BYTES: Final = 1_024
-_MOST_REFS_BYTES: Final = 2 * LINE_BYTES
+_MOST_REFS_BYTES: Final = 2 * MESSAGE_BYTES
 """Refs take less than twice the message that names them: each has an id more."""
 
 _MOST_ROOM: Final = 16

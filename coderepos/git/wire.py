@@ -1,6 +1,6 @@
 """The values that cross a border: between the caller and the pipeline, and between the pipeline and its two children.
 
-One JSON object per line, UTF-8, at most :data:`LINE_BYTES` long. What a child says is data, never trusted: the
+One JSON object per line, UTF-8, at most :data:`MESSAGE_BYTES` long. What a child says is data, never trusted: the
 ``from_json`` methods check every name, type and range, since the fetch child talks to a hostile server and the build
 child reads hostile objects.
 """
@@ -19,8 +19,8 @@ from coderepos.git.ref_names import is_ref_name
 from coderepos.git.text import is_display_text
 from coderepos.hidden import HiddenBytes
 
-LINE_BYTES: Final = 8 * 10**6
-"""Longest message: an outcome with 50,000 tags and 80,000 commits that history ends at."""
+MESSAGE_BYTES: Final = 8 * 10**6
+"""Longest message: an outcome with 50,000 tags and 80,000 commits whose parents were cut off."""
 
 OBJECT_ID: Final = re.compile(r"[0-9a-f]{40}\Z")
 
@@ -227,7 +227,7 @@ def load_line(line: bytes) -> dict[str, Any]:
 
     :raises ValueError: the line is too long, no JSON, or no object.
     """
-    if len(line) > LINE_BYTES:
+    if len(line) > MESSAGE_BYTES:
         raise ValueError("message too long")
     value = json.loads(line)
     if not isinstance(value, dict):

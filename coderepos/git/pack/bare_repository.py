@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import Final
 from zlib import compress
 
-from coderepos.git.pack.pack_file import EMPTY_TREE, write_all
+from coderepos.git.descriptors import write_all
+from coderepos.git.pack.pack_file import EMPTY_TREE
 from coderepos.git.pack.published_refs import PublishedRefs
 
 NAME: Final = "git"

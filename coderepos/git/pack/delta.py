@@ -13,8 +13,8 @@ from coderepos.exceptions import ObjectTooLarge, RemoteProtocolError
 LARGE_BYTES: Final = 16 * 10**6
 """Objects and deltas above are handled in pieces, with one copy of each at a time."""
 
-STEP_BYTES: Final = 8_000
-"""What applying a delta costs besides the bytes that it makes: as much as hashing so many."""
+DELTA_OVERHEAD_BYTES: Final = 8_000
+"""Fixed overhead charged per delta, in bytes of its result: applying one takes as long as hashing so many."""
 
 VARINT_BYTES: Final = 10
 _LEAST_BYTES: Final = 4  # DELTA_SIZE_MIN of delta.h: Git refuses whatever is shorter, even where nothing is to be made

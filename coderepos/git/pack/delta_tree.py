@@ -16,9 +16,9 @@ from zlib import decompress
 
 from coderepos.exceptions import InflatedTooLarge, RemoteProtocolError
 from coderepos.git.limits import Limits
-from coderepos.git.pack.delta import LARGE_BYTES, STEP_BYTES, apply_delta, apply_delta_in_pieces
+from coderepos.git.pack.delta import DELTA_OVERHEAD_BYTES, LARGE_BYTES, apply_delta, apply_delta_in_pieces
 from coderepos.git.pack.object_links import Links
-from coderepos.git.pack.pack_file import ID_BYTES, KEEPING_BYTES, REF_DELTA, TREE, TYPE_NAMES, Pack
+from coderepos.git.pack.pack_file import CACHE_OVERHEAD_BYTES, ID_BYTES, REF_DELTA, TREE, TYPE_NAMES, Pack
 
 _STACK_BYTES: Final = 32 * 10**6
 """Most content that the bases on the stack of a walk take."""
@@ -147,12 +147,12 @@ class DeltaTree:
         ):
             self._cached_trees[position] = data
             self._cached_order.append(position)
-            self._cached_bytes += len(data) + KEEPING_BYTES
+            self._cached_bytes += len(data) + CACHE_OVERHEAD_BYTES
             while self._cached_bytes > _TREE_CACHE_BYTES:
-                self._cached_bytes -= len(self._cached_trees.pop(self._cached_order.popleft())) + KEEPING_BYTES
+                self._cached_bytes -= len(self._cached_trees.pop(self._cached_order.popleft())) + CACHE_OVERHEAD_BYTES
 
     def _count_rebuilt(self, data: bytes) -> None:
-        self._rebuilt_bytes += len(data) + STEP_BYTES
+        self._rebuilt_bytes += len(data) + DELTA_OVERHEAD_BYTES
         limit = self._limits.inflated_bytes(self._pack.size_bytes)
         if self._rebuilt_bytes > limit:
             raise InflatedTooLarge(figure=self._rebuilt_bytes, limit=limit)

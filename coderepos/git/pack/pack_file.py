@@ -21,8 +21,8 @@ ID_BYTES: Final = 20
 EMPTY_TREE: Final = bytes.fromhex("4b825dc642cb6eb9a060e54bf8d69288fbee4904")
 """Id of the tree without entries, which Git knows without having it."""
 
-KEEPING_BYTES: Final = 150
-"""Memory of a small bytes object and its place in a table, besides its content."""
+CACHE_OVERHEAD_BYTES: Final = 150
+"""Fixed overhead charged per cached object: a bytes object and its entry in a dictionary."""
 
 READ_BYTES: Final = 1 << 18
 """Bytes asked from the pipe at once."""
@@ -94,12 +94,12 @@ class Pack:
     def keep_delta(self, position: int, delta: bytes) -> None:
         """Keep an inflated delta in memory."""
         self.deltas[position] = delta
-        self.kept_bytes += len(delta) + KEEPING_BYTES
+        self.kept_bytes += len(delta) + CACHE_OVERHEAD_BYTES
 
     def keep_object(self, position: int, data: bytes) -> None:
         """Keep the content of an object in memory that is no delta."""
         self.kept_objects[position] = data
-        self.kept_bytes += len(data) + KEEPING_BYTES
+        self.kept_bytes += len(data) + CACHE_OVERHEAD_BYTES
 
     def forget(self, positions: range) -> None:
         """Free what is kept of these; whoever needs one reads it again from the file."""
@@ -107,7 +107,7 @@ class Pack:
             for position in positions:
                 data = kept.pop(position, None)
                 if data is not None:
-                    self.kept_bytes -= len(data) + KEEPING_BYTES
+                    self.kept_bytes -= len(data) + CACHE_OVERHEAD_BYTES
 
     def undeltified(self, position: int) -> bytes:
         """Return the content of an object that is no delta."""
@@ -131,12 +131,3 @@ class Pack:
             while rest:
                 yield stream.decompress(rest, PIECE_BYTES)
                 rest = stream.unconsumed_tail
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all bytes to a descriptor."""
-    written = os.write(descriptor, data)
-    if written < len(data):
-        rest = memoryview(data)[written:]
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]

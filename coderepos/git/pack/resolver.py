@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final, Self
 
 from coderepos.git.limits import Limits
-from coderepos.git.pack.delta import LARGE_BYTES, STEP_BYTES, prepare
+from coderepos.git.pack.delta import DELTA_OVERHEAD_BYTES, LARGE_BYTES, prepare
 from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.object_links import Links, SharedLinks
 from coderepos.git.pack.pack_file import Pack
@@ -19,7 +19,7 @@ from coderepos.git.pack.stream_order import OutOfOrder, StreamOrder
 from coderepos.git.process.fork import Forked, cores
 
 _MIN_BATCH_WORK: Final = 12 * 10**6
-"""Least work that is worth forking for, about 15 ms; counted in bytes, with ``STEP_BYTES`` for each delta."""
+"""Least work that is worth forking for, about 15 ms; counted in bytes, with ``DELTA_OVERHEAD_BYTES`` for each delta."""
 
 _MAX_BATCH_WORK: Final = 160 * 10**6
 """Most work of one batch, so that the last one ends soon after the pack."""
@@ -104,7 +104,7 @@ class Resolver:
 
     def _pending_work(self) -> int:
         pack = self._pack
-        return pack.result_bytes - self._taken_result_bytes + STEP_BYTES * len(pack.deltas)
+        return pack.result_bytes - self._taken_result_bytes + DELTA_OVERHEAD_BYTES * len(pack.deltas)
 
     def _start_batch(self, most_work: int) -> None:
         pack, positions = self._pack, self._take(most_work)
@@ -144,7 +144,7 @@ class Resolver:
         first = end = self._taken
         while end < len(bases) and most_work > 0:
             if bases[end] >= 0:
-                most_work -= sizes[end] + STEP_BYTES
+                most_work -= sizes[end] + DELTA_OVERHEAD_BYTES
                 self._taken_result_bytes += sizes[end]
             end += 1
         self._taken = end

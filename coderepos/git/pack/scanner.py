@@ -18,12 +18,13 @@ from coderepos.exceptions import (
     RepositoryTooLarge,
     TooManyObjects,
 )
+from coderepos.git.descriptors import write_all
 from coderepos.git.limits import Limits
 from coderepos.git.pack.delta import VARINT_BYTES, delta_sizes
 from coderepos.git.pack.pack_file import (
     BLOB,
+    CACHE_OVERHEAD_BYTES,
     ID_BYTES,
-    KEEPING_BYTES,
     OFS_DELTA,
     PIECE_BYTES,
     READ_BYTES,
@@ -31,7 +32,6 @@ from coderepos.git.pack.pack_file import (
     TREE,
     TYPE_NAMES,
     Pack,
-    write_all,
 )
 
 _HEADER_BYTES: Final = 32  # longest entry header: ten bytes of size, then ten of offset or twenty of id
@@ -173,13 +173,13 @@ class PackScanner:
                     self._at = at
                     crc = self._inflate_rest(stream, size - len(data), crc, digest.update)
                     buffer, view, at, base_offset = self._buffer, self._view, self._at, self._buffer_offset
-                elif TREE <= kind <= BLOB and pack.kept_bytes + size + KEEPING_BYTES <= most_kept_object_bytes:
+                elif TREE <= kind <= BLOB and pack.kept_bytes + size + CACHE_OVERHEAD_BYTES <= most_kept_object_bytes:
                     pack.keep_object(position, data)
                 ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
                 if kind <= TREE:
                     on_links(position, kind, data if is_whole else None)
             else:
-                is_kept = pack.kept_bytes + size + KEEPING_BYTES <= most_kept_bytes
+                is_kept = pack.kept_bytes + size + CACHE_OVERHEAD_BYTES <= most_kept_bytes
                 if not is_whole:
                     pieces = [data]
                     self._at = at

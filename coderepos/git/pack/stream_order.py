@@ -12,7 +12,7 @@ from hashlib import sha1
 from typing import Final
 from zlib import decompress
 
-from coderepos.git.pack.delta import STEP_BYTES, apply_delta
+from coderepos.git.pack.delta import DELTA_OVERHEAD_BYTES, apply_delta
 from coderepos.git.pack.object_links import Links
 from coderepos.git.pack.pack_file import ID_BYTES, TREE, TYPE_NAMES, Pack
 
@@ -31,7 +31,7 @@ class StreamOrder:
     """Resolves contiguous ranges one after the other; its cache of the newest objects lives on between them.
 
     Rebuilding evicted bases may take as much work as the deltas themselves, and :data:`_SLACK_WORK` more. Work is
-    counted in bytes, with :data:`~coderepos.git.pack.delta.STEP_BYTES` for each delta.
+    counted in bytes, with :data:`~coderepos.git.pack.delta.DELTA_OVERHEAD_BYTES` for each delta.
 
     :param links: receives the ids that the trees and commits resolved here name.
     """
@@ -79,7 +79,7 @@ class StreamOrder:
         cached[position] = data
         order.append(position)
         self._cached_bytes += len(data)
-        self._allowed_work += len(data) + STEP_BYTES
+        self._allowed_work += len(data) + DELTA_OVERHEAD_BYTES
         while self._cached_bytes > _CACHE_BYTES:
             self._cached_bytes -= len(cached.pop(order.popleft()))
 
@@ -90,7 +90,7 @@ class StreamOrder:
         while base is None:
             chain.append(position)
             # Twice, since caching it will allow for as much again.
-            self._allowed_work -= 2 * (sizes[position] + STEP_BYTES)
+            self._allowed_work -= 2 * (sizes[position] + DELTA_OVERHEAD_BYTES)
             if self._allowed_work < 0:
                 raise OutOfOrder
             position = pack.bases[position]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from coderepos.exceptions import CodeReposError
+from coderepos.git.descriptors import write_all
 from coderepos.git.wire import dump_line
 
 TRACE_FRAMES: Final = 40
@@ -19,9 +20,7 @@ def emit_to(descriptor: int) -> Emit:
     """Return a function that writes events to a descriptor, one line each."""
 
     def emit(event: Mapping[str, object]) -> None:
-        rest = memoryview(dump_line(event))
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        write_all(descriptor, dump_line(event))
 
     return emit
 

@@ -22,14 +22,14 @@ from typing import Any, Final, Self
 import coderepos
 from coderepos.exceptions import InternalError
 from coderepos.git.process.process import PACK_FD, Process, signals_blocked
-from coderepos.git.wire import LINE_BYTES, load_line
+from coderepos.git.wire import MESSAGE_BYTES, load_line
 
 logger = logging.getLogger(__name__)
 
 ROOT: Final = str(Path(coderepos.__file__).resolve().parent.parent)
 """Folder that holds the package, so that the children import the code that started them."""
 
-EVENT_BYTES: Final = 2 * LINE_BYTES
+EVENT_BYTES: Final = 2 * MESSAGE_BYTES
 """Most bytes that a child may say in all."""
 
 EVENT_LINES: Final = 100_000
@@ -165,7 +165,7 @@ class Child:
                 *complete, self._heard = self._heard.split(b"\n")
                 lines += map(bytes, complete)
             self._heard_lines += chunk.count(b"\n")
-            if self._heard_bytes > EVENT_BYTES or self._heard_lines > EVENT_LINES or len(self._heard) > LINE_BYTES:
+            if self._heard_bytes > EVENT_BYTES or self._heard_lines > EVENT_LINES or len(self._heard) > MESSAGE_BYTES:
                 raise self.misbehaved("says too much")
         try:
             return [load_line(line) for line in lines]

@@ -23,8 +23,8 @@ CODINGS: Final = (IDENTITY, *_WBITS)
 PIECE_BYTES: Final = 65_536
 """Most inflated bytes at once."""
 
-MEMBER_BYTES: Final = 512
-"""What a member of a gzip stream counts besides its bytes: small ones cost time."""
+MEMBER_OVERHEAD_BYTES: Final = 512
+"""Fixed overhead charged per member of a gzip stream: small members cost time."""
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
@@ -103,7 +103,7 @@ class InflatedBody:
     def _begin_member(self) -> None:
         if not self._is_gzip:
             raise RemoteProtocolError(reason="content encoding")
-        self._count(MEMBER_BYTES)
+        self._count(MEMBER_OVERHEAD_BYTES)
         self._stream = zlib.decompressobj(self._wbits)
 
     def _give(self, size: int) -> None:

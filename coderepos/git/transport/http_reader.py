@@ -27,8 +27,8 @@ INTERIM_ANSWERS: Final = 16
 CHUNK_LINE_BYTES: Final = 1_024
 """Longest line before a chunk: its size and extensions."""
 
-CHUNK_BYTES: Final = 64
-"""What a chunk counts besides its bytes: small ones cost time."""
+CHUNK_OVERHEAD_BYTES: Final = 64
+"""Fixed overhead charged per chunk: small chunks cost time."""
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: .*)?\Z")
 _HEADER_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -197,7 +197,7 @@ class HttpReader:
             if found is None:
                 # Whatever cuts the chunks short looks like this; another try may find the host in better health.
                 raise RemoteUnreachable
-        self._count(CHUNK_BYTES)
+        self._count(CHUNK_OVERHEAD_BYTES)
         self._left_bytes = int(found[1], 16)
         if not self._left_bytes:
             self._is_chunked = False

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from coderepos.exceptions import GitError, InternalError, PreambleTooLarge, RemoteProtocolError, RepositoryTooLarge
+from coderepos.git.descriptors import write_all
 from coderepos.git.limits import SEARCHED_PACK_BYTES, SIZE_FACTOR
 from coderepos.git.process.emitter import Emit
 from coderepos.git.transport.meter import Meter
@@ -19,8 +20,8 @@ PROGRESS_SECONDS: Final = 0.2
 COUNTING_SHARE: Final = 0.75
 """Part of its time that a probe may count a whole history for."""
 
-LINE_BYTES: Final = 64
-"""What a line of a side band counts besides its bytes: small ones cost time."""
+LINE_OVERHEAD_BYTES: Final = 64
+"""Fixed overhead charged per line of a side band: short lines cost time."""
 
 
 class StoppedEarly(Exception):
@@ -106,33 +107,29 @@ class PackWriter:
     def _pass_on_small_pack(self) -> None:
         """Leave the whole pack in the pipe, which nobody reads before this process has ended."""
         os.set_blocking(self._pack_fd, False)
-        rest = memoryview(self._small_pack)
-        # A pipe that the kernel keeps small holds a part, of which a search then knows nothing.
+        # A pipe that the kernel keeps small takes only a part, and the search then finds nothing.
         with suppress(BlockingIOError, BrokenPipeError):
-            while rest:
-                rest = rest[os.write(self._pack_fd, rest) :]
+            write_all(self._pack_fd, memoryview(self._small_pack))
 
     def _set_allowance(self) -> None:
         """Tell the meter how much may arrive.
 
         Besides the pack a server may send the preamble's bytes once more, less the more lines it cuts its answer into.
         """
-        allowed_bytes = self._limits.preamble_bytes + self._bytes_before - LINE_BYTES * self._lines
+        allowed_bytes = self._limits.preamble_bytes + self._bytes_before - LINE_OVERHEAD_BYTES * self._lines
         if self.pack_bytes:
             self._meter.allow(allowed_bytes + self.pack_bytes + self.pack_bytes // 8, _too_much_besides)
         else:
             self._meter.allow(allowed_bytes, self._preamble_too_large)
 
     def _preamble_too_large(self, received_bytes: int) -> GitError:
-        figure = received_bytes + LINE_BYTES * self._lines
+        figure = received_bytes + LINE_OVERHEAD_BYTES * self._lines
         return PreambleTooLarge(figure=figure, limit=self._limits.preamble_bytes)
 
     def _pass_on(self, parts: list[memoryview], size: int) -> None:
         try:
             if parts and (written := os.writev(self._pack_fd, parts)) < size:
-                rest = memoryview(b"".join(parts))[written:]
-                while rest:
-                    rest = rest[os.write(self._pack_fd, rest) :]
+                write_all(self._pack_fd, memoryview(b"".join(parts))[written:])
         except BrokenPipeError:
             # The build child is gone; what it said about that is the true cause.
             raise InternalError(reason="nobody reads the pack") from None

@@ -11,7 +11,7 @@ from typing import Final
 from coderepos.exceptions import GitError, RemoteProtocolError
 from coderepos.git.transport.http_connection import Answer
 
-LINE_BYTES: Final = 65_520
+PKT_LINE_BYTES: Final = 65_520
 """Longest pkt-line, its length of four digits included."""
 
 FLUSH_PKT: Final = b"0000"
@@ -134,7 +134,7 @@ class PktLines:
         if digits.translate(None, _HEX_DIGITS):
             raise malformed()
         size = int(digits, 16)
-        if size > LINE_BYTES:
+        if size > PKT_LINE_BYTES:
             raise malformed()
         return size
 

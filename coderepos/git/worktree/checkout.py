@@ -13,9 +13,10 @@ from resource import RLIMIT_NOFILE, getrlimit
 from typing import Final
 
 from coderepos.exceptions import InternalError
+from coderepos.git.descriptors import write_all
 from coderepos.git.pack.delta import LARGE_BYTES
 from coderepos.git.pack.delta_tree import DeltaTree
-from coderepos.git.pack.pack_file import Pack, write_all
+from coderepos.git.pack.pack_file import Pack
 from coderepos.git.process.fork import Forked, cores
 from coderepos.git.substitutions import Substitutions
 from coderepos.git.worktree.symlinks import Links
@@ -25,8 +26,8 @@ from coderepos.git.worktree.tree_totals import Trees
 _OPEN_FOLDERS: Final = 900
 _OTHER_DESCRIPTORS: Final = 50
 
-_FILE_WORK: Final = 10_000
-"""What making a file costs besides its content: as much as inflating so many bytes."""
+_FILE_OVERHEAD_BYTES: Final = 10_000
+"""Fixed overhead charged per file: creating one takes as long as inflating so many bytes."""
 
 _SHARED_WORK: Final = 2_500_000
 """Work from which on a second process is worth its start."""
@@ -134,7 +135,7 @@ class Checkout:
         return InternalError()
 
     def _work(self, position: int) -> int:
-        return self._pack.sizes[position] + _FILE_WORK * len(self._places[position])
+        return self._pack.sizes[position] + _FILE_OVERHEAD_BYTES * len(self._places[position])
 
     def _is_plain(self, position: int) -> bool:
         """Return whether there is nothing to tell of this blob, neither a link nor what may be a pointer."""

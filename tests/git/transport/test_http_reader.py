@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from coderepos.exceptions import GitError, RemoteProtocolError, RemoteUnreachable
 from coderepos.git.transport.http_reader import (
-    CHUNK_BYTES,
     CHUNK_LINE_BYTES,
+    CHUNK_OVERHEAD_BYTES,
     HEAD_BYTES,
     HEADERS,
     INTERIM_ANSWERS,
@@ -297,7 +297,7 @@ def test_small_chunks_weigh_more_than_their_bytes() -> None:
     wire = Wire(CHUNKED + b"1\r\nx\r\n" * 1_000 + b"0\r\n\r\n", [])
     read_all(HttpReader(wire.receive_into, wire.count))
 
-    assert wire.counted_bytes == 1_001 * CHUNK_BYTES
+    assert wire.counted_bytes == 1_001 * CHUNK_OVERHEAD_BYTES
 
 
 def test_what_was_returned_is_used_before_its_place() -> None:

@@ -10,7 +10,7 @@ from coderepos.exceptions import RemoteError, RemoteProtocolError
 from coderepos.git.remote_text import remote_error
 from coderepos.git.transport.http_connection import Answer
 from coderepos.git.transport.http_reader import READ_BYTES, HttpReader
-from coderepos.git.transport.pkt_line import LINE_BYTES, PARTS_AT_ONCE, PktLines, pkt_line
+from coderepos.git.transport.pkt_line import PARTS_AT_ONCE, PKT_LINE_BYTES, PktLines, pkt_line
 from tests.git.transport.test_http_reader import Wire
 from tests.support.servers.hostile import FLUSH, pkt
 
@@ -115,7 +115,7 @@ def test_error_band() -> None:
 
 def test_longest_line() -> None:
     """A line may be as long as the protocol says."""
-    assert list(lines_of(pkt(b"x" * (LINE_BYTES - 4)) + FLUSH).section()) == [b"x" * (LINE_BYTES - 4)]
+    assert list(lines_of(pkt(b"x" * (PKT_LINE_BYTES - 4)) + FLUSH).section()) == [b"x" * (PKT_LINE_BYTES - 4)]
 
 
 def test_number_of_lines() -> None:

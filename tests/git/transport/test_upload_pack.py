@@ -24,7 +24,7 @@ from coderepos.git.limits import Limits
 from coderepos.git.transport.http_connection import USER_AGENT
 from coderepos.git.transport.pkt_line import TOO_MANY_LINES
 from coderepos.git.transport.upload_pack import MOST_SHALLOW
-from coderepos.git.wire import LINE_BYTES, dump_line
+from coderepos.git.wire import MESSAGE_BYTES, dump_line
 from tests.support.fetch_child import Fetched
 from tests.support.servers.hostile import (
     FLUSH,
@@ -389,7 +389,7 @@ def test_number_and_size_of_tags(bodies: dict[str, bytes]) -> None:
 
         assert kept - 2 <= len(outcome["tags"]) <= kept
         assert outcome["skipped_tags"] == len(tags) - len(outcome["tags"])
-        assert len(json.dumps(outcome)) < LINE_BYTES
+        assert len(json.dumps(outcome)) < MESSAGE_BYTES
 
 
 def test_refs_are_counted_while_they_arrive() -> None:
@@ -420,7 +420,7 @@ def test_outcome_fits_into_a_message(more: int) -> None:
     else:
         for outcome in (fetched(v2, depth=1).outcome, fetched(v0).outcome):
             assert len(outcome["shallow"]) == MOST_SHALLOW
-            assert len(dump_line({"event": "outcome", **outcome})) < LINE_BYTES
+            assert len(dump_line({"event": "outcome", **outcome})) < MESSAGE_BYTES
 
 
 @pytest.mark.parametrize("name", [b"one", b"fetch"])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from coderepos.exceptions import InflatedTooLarge, InternalError
+from coderepos.git.descriptors import write_all
 from coderepos.git.pack.delta_tree import DeltaTree
-from coderepos.git.pack.pack_file import write_all
 from coderepos.git.process.fork import Forked
 from coderepos.git.worktree import checkout as checkout_module
 from tests.git.worktree.test_checkout import link, listing
