@@ -7,6 +7,8 @@ import math
 import secrets
 from pathlib import Path
 
+from coderepos.conf import AppSettings
+from coderepos.queue_times import least_retry_seconds, least_timeout_seconds
 from config import environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -56,15 +58,14 @@ if DEBUG and not {"MASTER_ENCRYPTION_KEY", "KMS_KEY_ID"} & CODEREPOS.keys():
 # The queue: the table of jobs is the source of truth, django-q2 only notifies workers ------------------------------
 
 _workers = int(environment.number("CLONE_CONCURRENCY") or 4)
-_timeout_seconds = int(environment.number("GIT_CLONE_TIMEOUT") or 300) + 60
+_timeout_seconds = math.ceil(least_timeout_seconds(CODEREPOS.get("GIT_CLONE_TIMEOUT", AppSettings.GIT_CLONE_TIMEOUT)))
 
 Q_CLUSTER = {
     "name": "coderepos",
     "orm": "default",
     "workers": _workers,
     "timeout": _timeout_seconds,
-    # Longer than a task may wait in a worker's hand and then run, or two workers would get it.
-    "retry": _timeout_seconds * (1 + math.ceil(2 / _workers)) + 60,
+    "retry": math.ceil(least_retry_seconds(_timeout_seconds, _workers)),
     "ack_failures": True,
     "max_attempts": 1,
     "queue_limit": 1,

@@ -16,6 +16,7 @@ from coderepos.conf import SETTINGS, AppSettings
 from coderepos.exceptions import error_classes
 from coderepos.git.substitutions import MEANINGS
 from coderepos.management.commands.coderepos_rekey import EXIT_KEY_UNAVAILABLE, EXIT_ROWS_LEFT
+from coderepos.queue_times import least_retry_seconds, least_timeout_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -32,6 +33,16 @@ def test_settings_page_has_every_key_with_its_default_and_its_meaning() -> None:
     expected = [f"| `{key}` | `{defaults[key]}` | {setting.meaning}" for key, setting in SETTINGS.items()]
 
     assert [line[: len(row)] for line, row in zip(lines, expected, strict=True)] == expected
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/mounting.md"])
+def test_times_of_the_queue_are_those_that_the_checks_ask_for(page: str) -> None:
+    """Whoever copies a printed cluster gets times that fit any number of workers, the same on every page."""
+    printed = re.findall(r'"timeout": (\d+),[^\n]*\s*"retry": (\d+),', (ROOT / page).read_text())
+    timeout = least_timeout_seconds(AppSettings.GIT_CLONE_TIMEOUT)
+    of_the_host = {("60", "90")}  # where a cluster of its own works for the app
+
+    assert {*printed} - of_the_host == {(f"{timeout:g}", f"{least_retry_seconds(timeout, workers=1):g}")}
 
 
 def test_api_page_has_every_endpoint() -> None:

@@ -12,6 +12,7 @@ from coderepos.checks.messages import error, warning
 from coderepos.checks.types import are_usable
 from coderepos.conf import conf
 from coderepos.models import alias
+from coderepos.queue_times import least_timeout_seconds, longest_hold_seconds
 
 
 def check_queue(**_: Any) -> list[checks.CheckMessage]:
@@ -29,12 +30,12 @@ def check_queue(**_: Any) -> list[checks.CheckMessage]:
 def _wrong_times(cluster: dict[str, Any], where: str) -> list[checks.CheckMessage]:
     timeout, retry = cluster["timeout"], cluster["retry"]
     messages: list[checks.CheckMessage] = []
-    if not timeout or timeout < conf.GIT_CLONE_TIMEOUT + 60:
-        hint = f"Set it to at least {conf.GIT_CLONE_TIMEOUT + 60:g}: the queue is only the outer net."
+    least = least_timeout_seconds(conf.GIT_CLONE_TIMEOUT)
+    if not timeout or timeout < least:
+        hint = f"Set it to at least {least:g}: the queue is only the outer net."
         messages.append(warning(30, f"{where}['timeout'] ends a clone before its own time limit does.", hint))
-    rounds = 1 + -(-2 // max(1, cluster["workers"]))
-    if timeout and retry <= timeout * rounds:
-        hint = f"Set it above {timeout * rounds:g}."
+    if timeout and retry <= (longest := longest_hold_seconds(timeout, cluster["workers"])):
+        hint = f"Set it above {longest:g}."
         messages.append(warning(31, f"{where}['retry'] hands a task to a second worker while it runs.", hint))
     return messages
 

@@ -73,7 +73,7 @@ def test_defaults_are_left_to_the_app(tmp_path: Path) -> None:
     assert values["CODEREPOS"].keys() == {"MASTER_ENCRYPTION_KEY", "SANDBOX_BASE_PATH"}
 
 
-@pytest.mark.parametrize(("workers", "clone_timeout"), [("", ""), ("1", "900"), ("16", "30")])
+@pytest.mark.parametrize(("workers", "clone_timeout"), [("", ""), ("1", "900"), ("16", "30"), ("4", "99.5")])
 def test_a_task_is_not_handed_out_twice_while_it_waits_and_runs(
     tmp_path: Path, workers: str, clone_timeout: str
 ) -> None:
@@ -83,7 +83,7 @@ def test_a_task_is_not_handed_out_twice_while_it_waits_and_runs(
     ]
 
     assert cluster["workers"] == int(workers or 4)
-    assert cluster["timeout"] == int(clone_timeout or 300) + 60
+    assert cluster["timeout"] == math.ceil(float(clone_timeout or 300)) + 60
     assert cluster["retry"] > cluster["timeout"] * (1 + math.ceil(2 / cluster["workers"]))
 
 
