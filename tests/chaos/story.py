@@ -22,7 +22,7 @@ from tests.chaos.installation import Room
 from tests.chaos.invariants import broken, outcomes, repositories_are_sound
 from tests.chaos.watch import Watch
 
-TAKEOVER_SECONDS = 90
+RECOVERY_SECONDS = 90
 SETTLE_SECONDS = 300
 START_SECONDS = 5
 
@@ -52,7 +52,7 @@ class Story:
         problems += [*broken(self._room.sources), *repositories_are_sound(), *self._judge(watch), *dead_is_red()]
         print(f"{time.monotonic() - began:.0f} s; {dict(self._events.done)}")
         print(f"jobs: {dict(outcomes())}; attempts: {sum(Job.objects.values_list('attempt', flat=True))}; {swept}")
-        print(f"takeovers, seconds since the last heartbeat: {sorted(map(round, watch.takeover_seconds))}")
+        print(f"lost jobs due again, seconds since the last heartbeat: {sorted(map(round, watch.recovery_seconds))}")
         print(f"longest time in which a job was due and none was claimed: {max(watch.idle_seconds, default=0):.1f} s")
         print(f"/health: {watch.looks} looks, {len(watch.red)} not 200")
         return problems
@@ -79,9 +79,9 @@ class Story:
 
     def _judge(self, watch: Watch) -> list[str]:
         # A worker dies up to this long after its last heartbeat.
-        late = [value for value in watch.takeover_seconds if value > TAKEOVER_SECONDS + RENEW_SECONDS]
-        problems = [f"a job was taken over only after {value:.0f} s" for value in late]
-        if (idle := max(watch.idle_seconds, default=0)) > TAKEOVER_SECONDS:
+        late = [value for value in watch.recovery_seconds if value > RECOVERY_SECONDS + RENEW_SECONDS]
+        problems = [f"a lost job was due again only after {value:.0f} s" for value in late]
+        if (idle := max(watch.idle_seconds, default=0)) > RECOVERY_SECONDS:
             problems.append(f"for {idle:.0f} s a job was due and none was claimed")
         for at, answer in watch.red:
             if not any(start - 1 <= at <= end + 5 for start, end in self._events.outages):

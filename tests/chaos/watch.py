@@ -25,15 +25,17 @@ class Seen:
 
     lease_token: uuid.UUID | None = None
     heartbeat_at: datetime | None = None
-    state: str = ""
 
 
 @dataclass
 class Watch:
     """A thread that looks twice a second."""
 
-    takeover_seconds: list[float] = field(default_factory=list)
-    """From the last heartbeat of a worker that lost its job to the next claim of it: more than since its death."""
+    recovery_seconds: list[float] = field(default_factory=list)
+    """From the last heartbeat of a worker that lost its job until the job was due again: more than since its death.
+
+    How long it waits from then on depends on what else is due; that work goes on is in :attr:`idle_seconds`.
+    """
 
     idle_seconds: list[float] = field(default_factory=list)
     """How long due jobs were there and none of any kind was claimed."""
@@ -83,16 +85,14 @@ class Watch:
 
     def _compare(self, job: Any) -> None:
         seen = self._jobs.setdefault(job.pk, Seen())
-        taken = job.state == JobState.RUNNING and job.lease_token != seen.lease_token
-        if taken and seen.heartbeat_at and seen.state == JobState.RUNNING:
-            # Either straight from the dead owner, or by way of QUEUED, see below.
-            self.takeover_seconds.append((job.heartbeat_at - seen.heartbeat_at).total_seconds())
-        if job.state == JobState.QUEUED and waits(job):
-            seen.state, seen.heartbeat_at = "", None  # its worker scheduled the retry itself
-        elif job.state == JobState.RUNNING:
-            seen.state, seen.heartbeat_at, seen.lease_token = job.state, job.heartbeat_at, job.lease_token
-        elif job.state != JobState.QUEUED:
-            seen.state, seen.heartbeat_at = job.state, None
+        if seen.heartbeat_at:
+            if job.state == JobState.QUEUED and not waits(job):
+                self.recovery_seconds.append((job.now - seen.heartbeat_at).total_seconds())
+            elif job.state == JobState.RUNNING and job.lease_token != seen.lease_token:
+                # It was due and claimed between two looks.
+                self.recovery_seconds.append((job.heartbeat_at - seen.heartbeat_at).total_seconds())
+        is_running = job.state == JobState.RUNNING
+        seen.heartbeat_at, seen.lease_token = (job.heartbeat_at, job.lease_token) if is_running else (None, None)
 
 
 def waits(job: Any) -> bool:
