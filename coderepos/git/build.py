@@ -26,7 +26,7 @@ from coderepos.exceptions import (
 )
 from coderepos.git.confinement import profiles
 from coderepos.git.limits import Limits
-from coderepos.git.pack.bare_repository import GitFolder
+from coderepos.git.pack.bare_repository import BareRepository
 from coderepos.git.pack.connectivity import check_connected
 from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.index import index_size, positions_by_id
@@ -125,7 +125,7 @@ def make(
     :raises OSError: the disk is full or fails.
     """
     limits, clock = request.limits, _Clock()
-    git = GitFolder(incoming, group_readable=request.group_readable)
+    git = BareRepository(incoming, group_readable=request.group_readable)
     pack_file = git.open_pack()
     try:
         pack = Pack(pack_file)
@@ -176,14 +176,14 @@ def make(
 def _scan(pack_fd: int, pack: Pack, limits: Limits, resolver: Resolver, emit: Emit) -> None:
     next_progress = 0.0
 
-    def on_pause(objects: int, total: int) -> None:
+    def on_progress(objects: int, total: int) -> None:
         nonlocal next_progress
         resolver.advance()
         if objects == total or time.monotonic() >= next_progress:
             emit({"event": "progress", "phase": "receiving", "objects": objects, "total_objects": total})
             next_progress = time.monotonic() + _PROGRESS_SECONDS
 
-    PackScanner(pack_fd, pack, limits, on_pause, resolver.add_links).scan()
+    PackScanner(pack_fd, pack, limits, on_progress, resolver.add_links).scan()
     emit({"event": "progress", "phase": "resolving", "objects": len(pack), "total_objects": len(pack)})
 
 

@@ -1,1 +1,1 @@
-"""Bounded ingest of a pack: scanned as it arrives, its deltas resolved, its index and repository written."""
+"""Ingests a pack within limits: scans it as it arrives, resolves its deltas, writes index and bare repository."""

@@ -1,6 +1,6 @@
-"""Writes the bare Git folder beside the pack: what ``git --git-dir`` needs, and nothing that names the remote.
+"""Writes the bare repository around the pack: what ``git --git-dir`` needs, and nothing that names the remote.
 
-Layout: gitrepository-layout(5). No hooks, no remote, no reflog, no staging index.
+Layout: gitrepository-layout(5), without hooks, remotes, reflogs and staging index.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from coderepos.git.pack.published_refs import PublishedRefs
 
 NAME: Final = "git"
 
-PACK_FOLDER: Final = f"{NAME}/objects/pack"
+PACK_DIRECTORY: Final = f"{NAME}/objects/pack"
 
-INCOMING_PACK: Final = f"{PACK_FOLDER}/incoming.pack"
+INCOMING_PACK: Final = f"{PACK_DIRECTORY}/incoming.pack"
 
-_FOLDERS: Final = (NAME, f"{NAME}/objects", PACK_FOLDER, f"{NAME}/refs")
+_DIRECTORIES: Final = (NAME, f"{NAME}/objects", PACK_DIRECTORY, f"{NAME}/refs")
 CONFIG: Final = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class GitFolder:
-    """A new Git folder.
+class BareRepository:
+    """A bare repository that is being written.
 
-    :param incoming: descriptor of the folder in which it is made.
+    :param incoming: descriptor of the directory in which it is created.
     :param group_readable: whether the group may read it.
     """
 
     def __init__(self, incoming: int, *, group_readable: bool) -> None:
         self._incoming: Final = incoming
         self._file_mode: Final = 0o440 if group_readable else 0o400
-        self._folder_mode: Final = 0o550 if group_readable else 0o500
-        self._folders: Final = list(_FOLDERS)
-        for folder in _FOLDERS:
-            os.mkdir(folder, 0o700, dir_fd=incoming)
+        self._directory_mode: Final = 0o550 if group_readable else 0o500
+        self._directories: Final = list(_DIRECTORIES)
+        for directory in _DIRECTORIES:
+            os.mkdir(directory, 0o700, dir_fd=incoming)
 
     def open_pack(self) -> int:
-        """Return a descriptor of the new pack file, for reading and writing; it gets its name in :meth:`name_pack`."""
+        """Create the pack file and return a descriptor for reading and writing; :meth:`name_pack` gives it its name."""
         return os.open(INCOMING_PACK, _NEW_FILE, self._file_mode, dir_fd=self._incoming)
 
     def write_index(self, trailer: bytes, index: bytes) -> None:
-        """Write the index of the pack, over what an earlier try may have left of it.
+        """Write the index of the pack; what a failed second process left of it is replaced.
 
         :param trailer: SHA-1 of the pack.
         """
@@ -56,14 +56,14 @@ class GitFolder:
         self._write(name, index)
 
     def name_pack(self, trailer: bytes) -> None:
-        """Give the pack the name that belongs to its index."""
+        """Give the pack the name that matches its index."""
         name = f"{_pack_name(trailer)}.pack"
         os.rename(INCOMING_PACK, name, src_dir_fd=self._incoming, dst_dir_fd=self._incoming)
 
     def add_refs(self, refs: PublishedRefs, shallow: Sequence[str]) -> int:
-        """Write HEAD, refs and the ends of a shallow history; return how many bytes that were.
+        """Write HEAD, config, refs and the list of shallow commits; return their size in bytes.
 
-        :param shallow: commits whose parents are missing.
+        :param shallow: ids of the commits whose parents are missing.
         """
         head = b"ref: " + refs.branch if refs.branch else refs.commit_id.encode()
         written = self._write(f"{NAME}/HEAD", head + b"\n")
@@ -79,16 +79,16 @@ class GitFolder:
         return written
 
     def add_empty_tree(self) -> int:
-        """Write the empty tree, which Git reads without having it and ``git fsck`` misses; return how many bytes."""
-        folder, name = f"{NAME}/objects/{EMPTY_TREE[:1].hex()}", EMPTY_TREE[1:].hex()
-        os.mkdir(folder, 0o700, dir_fd=self._incoming)
-        self._folders.append(folder)
-        return self._write(f"{folder}/{name}", compress(b"tree 0\0"))
+        """Write the empty tree, which ``git fsck`` misses although Git needs no copy; return its size in bytes."""
+        directory, name = f"{NAME}/objects/{EMPTY_TREE[:1].hex()}", EMPTY_TREE[1:].hex()
+        os.mkdir(directory, 0o700, dir_fd=self._incoming)
+        self._directories.append(directory)
+        return self._write(f"{directory}/{name}", compress(b"tree 0\0"))
 
     def finish(self) -> None:
-        """Make the folders read-only."""
-        for folder in reversed(self._folders):
-            os.chmod(folder, self._folder_mode, dir_fd=self._incoming)
+        """Make the directories read-only."""
+        for directory in reversed(self._directories):
+            os.chmod(directory, self._directory_mode, dir_fd=self._incoming)
 
     def _write(self, path: str, content: bytes) -> int:
         descriptor = os.open(path, _NEW_FILE, self._file_mode, dir_fd=self._incoming)
@@ -100,4 +100,4 @@ class GitFolder:
 
 
 def _pack_name(trailer: bytes) -> str:
-    return f"{PACK_FOLDER}/pack-{trailer.hex()}"
+    return f"{PACK_DIRECTORY}/pack-{trailer.hex()}"

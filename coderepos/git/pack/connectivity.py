@@ -1,11 +1,11 @@
-"""Is every object that another one names in the pack? What ``git clone`` asks before it believes a remote.
+"""Checks connectivity: that every object which another one names is in the pack, as ``git clone`` does.
 
-A clone of the whole history calls ``git index-pack --check-self-contained-and-connected``: all trees and commits of the
-pack are looked at, whether or not a ref leads to them. A shallow one calls ``git rev-list --objects`` (connected.c of
-Git): what the refs lead to counts, and the ends of the history name no parents.
+A clone of the whole history runs ``git index-pack --check-self-contained-and-connected``, which checks all trees and
+commits of the pack, whether or not a ref leads to them. A shallow clone runs ``git rev-list --objects`` (connected.c of
+Git), which checks what the refs lead to and ignores the parents of the shallow commits.
 
-What trees and commits name was collected by its type while they were made (:mod:`~coderepos.git.pack.object_links`).
-One difference at the end tells whether it is all there.
+The ids that trees and commits name were collected by type while deltas were resolved
+(:mod:`~coderepos.git.pack.object_links`), so that one set difference shows what is missing.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.object_links import Links, split_ids
 from coderepos.git.pack.pack_file import BLOB, COMMIT, EMPTY_TREE, ID_BYTES, TREE, Pack
 
-_MOST_LINKS: Final = 20_000_000
+_MAX_LINKS: Final = 20_000_000
 
-_ONLY: Final = {kind: bytes(number == kind for number in range(256)) for kind in (BLOB, TREE, COMMIT)}
+_TYPE_MASKS: Final = {kind: bytes(number == kind for number in range(256)) for kind in (BLOB, TREE, COMMIT)}
 
 
 def are_complete(links: Links, pack: Pack) -> bool:
-    """Whether all that trees and commits name is in the pack."""
-    return not links.is_broken and not any(_missing(links, pack))
+    """Return whether everything that trees and commits name is in the pack."""
+    return not links.is_broken and not any(_missing_ids(links, pack))
 
 
 def check_connected(
     links: Links, pack: Pack, by_id: Mapping[bytes, int], delta_tree: DeltaTree, tips: Iterable[int], shallow: set[int]
 ) -> None:
-    """Refuse a pack that ``git clone`` refuses for what is not in it.
+    """Refuse a pack that ``git clone`` would refuse as not connected.
 
     :param by_id: positions of all objects.
-    :param tips: positions of what the refs name.
-    :param shallow: positions of the commits whose parents do not count.
-    :raises UnsafeRepository: something is missing, of another type than it is named as, or malformed.
+    :param tips: positions of the objects that the refs name.
+    :param shallow: positions of the shallow commits, whose parents may be missing.
+    :raises UnsafeRepository: an object is missing, malformed, or of another type than it is named as.
     """
-    blobs, trees, commits = _missing(links, pack)
+    blobs, trees, commits = _missing_ids(links, pack)
     if not (blobs or trees or commits or links.is_broken):
         return
     if not shallow:
         raise UnsafeRepository(reason="object missing")
-    # Without a look at the trees, where none of them is to blame.
+    # Trees need no second look where only commits are missing.
     kinds = {COMMIT, TREE} if blobs or trees or links.is_broken else {COMMIT}
-    named = _named(kinds, pack, by_id, delta_tree, shallow)
+    named = _links_of(kinds, pack, by_id, delta_tree, shallow)
     seen, todo = bytearray(len(pack)), list(tips)
     while todo:
         position = todo.pop()
@@ -58,22 +58,22 @@ def check_connected(
             todo.extend(named.get(position, ()))
 
 
-def _missing(links: Links, pack: Pack) -> tuple[set[bytes | None], ...]:
-    """Return which blobs, trees and commits are named and not there."""
+def _missing_ids(links: Links, pack: Pack) -> tuple[set[bytes | None], ...]:
+    """Return the ids of the blobs, trees and commits that are named but not in the pack."""
     ids = split_ids(pack.ids[: len(pack) * ID_BYTES])
     missing = []
     for kind, named in ((BLOB, links.blobs), (TREE, links.trees), (COMMIT, links.commits)):
-        # Whatever is there goes out of the set at once: it is not asked for again.
-        named.difference_update(compress(ids, pack.kinds.translate(_ONLY[kind])))
+        # The sets are not needed again, so they are reduced in place.
+        named.difference_update(compress(ids, pack.kinds.translate(_TYPE_MASKS[kind])))
         named.difference_update((None, EMPTY_TREE))
         missing.append(named)
     return tuple(missing)
 
 
-def _named(
+def _links_of(
     kinds: set[int], pack: Pack, by_id: Mapping[bytes, int], delta_tree: DeltaTree, shallow: set[int]
 ) -> dict[int, array[int]]:
-    """Return what each object of these types names, by position; -1 for what is not there."""
+    """Return the positions that each object of these types names, by its own position; -1 for a missing object."""
     named: dict[int, array[int]] = {}
     count = 0
     for position, data in delta_tree.objects({one for one in range(len(pack)) if pack.kinds[one] in kinds}):
@@ -83,7 +83,7 @@ def _named(
             links.commits.clear()
         named[position] = array("i", {-1} if links.is_broken else set(_positions(links, pack, by_id)))
         count += len(named[position])
-        if count > _MOST_LINKS:
+        if count > _MAX_LINKS:
             raise UnsafeRepository(reason="object missing")
     return named
 

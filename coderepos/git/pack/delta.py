@@ -9,27 +9,27 @@ from importlib import import_module
 from typing import Final
 
 from coderepos.exceptions import ObjectTooLarge, RemoteProtocolError
+from coderepos.git.pack.varints import read_size
 
 LARGE_BYTES: Final = 16 * 10**6
-"""Objects and deltas above are handled in pieces, with one copy of each at a time."""
+"""Larger objects and deltas are handled in pieces, with one copy of each at a time."""
 
 DELTA_OVERHEAD_BYTES: Final = 8_000
 """Fixed overhead charged per delta, in bytes of its result: applying one takes as long as hashing so many."""
 
-VARINT_BYTES: Final = 10
-_LEAST_BYTES: Final = 4  # DELTA_SIZE_MIN of delta.h: Git refuses whatever is shorter, even where nothing is to be made
-_COPY_BYTES: Final = 0x10000  # what a copy of size 0 means
-_LONGEST_INSTRUCTION: Final = 128
-_LARGE_INSTRUCTIONS: Final = 2_000_000
+_MIN_BYTES: Final = 4  # DELTA_SIZE_MIN in Git's delta.h, which holds for an empty result too
+_COPY_BYTES: Final = 0x10000  # of a copy whose size is given as 0
+_MAX_INSTRUCTION_BYTES: Final = 128
+_MAX_INSTRUCTIONS: Final = 2_000_000  # of a delta applied in pieces
 _GUARD_BYTES: Final = 127
 _GUARD: Final = b"\x7f" + bytes(_GUARD_BYTES)
 
 
 @cache
 def _compiled() -> tuple[Callable[[bytes, bytes], list[bytes]], type[Exception]] | None:
-    """Return dulwich's compiled function and its error, ``None`` where dulwich came without extension modules.
+    """Return dulwich's compiled ``apply_delta`` and its exception, or ``None`` without dulwich's extension modules.
 
-    Loaded while the first bytes of a pack are awaited (:func:`prepare`): the start of a process has no time for it.
+    It is loaded while the first bytes of a pack are on their way (:func:`prepare`), which keeps the start short.
     """
     from dulwich.errors import ApplyDeltaError
 
@@ -41,7 +41,7 @@ def _compiled() -> tuple[Callable[[bytes, bytes], list[bytes]], type[Exception]]
 
 
 def prepare() -> None:
-    """Load what applying deltas needs, so that forked processes find it loaded."""
+    """Load the compiled code, so that forked processes have it loaded."""
     _compiled()
 
 
@@ -50,45 +50,31 @@ def delta_sizes(delta: bytes) -> tuple[int, int, int]:
 
     :raises RemoteProtocolError: the delta is too short, or a size is cut off or longer than ten bytes.
     """
-    if len(delta) < _LEAST_BYTES:
+    if len(delta) < _MIN_BYTES:
         raise RemoteProtocolError(reason="header of a delta")
     try:
-        base_bytes, at = _varint(delta, 0)
-        result_bytes, at = _varint(delta, at)
+        base_bytes, at = read_size(delta, 0)
+        result_bytes, at = read_size(delta, at)
     except IndexError:
         raise RemoteProtocolError(reason="header of a delta") from None
     return base_bytes, result_bytes, at
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    byte = data[at]
-    number, shift = byte & 0x7F, 7
-    while byte & 0x80:
-        at += 1
-        if shift == 7 * VARINT_BYTES:
-            raise RemoteProtocolError(reason="header of a delta")
-        byte = data[at]
-        number |= (byte & 0x7F) << shift
-        shift += 7
-    return number, at + 1
-
-
 def apply_delta(base: bytes, delta: bytes, *, result_bytes: int) -> bytes:
-    """Return what ``delta`` makes of ``base``.
+    """Return the result of applying ``delta`` to ``base``.
 
-    dulwich's compiled code is used where it is installed; it makes two copies of the result, so large ones are made
-    here.
+    Uses dulwich's compiled code where it is installed, but not for large results, of which it makes two copies.
 
-    :param result_bytes: what the delta's own header says, so that its bound was checked.
+    :param result_bytes: size of the result in the delta's own header, already checked against its limit.
     :raises RemoteProtocolError: the delta does not fit its base or reaches outside of it.
     """
     compiled = _compiled()
     if compiled is None or result_bytes > LARGE_BYTES:
         return apply_delta_in_pieces(base, [delta], result_bytes=result_bytes)
-    apply, refusal = compiled
+    apply, apply_error = compiled
     try:
         pieces = apply(base, _guarded(base, delta, result_bytes))
-    except refusal:
+    except apply_error:
         raise RemoteProtocolError(reason="instructions of a delta") from None
     result = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     if len(result) != result_bytes + _GUARD_BYTES:
@@ -97,10 +83,11 @@ def apply_delta(base: bytes, delta: bytes, *, result_bytes: int) -> bytes:
 
 
 def _guarded(base: bytes, delta: bytes, result_bytes: int) -> bytes:
-    """Return a delta that makes 127 more bytes at the end of its result.
+    """Return the delta with an instruction appended that adds 127 bytes to its result.
 
-    The compiled code passes over a last copy that does not fit, so there has to be an instruction behind it. A last
-    instruction that is cut off takes at most 127 bytes of it: what is left then is a reserved instruction.
+    The compiled code ignores a last copy that does not fit the base, so the last instruction must not be the delta's.
+    Where the delta's own last instruction is cut off, it swallows at most 127 bytes of the guard, and what is left is
+    a reserved instruction, which the compiled code refuses.
     """
     at = 1 if delta[0] < 0x80 else 2 if delta[1] < 0x80 else 3
     if delta[at - 1] < 0x80 and (low := delta[at]) > 0x80 and (high := delta[at + 1]) & 0x7F != 0x7F:
@@ -112,26 +99,26 @@ def _guarded(base: bytes, delta: bytes, result_bytes: int) -> bytes:
 
 
 def _five_bytes(size: int) -> bytes:
-    """Return a size below 2**35 as it stands in a delta, always in five bytes."""
+    """Return a size below 2**35 as the header of a delta encodes it, padded to five bytes."""
     return bytes((size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21 & 127 | 128, size >> 28))
 
 
 def apply_delta_in_pieces(base: bytes, delta: Iterable[bytes], *, result_bytes: int) -> bytes:
-    """Return what a delta makes of ``base``, holding one piece of the delta at a time.
+    """Return the result of applying a delta to ``base``, with one piece of the delta in memory at a time.
 
     :param delta: its bytes; the first piece holds both sizes.
-    :param result_bytes: what the delta's own header says, so that its bound was checked.
+    :param result_bytes: size of the result in the delta's own header, already checked against its limit.
     :raises RemoteProtocolError: the delta does not fit its base or reaches outside of it.
-    :raises ObjectTooLarge: it has millions of instructions, as only deltas of huge objects have.
+    :raises ObjectTooLarge: it has more than two million instructions.
     """
     pieces = iter(delta)
     window = next(pieces, b"")
-    base_bytes, said_bytes, at = delta_sizes(window)
-    if base_bytes != len(base) or said_bytes != result_bytes:
+    base_bytes, declared_bytes, at = delta_sizes(window)
+    if base_bytes != len(base) or declared_bytes != result_bytes:
         raise RemoteProtocolError(reason="instructions of a delta")
     patch = _Patch(base, result_bytes)
     for piece in pieces:
-        at = patch.follow(window, at, len(window) - _LONGEST_INSTRUCTION)
+        at = patch.follow(window, at, len(window) - _MAX_INSTRUCTION_BYTES)
         window, at = window[at:] + piece, 0
     patch.follow(window, at, len(window))
     return patch.result()
@@ -143,14 +130,14 @@ class _Patch:
     def __init__(self, base: bytes, result_bytes: int) -> None:
         self._source: Final = memoryview(base)
         self._rest = result_bytes
-        self._instructions_left = _LARGE_INSTRUCTIONS
+        self._instructions_left = _MAX_INSTRUCTIONS
         # Grows in place and gives its content away without a copy.
         self._result: Final = io.BytesIO()
 
     def follow(self, window: bytes, at: int, end: int) -> int:
-        """Carry out the instructions of ``window`` that start from ``at`` on and before ``end``; return where it ends.
+        """Carry out the instructions of ``window`` from ``at`` to ``end``, and return where the next one starts.
 
-        :raises RemoteProtocolError: an instruction is cut off, reserved, reaches outside the base or makes too much.
+        :raises RemoteProtocolError: an instruction is cut off, reserved, or exceeds the base or the result.
         """
         try:
             while at < end:
@@ -171,9 +158,9 @@ class _Patch:
         return at
 
     def result(self) -> bytes:
-        """Return what was made.
+        """Return the whole result.
 
-        :raises RemoteProtocolError: it is too short.
+        :raises RemoteProtocolError: it is shorter than its declared size.
         """
         if self._rest:
             raise RemoteProtocolError(reason="instructions of a delta")

@@ -279,7 +279,7 @@ class _DeltasById:
         order = sorted(range(len(keys)), key=keys.__getitem__)
         self.base_ids: Final = set(keys)
         self._ids: Final = b"".join([keys[number] for number in order])
-        self._positions: Final = array("I", [pack.based_by_id[number] for number in order])
+        self._positions: Final = array("I", [pack.ref_deltas[number] for number in order])
         self._taken: Final = bytearray(len(order))
         self.remaining = len(order)
 

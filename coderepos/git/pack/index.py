@@ -1,4 +1,4 @@
-"""Finds the objects of a pack by their ids, and writes its index: version 2, gitformat-pack(5)."""
+"""Maps the ids of a pack to positions, and creates its index: version 2, gitformat-pack(5)."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _ROW_BYTES: Final = 32
 
 
 def positions_by_id(pack: Pack) -> dict[bytes, int]:
-    """Return where in the pack each object is, by its id; the first place of one that is there twice.
+    """Return the position of each object by its id; of an object that is there twice, the first one.
 
-    :param pack: whose deltas are resolved.
+    :param pack: must have its deltas resolved.
     """
     ids = _ids(pack)
     return dict(zip(reversed(ids), reversed(range(len(ids))), strict=True))
 
 
 def index_size(pack: Pack) -> int:
-    """Return the size in bytes of the index that :func:`index_of` makes."""
+    """Return the size in bytes of the index that :func:`index_of` returns."""
     large = sum(offset >= _LARGE for offset in pack.offsets[:-1]) if pack.offsets[-1] >= _LARGE else 0
     return len(_MAGIC) + 256 * 4 + len(pack) * (ID_BYTES + 8) + large * 8 + 2 * ID_BYTES
 
 
 def index_of(pack: Pack) -> bytes:
-    """Return the index file of a pack whose deltas are resolved, the same bytes as ``git index-pack`` writes.
+    """Return the index file of a pack whose deltas are resolved, byte for byte as ``git index-pack`` writes it.
 
-    Whole rows are sorted: to gather columns in the order of the ids afterwards would miss the processor's cache at
-    every step, which takes nearly twice as long.
+    Whole rows are sorted. Sorting only the ids and reordering the other columns after them would miss the processor's
+    cache at every step, which takes nearly twice as long.
     """
     count = len(pack)
     rows = _split(_interleaved(pack), _ROW_BYTES)
@@ -69,7 +69,7 @@ def _split(data: bytes | bytearray, size_bytes: int) -> list[bytes]:
 
 
 def _interleaved(pack: Pack) -> bytearray:
-    """Return a row for each object: id, offset and CRC32, the numbers in big-endian order."""
+    """Return a row per object: id, offset and CRC32, the numbers in big-endian order."""
     count = len(pack)
     rows = bytearray(_ROW_BYTES * count)
     columns = (
@@ -93,7 +93,7 @@ def _column(table: bytes, place: range, count: int) -> bytearray:
 
 
 def _offset_tables(offsets: array[int]) -> Iterator[bytes]:
-    """Yield the table of offsets, and the one of those with more than 31 bits, which the first one refers to.
+    """Yield the table of 31-bit offsets and, where there are larger ones, the table of 64-bit offsets it refers to.
 
     :param offsets: in big-endian order.
     """

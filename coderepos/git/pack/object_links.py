@@ -1,6 +1,6 @@
-"""The ids that trees and commits name: links from one object of a pack to another.
+"""Collects the ids that trees and commits name: the links between the objects of a pack.
 
-Trees and commits are looked at where they are made anyway, on the second core mostly.
+They are extracted where an object's content is in memory anyway, which is mostly on the second core.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 
 from coderepos.git.pack.pack_file import COMMIT, ID_BYTES, TREE
 
-# One line of a tree: a file or link, a directory, a submodule, or all the rest where it is none. Modes as canon_mode()
-# of Git takes them. The rest is a group of its own, so that a search never goes on behind what does not match.
+# One entry of a tree: a file or link, a directory, a submodule, or else all that is left. Modes are read as by Git's
+# canon_mode(). What is left is a group of its own, so that the search never goes on behind a malformed entry.
 _LINE: Final = re.compile(
     rb"(?:100644|100755|120000|(?=[0-7]{6})[0-7]++(?<=[1357][02][0-7]{4})) [^\0]++\0(.{20})"
     rb"|(?:4[0-7]{4}|(?=[0-7]{6})[0-7]++(?<=[0246]4[0-7]{4})) [^\0]++\0(.{20})"
@@ -26,27 +26,27 @@ _COMMIT: Final = re.compile(rb"tree ([0-9a-fA-F]{40})\n((?:parent [0-9a-fA-F]{40
 _PARENT_BYTES: Final = 48
 _WINDOW_BYTES: Final = 1 << 20
 _MORE_IDS: Final = 100_000
-"""Ids kept beyond one for each object: those that a shallow history names at its ends."""
+"""Ids allowed beyond one per object: the parents that a shallow history names and lacks."""
 
 _COUNTS: Final = struct.Struct("?3Q")
 
 
 class Links:
-    """The ids that trees and commits name, by the type that each has to be of.
+    """The ids that trees and commits name, by the type that each object must have.
 
-    :param objects: how many there are in the pack; where many more are named, some are missing.
+    :param objects: number of objects in the pack; where many more are named, some are missing.
     """
 
     def __init__(self, objects: int) -> None:
-        self._most: Final = objects + _MORE_IDS
-        self.blobs: Final[set[bytes | None]] = set()  # None stands for the lines of other types
+        self._max_ids: Final = objects + _MORE_IDS
+        self.blobs: Final[set[bytes | None]] = set()  # with None from the entries of other types
         self.trees: Final[set[bytes | None]] = set()
         self.commits: Final[set[bytes | None]] = set()
         self.is_broken = False
-        """Whether a tree or commit is malformed, or too much is named."""
+        """Whether a tree or commit is malformed, or too many ids are named."""
 
     def add(self, kind: int, data: bytes) -> None:
-        """Add what a tree or a commit names."""
+        """Add the ids that a tree or a commit names."""
         if self.is_broken:
             return
         if kind == TREE:
@@ -58,7 +58,7 @@ class Links:
         at, end, width = 0, len(data), _WINDOW_BYTES
         while at < end:
             window = data if end <= width else data[at : at + width]
-            # For each line what stood before it, which is nothing, and its blob, tree or rest.
+            # For each entry: the text before it, which is empty, then its blob, its tree, or what is left.
             parts = _LINE.split(window)
             self.blobs.update(parts[1::4])
             self.trees.update(parts[2::4])
@@ -68,7 +68,7 @@ class Links:
                 self.is_broken = True
                 return
             self._check_room()
-            # A line that is cut off by the end of the window starts the next one, and may be longer than one.
+            # An entry that the window cuts off starts the next window, and may be longer than one.
             width = 2 * width if rest == len(window) else _WINDOW_BYTES
 
     def _add_commit(self, data: bytes) -> None:
@@ -83,26 +83,26 @@ class Links:
         self._check_room()
 
     def _check_room(self) -> None:
-        if len(self.blobs) + len(self.trees) + len(self.commits) > self._most:
+        if len(self.blobs) + len(self.trees) + len(self.commits) > self._max_ids:
             self.is_broken = True
             for ids in (self.blobs, self.trees, self.commits):
                 ids.clear()
 
 
 class SharedLinks:
-    """Memory in which a forked process leaves the links that it found.
+    """Shared memory in which a forked process passes on the links that it found.
 
-    :param known: what this process knows already.
-    :param objects: how many there are in the pack.
+    :param known: the links that this process knows already.
+    :param objects: number of objects in the pack.
     """
 
     def __init__(self, known: Links, objects: int) -> None:
         self._known: Final = known
-        # Pages that are not written take no memory.
+        # Pages that are never written take no memory.
         self._memory: Final = mmap(-1, _COUNTS.size + ID_BYTES * (objects + _MORE_IDS))
 
     def store(self, found: Links) -> None:
-        """Leave what is not known yet; called in the forked process."""
+        """Store the links that are not known yet; called in the forked process."""
         known = self._known
         sets = (found.blobs - known.blobs, found.trees - known.trees, found.commits - known.commits)
         packed = [b"".join([one for one in ids if one is not None]) for ids in sets]
@@ -111,7 +111,7 @@ class SharedLinks:
             self._memory.write(ids)
 
     def collect(self) -> None:
-        """Take over what was left."""
+        """Add what the forked process stored."""
         known = self._known
         is_broken, *sizes = _COUNTS.unpack(self._memory.read(_COUNTS.size))
         for ids, size in zip((known.blobs, known.trees, known.commits), sizes, strict=True):
@@ -121,5 +121,5 @@ class SharedLinks:
 
 
 def split_ids(packed: bytes) -> list[bytes]:
-    """Return ids that stand one after the other."""
+    """Return the ids in a packed column."""
     return list(struct.Struct(f"{ID_BYTES}s" * (len(packed) // ID_BYTES)).unpack(packed))

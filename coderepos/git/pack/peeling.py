@@ -1,4 +1,4 @@
-"""Follows annotated tags to what they name, however many lie on top of each other."""
+"""Peels annotated tags: follows them to the object that they finally name, through any number of tags."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from coderepos.exceptions import RefNotFound, RemoteProtocolError, UnsafeReposit
 from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.pack_file import COMMIT, TAG, TYPE_NAMES, Pack
 
-# What parse_tag_buffer() in tag.c and parse_commit_buffer() in commit.c of Git ask for.
+# As much as parse_tag_buffer() in tag.c and parse_commit_buffer() in commit.c of Git require.
 _TAG: Final = re.compile(rb"object ([0-9a-fA-F]{40})\ntype (commit|tree|blob|tag)\ntag [^\n]*\n")
 _COMMIT: Final = re.compile(rb"tree ([0-9a-fA-F]{40})\n")
 
 
 class Peeler:
-    """Knows what the tag objects of a pack finally name.
+    """Peels the tags of a pack, and remembers the results.
 
     :param by_id: positions of all objects.
     """
@@ -30,23 +30,23 @@ class Peeler:
         self._malformed: Final[set[int]] = set()
 
     def peel(self, position: int) -> int | None:
-        """Return what is at the end of a tag, or the object itself where it is none.
+        """Return the position of the object that a tag finally names, or ``position`` itself where it is not a tag.
 
-        ``None`` where a tag on the way is malformed, or what it names is missing or of another type.
+        ``None`` if a tag in the chain is malformed, or what it names is missing or of another type.
         """
-        way: list[int] = []
+        chain: list[int] = []
         at: int | None = position
         while at is not None and self._pack.kinds[at] == TAG and at not in self._peeled:
-            self._peeled[at] = None  # where only this leads back to it
-            way.append(at)
+            self._peeled[at] = None  # stays so where the tags form a circle
+            chain.append(at)
             at = self._target(at)
         end = at if at is None else self._peeled.get(at, at)
-        for tag in way:
+        for tag in chain:
             self._peeled[tag] = end
         return end
 
     def is_malformed(self, tag: int) -> bool:
-        """Whether a tag that leads nowhere does so since it, or one that it leads to, is malformed."""
+        """Return whether a tag that cannot be peeled, or a tag that it leads to, is malformed."""
         at: int | None = tag
         seen: set[int] = set()
         while at is not None and at not in seen and at not in self._malformed:
@@ -55,16 +55,16 @@ class Peeler:
         return at in self._malformed
 
     def _target(self, tag: int) -> int | None:
-        """Return what a tag names; all of them are read at the first call, each once."""
+        """Return the position of what a tag names; the first call reads all tags of the pack, each once."""
         if self._targets is None:
             tags, at = set(), self._pack.kinds.find(TAG)
             while at >= 0:
                 tags.add(at)
                 at = self._pack.kinds.find(TAG, at + 1)
-            self._targets = {position: self._named(position, data) for position, data in self._delta_tree.objects(tags)}
+            self._targets = {position: self._parse(position, data) for position, data in self._delta_tree.objects(tags)}
         return self._targets[tag]
 
-    def _named(self, tag: int, data: bytes) -> int | None:
+    def _parse(self, tag: int, data: bytes) -> int | None:
         found = _TAG.match(data)
         if not found:
             self._malformed.add(tag)
@@ -79,11 +79,11 @@ class Peeler:
 def commit_and_tree(
     wanted_id: bytes, pack: Pack, by_id: Mapping[bytes, int], delta_tree: DeltaTree, peeler: Peeler
 ) -> tuple[bytes, bytes]:
-    """Return the ids of the commit that the wanted object is or names, and of its tree.
+    """Return the ids of the wanted commit, or of the commit that the wanted tag names, and of its tree.
 
     :param by_id: positions of all objects.
     :raises RemoteProtocolError: the pack does not hold the wanted object.
-    :raises RefNotFound: it names no commit.
+    :raises RefNotFound: the wanted object is not a commit, nor a tag of one.
     :raises UnsafeRepository: a tag or the commit is malformed.
     """
     wanted = by_id.get(wanted_id)

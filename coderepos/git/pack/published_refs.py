@@ -1,7 +1,7 @@
-"""Decides which refs a sandbox gets: the branch or tag that was fetched and the tags that came along, nothing else.
+"""Selects the refs that a sandbox gets: the fetched branch or tag, and the tags that came with it.
 
-Refs outside of ``refs/heads/`` and ``refs/tags/`` change what Git shows (``refs/replace/``), or are notes and work in
-progress: whoever asks for one gets its commit, with HEAD on it.
+Refs outside of ``refs/heads/`` and ``refs/tags/`` are not written, since some change what Git shows
+(``refs/replace/``). Where such a ref was fetched, HEAD is detached at its commit.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class PublishedRefs:
     def __init__(self, commit_id: str) -> None:
         self.commit_id: Final = commit_id
         self.branch = b""
-        """Full name of the branch that HEAD points to; empty where HEAD holds the commit itself."""
+        """Full name of the branch that HEAD points to; empty where HEAD is detached."""
         self.ids: Final[dict[bytes, str]] = {}
         """Object ids by full name."""
         self.peeled: Final[dict[bytes, str]] = {}
-        """What those that are tag objects finally name."""
+        """Ids of the objects that annotated tags finally name, by full name of the tag."""
 
 
 def published_refs(
@@ -44,9 +44,9 @@ def published_refs(
     peeler: Peeler,
     substitutions: Substitutions,
 ) -> PublishedRefs:
-    """Return the refs to write, and count the tags that are left out although their object came along.
+    """Return the refs to write, and count the tags that are skipped although their object is in the pack.
 
-    Those are tags whose name Git refuses or cannot have beside another one's, and those that lead nowhere.
+    A tag is skipped if it cannot be peeled, if Git refuses its name, or if the name conflicts with that of another ref.
 
     :param by_id: positions of all objects.
     """
@@ -65,8 +65,8 @@ def published_refs(
         if name.startswith(TAGS) and is_ref_name(name) and peeler.peel(position) is not None:
             tags.setdefault(ref_bytes(name), position)
         else:
-            _leave_out(ref_bytes(name), substitutions)
-    for tag in _side_by_side(tags, wanted, substitutions):
+            _skip(ref_bytes(name), substitutions)
+    for tag in _without_conflicts(tags, wanted, substitutions):
         refs.ids[tag] = pack.object_id(tags[tag]).hex()
         end = peeler.peel(tags[tag])
         if end is not None and end != tags[tag]:
@@ -75,17 +75,17 @@ def published_refs(
     return refs
 
 
-def _side_by_side(tags: Mapping[bytes, int], wanted: bytes, substitutions: Substitutions) -> Iterator[bytes]:
-    """Yield the names that may stand beside each other: ``a`` is a file and ``a/b`` needs a directory of this name."""
+def _without_conflicts(tags: Mapping[bytes, int], wanted: bytes, substitutions: Substitutions) -> Iterator[bytes]:
+    """Yield the names that do not conflict: beside the file ``a`` there cannot be ``a/b``."""
     above = b""
-    # In this order all that is below a name follows it at once.
+    # In this order the names below a name follow it directly.
     for name in sorted(tags, key=lambda name: name.replace(b"/", b"\0")):
         if (above and name.startswith(above + b"/")) or wanted.startswith(name + b"/"):
-            _leave_out(name, substitutions)
+            _skip(name, substitutions)
         else:
             above = name
             yield name
 
 
-def _leave_out(name: bytes, substitutions: Substitutions) -> None:
+def _skip(name: bytes, substitutions: Substitutions) -> None:
     substitutions.add("tag", name.removeprefix(TAGS.encode()))

@@ -74,7 +74,7 @@ class Resolver:
         pack, delta_tree, links = self._pack, DeltaTree(self._pack, self._limits), self.links
         for position in self._unread_links:
             links.add(pack.kinds[position], pack.undeltified(position))
-        if pack.based_by_id:
+        if pack.ref_deltas:
             delta_tree.resolve_by_id(links)
             return
         while self._taken < len(pack) and self._stream_order_viable():
@@ -93,7 +93,7 @@ class Resolver:
     def _stream_order_viable(self) -> bool:
         """Return whether deltas may be resolved in the order of the stream; once it is ``False`` it stays so."""
         pack = self._pack
-        if pack.based_by_id or pack.largest_bytes > LARGE_BYTES:
+        if pack.ref_deltas or pack.largest_bytes > LARGE_BYTES:
             self._is_viable = False
         return self._is_viable
 
@@ -106,17 +106,17 @@ class Resolver:
         pack = self._pack
         return pack.result_bytes - self._taken_result_bytes + DELTA_OVERHEAD_BYTES * len(pack.deltas)
 
-    def _start_batch(self, most_work: int) -> None:
-        pack, positions = self._pack, self._take(most_work)
-        shared = SharedLinks(self.links, pack.capacity)
+    def _start_batch(self, max_work: int) -> None:
+        pack, positions = self._pack, self._take(max_work)
+        shared = SharedLinks(self.links, pack.total)
 
         def resolve() -> None:
-            links = Links(pack.capacity)
+            links = Links(pack.total)
             StreamOrder(pack, links).resolve(positions)
             shared.store(links)
 
         self._batch = Forked(resolve), positions, shared
-        pack.forget(positions)
+        pack.evict(positions)
 
     def _collect(self) -> None:
         """Wait for the second process, and defer its batch where it failed: the end finds out why."""
@@ -138,13 +138,13 @@ class Resolver:
         self._deferred.append(positions)
         self._is_viable = False
 
-    def _take(self, most_work: int) -> range:
+    def _take(self, max_work: int) -> range:
         """Take the next range of positions, with about this much work and at least one position."""
         bases, sizes = self._pack.bases, self._pack.sizes
         first = end = self._taken
-        while end < len(bases) and most_work > 0:
+        while end < len(bases) and max_work > 0:
             if bases[end] >= 0:
-                most_work -= sizes[end] + DELTA_OVERHEAD_BYTES
+                max_work -= sizes[end] + DELTA_OVERHEAD_BYTES
                 self._taken_result_bytes += sizes[end]
             end += 1
         self._taken = end
