@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -14,10 +13,9 @@ from coderepos.crypto.redaction import safe_remote_text
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import RefNotFound, RemoteError
 from coderepos.git.clone import CloneRequest
+from coderepos.git.credentials import basic_auth
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy, Proxy
-from coderepos.git.platforms import basic_auth
-from coderepos.git.results import Credentials, Revealable
 from coderepos.git.transport.proxy import parse_proxy_url
 from coderepos.git.url import GitUrl, origin_of
 from coderepos.hidden import HiddenText
@@ -114,7 +112,7 @@ def clone_request(repository: Remote, token: Secret) -> CloneRequest:
     """Return what to ask the remote of a repository for, saved or not."""
     return CloneRequest(
         url=repository.git_url,
-        credentials=_credentials(repository, token),
+        credentials=basic_auth(repository.platform, token, repository.username) if token else None,
         ref=repository.ref,
         depth=repository.depth,
         policy=network_policy(),
@@ -160,24 +158,3 @@ def sandbox_root() -> SandboxRoot:
 def sandbox_of(repository: Placed) -> Sandbox:
     """Return the folder of one repository."""
     return Sandbox(sandbox_root(), project_key(repository.project_id), str(repository.pk))
-
-
-@dataclass(frozen=True, slots=True)
-class _PublicText:
-    """A user name that is no secret, so that no log masks it."""
-
-    text: str
-
-    def reveal(self) -> str:
-        return self.text
-
-
-def _credentials(repository: Remote, token: Secret) -> Credentials | None:
-    if not token:
-        return None
-    username, password = basic_auth(repository.platform, HiddenText(token.reveal()), repository.username)
-    return Credentials(username=_half(username, token), password=_half(password, token))
-
-
-def _half(text: str, token: Secret) -> Revealable:
-    return token if text == token.reveal() else _PublicText(text)

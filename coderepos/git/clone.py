@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError, RemoteProtocolError
+from coderepos.git.credentials import Credentials
 from coderepos.git.inspection import inspect
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
@@ -25,7 +26,7 @@ from coderepos.git.process import events, supervisor
 from coderepos.git.process.group import has_ended
 from coderepos.git.process.supervisor import Child
 from coderepos.git.process.watchdog import TICK_SECONDS, Watchdog
-from coderepos.git.results import CloneReport, Credentials, Progress, token_expiry
+from coderepos.git.results import CloneReport, Progress, token_expiry
 from coderepos.git.text import display_ref
 from coderepos.git.wire import BuildReport, BuildRequest, FetchOutcome, FetchRequest, dump_line, request_line
 from coderepos.hidden import HiddenText

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from binascii import b2a_base64
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from coderepos.exceptions import (
     PreambleTooLarge,
 )
 from coderepos.git.confinement import profiles
+from coderepos.git.credentials import basic_authorization
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY, KnownHost
 from coderepos.git.process.emitter import Emit, emit_to, error_event
@@ -164,5 +164,4 @@ def authorization(request: FetchRequest) -> dict[str, str]:
     """Return the header with the credentials (RFC 7617), none where there are none."""
     if not request.username and not request.password:
         return {}
-    pair = f"{request.username or ''}:{request.password or ''}".encode()
-    return {"Authorization": "Basic " + b2a_base64(pair, newline=False).decode()}
+    return {"Authorization": basic_authorization(request.username or "", request.password or "")}

@@ -52,17 +52,3 @@ def platform_of(url: GitUrl, hosts: Mapping[str, KnownHost] = KNOWN_HOSTS) -> st
     """Return ``github``, ``gitlab``, ``bitbucket``, ``gitea``, or ``generic`` for every other host."""
     known = hosts.get(url.authority)
     return known.platform if known else "generic"
-
-
-def basic_auth(platform: str, token: str, username: str = "") -> tuple[str, str]:
-    """Return user name and password under which a platform takes a token; both empty without a token.
-
-    :param username: name that the user gave, in place of the one that the platform documents.
-    """
-    if not token:
-        return "", ""
-    if username:
-        return username, token
-    if platform == "github":
-        return token, ""
-    return TOKEN_USERS[platform], token

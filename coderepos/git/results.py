@@ -6,31 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from coderepos.git.wire import BuildReport
 
 EXPIRY: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:Z|[+-]\d\d:\d\d)\Z", re.ASCII)
 EXPIRY_YEARS: Final = range(2000, 2200)
 """Years in which a token may expire; whoever names another one knows nothing."""
-
-
-class Revealable(Protocol):
-    """A secret that opens only when it is asked to by name."""
-
-    def reveal(self) -> str:
-        """Return the plain text."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Credentials:
-    """Basic credentials of one request; which half holds the token depends on the platform (``platforms.credentials``).
-
-    Both halves are :class:`Revealable`, since GitHub takes the token as user name.
-    """
-
-    username: Revealable
-    password: Revealable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,10 +18,10 @@ import pytest
 
 from coderepos.crypto.secret import Secret
 from coderepos.git.clone import CloneRequest, clone
+from coderepos.git.credentials import Credentials
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.probe import probe
-from coderepos.git.results import Credentials
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
 from tests.git.test_fetch_hostile import TOKEN

@@ -30,11 +30,12 @@ from coderepos.exceptions import (
     error_classes,
 )
 from coderepos.git.clone import CloneRequest, Programs, clone
+from coderepos.git.credentials import Credentials
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process import events, supervisor
 from coderepos.git.process.supervisor import Child
-from coderepos.git.results import CloneReport, Credentials, Progress
+from coderepos.git.results import CloneReport, Progress
 from tests.support.processes import Process, descendants, left_over
 from tests.support.programs.scripted import BUILD, COMMIT, FETCH, STARTED, error, outcome, report
 from tests.support.users import forked

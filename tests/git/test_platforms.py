@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.platforms import KNOWN_HOSTS, KnownHost, basic_auth, platform_of
+from coderepos.git.platforms import KNOWN_HOSTS, KnownHost, platform_of
 from coderepos.git.transport.platform_api import PlatformAnswer, ask_platform, ask_token_expiry, token_expiry
 from coderepos.git.url import parse_git_url
 from tests.support.servers.hostile import Answer, Exchange, HostileServer
@@ -39,23 +39,6 @@ def test_platform_on_another_port_is_another_host() -> None:
     url = parse_git_url("https://github.com:8443/a/b", NetworkPolicy(allowed_hosts=("github.com:8443",)))
 
     assert platform_of(url) == "generic"
-
-
-@pytest.mark.parametrize(
-    ("platform", "credentials"),
-    [
-        ("github", ("tok", "")),
-        ("gitlab", ("oauth2", "tok")),
-        ("bitbucket", ("x-token-auth", "tok")),
-        ("gitea", ("git", "tok")),
-        ("generic", ("git", "tok")),
-    ],
-)
-def test_basic_auth(platform: str, credentials: tuple[str, str]) -> None:
-    """Each platform gets the token as it documents it, a user name that was given goes first, no token is nothing."""
-    assert basic_auth(platform, "tok") == credentials
-    assert basic_auth(platform, "tok", "me") == ("me", "tok")
-    assert basic_auth(platform, "", "me") == ("", "")
 
 
 def ask(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -15,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from coderepos.exceptions import GitError, RemoteProtocolError
+from coderepos.git.credentials import basic_authorization
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY, TOKEN_USERS, KnownHost
 from coderepos.git.transport.addresses import Resolver, look_up
@@ -51,7 +51,7 @@ def ask_platform(
 
     An API on another host than the repository is asked only where the settings allow that host too.
 
-    :param credentials: user name and password as :func:`basic_auth` returns them.
+    :param credentials: user name and password, one of which is the token.
     """
     known = hosts.get(url.authority)
     target = _api_target(known, url.path) if known else None
@@ -80,7 +80,7 @@ def ask_token_expiry(
     projects and groups included; the token ends when the day that it names begins in UTC (GitLab's documentation,
     "When personal access tokens expire").
 
-    :param credentials: user name and password as :func:`basic_auth` returns them.
+    :param credentials: user name and password, one of which is the token.
     """
     known = hosts.get(url.authority)
     authorization = _api_authorization(known, credentials) if known else {}
@@ -163,7 +163,7 @@ def _api_authorization(known: KnownHost, credentials: tuple[str, str]) -> dict[s
     if not token:
         return {}
     if known.platform == "bitbucket" and username not in ("", TOKEN_USERS["bitbucket"]):
-        return {"Authorization": "Basic " + b64encode(f"{username}:{password}".encode()).decode()}
+        return {"Authorization": basic_authorization(username, password)}
     return {"Authorization": f"Bearer {token}"}
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 import socket
-from base64 import b64encode
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote
 
 from coderepos.exceptions import GitError, ProxyUnavailable, RemoteProtocolError, RemoteTimeout, RemoteUnreachable
+from coderepos.git.credentials import basic_authorization
 from coderepos.git.network_policy import Proxy
 from coderepos.git.transport.addresses import MAX_ADDRESSES, look_up
 from coderepos.git.transport.http_reader import Head, HttpReader
@@ -134,6 +134,5 @@ def _asked(connected: socket.socket, proxy: Proxy, target: str, meter: Meter) ->
 def _request(proxy: Proxy, target: str) -> bytes:
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", "User-Agent: git/coderepos"]
     if proxy.username or proxy.password:
-        pair = HiddenBytes(f"{proxy.username}:{proxy.password}".encode())
-        lines.append(HiddenText("Proxy-Authorization: Basic " + b64encode(pair).decode()))
+        lines.append(HiddenText(f"Proxy-Authorization: {basic_authorization(proxy.username, proxy.password)}"))
     return HiddenBytes("\r\n".join([*lines, "", ""]).encode("ascii"))
