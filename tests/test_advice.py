@@ -19,7 +19,8 @@ from coderepos import services
 from coderepos.exceptions import default_message, error_classes
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, ProjectMembership, Role
 from coderepos.projects.models import Project
-from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.git import git, make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

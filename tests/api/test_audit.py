@@ -20,7 +20,8 @@ from coderepos.exceptions import CodeReposError
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, ProjectMembership, Role
 from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
-from tests.support.servers.git_http_backend import GitServer, make_repository
+from tests.support.git import make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 NOON = datetime(2024, 1, 15, 12, 0, 0, tzinfo=UTC)
 

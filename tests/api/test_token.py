@@ -23,7 +23,8 @@ from coderepos.projects.models import Project
 from coderepos.services import tokens
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
 from tests.support.database import connection
-from tests.support.servers.git_http_backend import GitServer, make_repository
+from tests.support.git import make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 NEW = "ghp_ThisOneReplacesTheOther0123456789ab"
 Put = Callable[..., Any]

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from tests.support.servers.git_http_backend import git
+from tests.support.git import git
 
 WORDS = [f"{first}{second}" for first in ("get", "set", "read", "write", "make", "find") for second in range(200)]
 

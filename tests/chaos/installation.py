@@ -23,7 +23,8 @@ from django.db import transaction
 
 from tests.postgres import TemporaryServer
 from tests.support.cluster import Cluster, children_of
-from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.git import git, make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 SOURCES = 6
 TOKEN = "t" * 30

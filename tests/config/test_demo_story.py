@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import threading
+import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from config.demo.api import Api
 from config.demo.console import Console
 from config.demo.installation import environment_of, temporary_folder
 from config.demo.repositories import make_shop
+from tests.support.servers.http_server import Exchange, HttpServer
 
 
 class Terminal(io.StringIO):
@@ -148,29 +148,16 @@ def test_the_seed_opens_the_api_and_the_admin(client: Client) -> None:
 def address() -> Iterator[str]:
     """The address of a web server that answers with the request's own head."""
 
-    class Echo(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = f'{{"path": "{self.path}", "authorization": "{self.headers["Authorization"]}"}}'.encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    class Echo(HttpServer):
+        def answer(self, exchange: Exchange) -> None:
+            if exchange.method == "POST":
+                exchange.answer(b"<h1>Bad gateway</h1>", "text/html", 502)
+                return
+            told = {"path": exchange.path, "authorization": exchange.headers["authorization"]}
+            exchange.answer(json.dumps(told).encode(), "application/json")
 
-        def do_POST(self) -> None:
-            self.send_response(502)
-            self.end_headers()
-            self.wfile.write(b"<h1>Bad gateway</h1>")
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Echo() as server:
+        yield f"http://{server.host}"
 
 
 def test_the_client_sends_its_token_to_the_host_itself(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,8 @@ from coderepos.models import CodeRepository, Job, ProjectMembership, Role
 from coderepos.projects.models import Project
 from tests.crypto.conftest import MakeRow
 from tests.support.frames import watched
-from tests.support.servers.git_http_backend import GitServer, make_repository
+from tests.support.git import make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 TOKEN = "ghp_InNoFrameOfAnyReport/0123456789+abc="
 NEXT = "glpat-InNoFrameOfAnyReportEither0123456"

@@ -17,18 +17,18 @@ from dulwich.web import make_wsgi_chain
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.models import CodeRepository
 from tests.field.conftest import Site
+from tests.support.git import git, make_repository
 from tests.support.reference_git import git_run, listing
-from tests.support.servers.git_http_backend import git, make_repository
 from tests.support.servers.hostile import (
     ADVERTISEMENT,
     V2_CAPABILITIES,
-    Exchange,
     HostileServer,
     capabilities,
     pkt,
     sideband,
     v2_server,
 )
+from tests.support.servers.http_server import Exchange
 from tests.support.servers.lacking import LackingServer
 
 V0 = (

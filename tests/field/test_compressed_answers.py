@@ -13,13 +13,13 @@ from coderepos.exceptions import GitError, PreambleTooLarge, RemoteProtocolError
 from coderepos.git.limits import Limits
 from tests.field.conftest import Site
 from tests.support.fetch_child import ChildRun, Fetched, fetch_request, run_child, run_fetch
-from tests.support.servers.git_http_backend import GitServer, make_repository
+from tests.support.git import make_repository
+from tests.support.servers.git_http_backend import GitServer
 from tests.support.servers.hostile import (
     ADVERTISEMENT,
     FLUSH,
     RESULT,
     Answer,
-    Exchange,
     HostileServer,
     capabilities,
     ls_refs,
@@ -27,6 +27,7 @@ from tests.support.servers.hostile import (
     pkt,
     sideband,
 )
+from tests.support.servers.http_server import Exchange
 
 REFS = [("HEAD", "1" * 40), ("refs/heads/main", "1" * 40)]
 PACK = pack_of((3, b"x" * 5_000), (3, bytes(range(256)) * 300))

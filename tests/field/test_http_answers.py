@@ -11,7 +11,8 @@ import pytest
 
 from coderepos.git.transport.refusals import retry_after
 from tests.field.conftest import TOKEN, Site
-from tests.support.servers.hostile import Exchange, HostileServer, v2_server
+from tests.support.servers.hostile import HostileServer, v2_server
+from tests.support.servers.http_server import Exchange
 
 Answer = Callable[[Exchange], None]
 

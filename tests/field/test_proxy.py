@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import logging
 import socket
-import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +30,12 @@ from coderepos.git.url import parse_git_url
 from coderepos.hidden import HiddenText
 from tests.field.conftest import TOKEN, Site
 from tests.support.fetch_child import fetch_request, run_child, run_fetch
+from tests.support.git import make_repository
+from tests.support.servers.certificates import tls_server
 from tests.support.servers.connect_proxy import ConnectProxy
-from tests.support.servers.git_http_backend import GitServer, make_repository, write_certificate
-from tests.support.servers.hostile import Exchange, HostileServer
+from tests.support.servers.git_http_backend import GitServer
+from tests.support.servers.hostile import HostileServer
+from tests.support.servers.http_server import Exchange
 
 PASSWORD = "pr0xy-p@ss:wörd"
 USERINFO = "corp%5Cdora:pr0xy-p%40ss%3Aw%C3%B6rd@"
@@ -190,9 +192,7 @@ def test_blocked_address_is_not_told_to_the_proxy(site: Site, server: GitServer)
 @pytest.mark.parametrize(("resolves", "hangs_up"), [(False, False), (False, True), (True, False)])
 def test_what_the_proxy_is_told(tmp_path: Path, resolves: bool, hangs_up: bool) -> None:
     """The checked addresses until one is reached, or the name where the proxy resolves; TLS has the name."""
-    certificate, key = write_certificate(tmp_path, "git.example")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context, certificate = tls_server(tmp_path, "git.example")
     asked: list[str] = []
 
     def resolver(host: str, port: int, **options: Any) -> Any:

@@ -16,13 +16,13 @@ from tests.support.servers.hostile import (
     RESULT,
     SERVICE_LINE,
     Answer,
-    Exchange,
     HostileServer,
     advertisement,
     pkt,
     sideband,
     v2_server,
 )
+from tests.support.servers.http_server import Exchange
 
 ID = "1" * 40
 

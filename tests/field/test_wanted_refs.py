@@ -11,8 +11,9 @@ import pytest
 
 from coderepos.models import CodeRepository
 from tests.field.conftest import ADDRESS, Site
+from tests.support.git import git, make_repository
 from tests.support.reference_git import ENVIRONMENT, git_run, listing
-from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.servers.git_http_backend import GitServer
 from tests.support.servers.lacking import LackingServer
 
 

@@ -33,10 +33,12 @@ from coderepos.git.process import supervisor
 from coderepos.git.results import Progress
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
+from tests.support.git import git, make_repository
 from tests.support.processes import descendants
 from tests.support.programs.scripted import STARTED, error, outcome
-from tests.support.servers.git_http_backend import GitServer, git, make_repository
-from tests.support.servers.hostile import Exchange, HostileServer
+from tests.support.servers.git_http_backend import GitServer
+from tests.support.servers.hostile import HostileServer
+from tests.support.servers.http_server import Exchange
 from tests.support.users import USERS, forked
 
 pytestmark = pytest.mark.usefixtures("no_children_left")

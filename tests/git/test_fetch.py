@@ -29,8 +29,10 @@ from coderepos.git.platforms import KnownHost
 from coderepos.git.transport.http_reader import READ_BYTES
 from coderepos.git.wire import FetchOutcome, request_line
 from tests.support.fetch_child import fetch_request, run_child, run_fetch
-from tests.support.servers.git_http_backend import GitServer, git, make_repository
-from tests.support.servers.hostile import Exchange, HostileServer
+from tests.support.git import git, make_repository
+from tests.support.servers.git_http_backend import GitServer
+from tests.support.servers.hostile import HostileServer
+from tests.support.servers.http_server import Exchange
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process.emitter import error_event
 from tests.support.fetch_child import ChildRun, Fetched, fetch_request, run_child, run_fetch
-from tests.support.servers.git_http_backend import write_certificate
+from tests.support.servers.certificates import tls_server
 from tests.support.servers.hostile import (
     ADVERTISEMENT,
     FLUSH,
@@ -47,7 +47,6 @@ from tests.support.servers.hostile import (
     RESULT,
     SERVICE_LINE,
     Answer,
-    Exchange,
     HostileServer,
     advertisement,
     capabilities,
@@ -57,6 +56,7 @@ from tests.support.servers.hostile import (
     sideband,
     v2_server,
 )
+from tests.support.servers.http_server import Exchange
 
 HASTY = Limits(receive_seconds=0.3, clone_seconds=0.6)
 TOKEN = "tok3n-vAlue"
@@ -481,9 +481,7 @@ def test_tls_that_goes_wrong(first: bytes) -> None:
 
 def test_certificate_for_another_name(tmp_path: Path) -> None:
     """A certificate that is trusted but names another host is refused, before any request is sent."""
-    certificate, key = write_certificate(tmp_path, "other.example")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context, certificate = tls_server(tmp_path, "other.example")
 
     with HostileServer(v2_server(), tls_context=context) as server, pytest.raises(RemoteCertificate, match="name"):
         run_fetch(fetch_request(server, server.url, policy=server.policy(ca_bundle=str(certificate))))
@@ -493,9 +491,7 @@ def test_certificate_for_another_name(tmp_path: Path) -> None:
 
 def test_old_tls_is_refused(tmp_path: Path) -> None:
     """TLS 1.1 and older are not spoken."""
-    certificate, key = write_certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context, certificate = tls_server(tmp_path)
     context.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.maximum_version = ssl.TLSVersion.TLSv1_1

@@ -24,8 +24,9 @@ from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process import group as process_group
 from coderepos.git.results import CloneReport, Progress
+from tests.support.git import git, make_repository
 from tests.support.programs.scripted import COMMIT, FETCH, STARTED, make_version, report
-from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.servers.git_http_backend import GitServer
 from tests.support.users import NOBODY
 
 pytestmark = pytest.mark.usefixtures("no_children_left")

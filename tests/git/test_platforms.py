@@ -11,7 +11,8 @@ from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import KNOWN_HOSTS, KnownHost, platform_of
 from coderepos.git.transport.platform_api import PlatformAnswer, ask_platform, ask_token_expiry, token_expiry
 from coderepos.git.url import parse_git_url
-from tests.support.servers.hostile import Answer, Exchange, HostileServer
+from tests.support.servers.hostile import Answer, HostileServer
+from tests.support.servers.http_server import Exchange
 
 NOTHING = PlatformAnswer()
 

@@ -19,9 +19,11 @@ from coderepos.git.probe import probe
 from coderepos.git.results import token_expiry
 from coderepos.git.wire import FetchRequest
 from tests.support.fetch_child import fetch_request, run_fetch
+from tests.support.git import make_repository
 from tests.support.programs.scripted import BUILD, STARTED, outcome
-from tests.support.servers.git_http_backend import GitServer, make_repository
-from tests.support.servers.hostile import Answer, Exchange, HostileServer
+from tests.support.servers.git_http_backend import GitServer
+from tests.support.servers.hostile import Answer, HostileServer
+from tests.support.servers.http_server import Exchange
 
 pytestmark = pytest.mark.usefixtures("no_children_left")
 

@@ -17,7 +17,8 @@ from coderepos import services
 from coderepos.models import CodeRepository
 from tests.integration.conftest import ACCESS_TOKEN
 from tests.support.cluster import Cluster, wait_until
-from tests.support.servers.git_http_backend import GitServer, make_repository
+from tests.support.git import make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 KEYS = [base64.b64encode(bytes(range(start, start + 32))).decode() for start in (70, 130)]
 

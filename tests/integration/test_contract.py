@@ -13,7 +13,8 @@ from typing import Any
 from coderepos.models import CodeRepository, Job, JobState
 from coderepos.projects.models import Project
 from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster
-from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.git import git, make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 UTC_SECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
 CodeSettings = Callable[..., dict[str, Any]]

@@ -17,7 +17,8 @@ from coderepos.models import Job, JobState
 from coderepos.projects.models import Project
 from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster
 from tests.support.cluster import Cluster, children_of, wait_until
-from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.git import git, make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 CodeSettings = Callable[..., dict[str, Any]]
 

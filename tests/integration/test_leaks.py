@@ -36,12 +36,12 @@ from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, Projec
 from coderepos.projects.models import Project
 from tests.integration.conftest import Answer, Api
 from tests.support.cluster import Cluster, wait_until
+from tests.support.git import git, make_repository
 from tests.support.leaks import Places, ProcessWatch, answer, database, files, forms_of, hunt, queue
-from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.servers.git_http_backend import GitServer
 from tests.support.servers.hostile import (
     ADVERTISEMENT,
     RESULT,
-    Exchange,
     HostileServer,
     capabilities,
     pack_of,
@@ -49,6 +49,7 @@ from tests.support.servers.hostile import (
     sideband,
     v2_server,
 )
+from tests.support.servers.http_server import Exchange
 
 ECHOES = ("realm", "status", "body", "redirect", "type", "capability", "error", "progress", "fatal")
 

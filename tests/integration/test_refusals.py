@@ -15,7 +15,8 @@ from pytest_django import Settings
 from coderepos.models import CodeRepository, Job, ProjectMembership
 from coderepos.projects.models import Project
 from tests.integration.conftest import ACCESS_TOKEN, Api
-from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.git import git, make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 CodeSettings = Callable[..., dict[str, Any]]
 PUBLIC = "https://git.example.org/r.git"

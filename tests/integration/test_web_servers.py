@@ -25,8 +25,9 @@ from rest_framework.authtoken.models import Token
 from coderepos.projects.models import Project
 from tests.integration.conftest import ACCESS_TOKEN, Answer, Api
 from tests.support.cluster import ROOT, wait_until
+from tests.support.git import git, make_repository
 from tests.support.processes import descendants
-from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 GUNICORN = ["-m", "gunicorn", "config.wsgi", "--bind=fd://{fd}", "--workers=1", "--graceful-timeout=4"]
 SERVERS = {

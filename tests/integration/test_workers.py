@@ -14,7 +14,8 @@ from django_q.models import OrmQ
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
 from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster
 from tests.support.cluster import Cluster, wait_until
-from tests.support.servers.git_http_backend import GitServer, make_repository
+from tests.support.git import make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 CodeSettings = Callable[..., dict[str, Any]]
 

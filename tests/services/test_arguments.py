@@ -19,7 +19,8 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, PermissionDenied
 from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership, Role
 from coderepos.projects.models import Project
-from tests.support.servers.git_http_backend import GitServer, make_repository
+from tests.support.git import make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 TOKEN = "ghp_GivenAsTextOrAsSecret0123456789abcd"
 ADDRESS = "/api/v1/code"

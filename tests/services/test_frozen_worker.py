@@ -18,7 +18,8 @@ from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.projects.models import Project
 from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services import cloning, publication, upkeep
-from tests.support.servers.git_http_backend import GitServer, make_repository
+from tests.support.git import make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -17,7 +17,8 @@ from coderepos.exceptions import CodeReposError, SandboxRefused
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, JobState, get_project_model
 from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services import cloning, leases, publication
-from tests.support.servers.git_http_backend import GitServer, make_repository
+from tests.support.git import make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -23,8 +23,9 @@ from coderepos.crypto.secret import Secret
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, Node, get_project_model
 from coderepos.services import upkeep
 from tests.support.cluster import wait_until
+from tests.support.git import git, make_repository
 from tests.support.programs.interrupted import STEPS
-from tests.support.servers.git_http_backend import GitServer, git, make_repository
+from tests.support.servers.git_http_backend import GitServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

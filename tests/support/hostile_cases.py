@@ -49,7 +49,6 @@ from tests.support.servers.hostile import (
     SERVICE_LINE,
     V2_CAPABILITIES,
     Answer,
-    Exchange,
     HostileServer,
     advertisement,
     capabilities,
@@ -58,6 +57,7 @@ from tests.support.servers.hostile import (
     sideband,
     v2_server,
 )
+from tests.support.servers.http_server import Exchange
 
 TIMED_OUT: Final = ("clone_timeout", "remote_timeout")
 """Child and parent keep the same deadline."""

@@ -13,6 +13,7 @@ from requests import Response
 from coderepos.crypto.providers import azure, gcp, open_key
 from coderepos.crypto.providers.kms_call import ErrorClass
 from coderepos.exceptions import EncryptionUnavailable
+from tests.support.servers.http_server import Exchange
 from tests.support.servers.key_services import Aws, Gcp, Vault, running
 
 DEK = bytes(range(32))
@@ -31,9 +32,9 @@ def test_damage_on_the_way_to_google_is_not_stored(tmp_path: Path, damage: str) 
     """A ciphertext or a data key that changed on its way would be lost later."""
 
     class Damaging(Gcp):
-        def answer(self, request: Any, body: bytes) -> tuple[int, dict[str, Any]]:
+        def reply(self, exchange: Exchange) -> tuple[int, dict[str, Any]]:
             """Claim another checksum, or that ours did not fit."""
-            status, answer = super().answer(request, body)
+            status, answer = super().reply(exchange)
             return status, answer | {damage: "1" if damage.startswith("ciphertext") else False}
 
     with running(Damaging, tmp_path) as service, pytest.raises(EncryptionUnavailable):
@@ -74,9 +75,9 @@ def test_an_answer_of_another_shape_is_an_outage(
         monkeypatch.setenv(name, "")
 
     class Odd(Vault):
-        def answer(self, request: Any, body: bytes) -> tuple[int, dict[str, Any]]:
+        def reply(self, exchange: Exchange) -> tuple[int, dict[str, Any]]:
             """Answer in another shape once there is something to open."""
-            return (200, answer) if "/decrypt/" in request.path else super().answer(request, body)
+            return (200, answer) if "/decrypt/" in exchange.path else super().reply(exchange)
 
     with running(Odd, tmp_path) as service:
         wrapper = service.wrapper()
@@ -94,7 +95,7 @@ def test_a_key_without_a_name_is_an_outage(
         monkeypatch.setenv(name, "unused")
 
     class Odd(Aws):
-        def answer(self, request: Any, body: bytes) -> tuple[int, dict[str, Any]]:
+        def reply(self, exchange: Exchange) -> tuple[int, dict[str, Any]]:
             """Answer in another shape."""
             return 200, answer
 

@@ -12,7 +12,8 @@ from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.transport.http_connection import GuardedConnection
 from coderepos.git.transport.meter import Meter
 from coderepos.git.url import GitUrl, parse_git_url
-from tests.support.servers.hostile import Exchange, HostileServer
+from tests.support.servers.hostile import HostileServer
+from tests.support.servers.http_server import Exchange
 
 Answers = list[tuple[Any, ...]]
 

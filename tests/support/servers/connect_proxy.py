@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import select
 import socket
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
-from typing import Self
+
+from tests.support.servers.loopback import LoopbackServer
 
 Reach = Callable[[str], tuple[str, int]]
 
 
-class ConnectProxy:
+class ConnectProxy(LoopbackServer):
     """Answers CONNECT with a tunnel.
 
     :param credentials: user name and password that it insists on.
@@ -43,57 +41,31 @@ class ConnectProxy:
         self._reach = reach or split
         self._hangs_up = hangs_up
         self._greeting = greeting
-        self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self.host = f"127.0.0.1:{self.port}"
+        super().__init__()
 
     def url(self, userinfo: str = "") -> str:
         """Return the URL for the settings, with user name and password as they are written there."""
         return f"http://{userinfo}{self.host}"
 
-    def __enter__(self) -> Self:
-        self._accepting = threading.Thread(target=self._accept, daemon=True)
-        self._accepting.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-        self._accepting.join(5)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(5)
-
-    def _accept(self) -> None:
-        while not self._stopping.is_set():
-            if select.select([self._listener], [], [], 0.02)[0]:
-                connection, _ = self._listener.accept()
-                thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-                self._threads.append(thread)
-                thread.start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            head = b""
-            while b"\r\n\r\n" not in head:
-                if not (data := connection.recv(4_096)):
-                    return
-                head += data
-            self.heads.append(head.decode("latin-1"))
-            method, target, _ = self.heads[-1].split(" ", 2)
-            self.targets.append(target)
-            if self._answer is not None:
-                connection.sendall(self._answer)
-                self._stopping.wait(0.1)
-            elif method != "CONNECT":
-                connection.sendall(b"HTTP/1.1 405 no\r\nContent-Length: 0\r\n\r\n")
-            elif self._credentials and self._authorization() not in self.heads[-1]:
-                connection.sendall(b"HTTP/1.1 407 no\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
-            else:
-                self._tunnel(connection, target)
+    def converse(self, connection: socket.socket) -> None:
+        """Answer the one request of a connection."""
+        head = b""
+        while b"\r\n\r\n" not in head:
+            if not (data := connection.recv(4_096)):
+                return
+            head += data
+        self.heads.append(head.decode("latin-1"))
+        method, target, _ = self.heads[-1].split(" ", 2)
+        self.targets.append(target)
+        if self._answer is not None:
+            connection.sendall(self._answer)
+            self.stopping.wait(0.1)
+        elif method != "CONNECT":
+            connection.sendall(b"HTTP/1.1 405 no\r\nContent-Length: 0\r\n\r\n")
+        elif self._credentials and self._authorization() not in self.heads[-1]:
+            connection.sendall(b"HTTP/1.1 407 no\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
+        else:
+            self._tunnel(connection, target)
 
     def _authorization(self) -> str:
         pair = ":".join(self._credentials or ())
@@ -108,7 +80,7 @@ class ConnectProxy:
             return
         with other:
             connection.sendall(self._greeting)
-            while not self._stopping.is_set():
+            while not self.stopping.is_set():
                 for ready in select.select([connection, other], [], [], 0.05)[0]:
                     if not (data := ready.recv(65_536)):
                         return

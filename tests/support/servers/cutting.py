@@ -11,7 +11,6 @@ from tests.support.servers.hostile import (
     FLUSH,
     RESULT,
     V0_CAPABILITIES,
-    Exchange,
     HostileServer,
     advertisement,
     capabilities,
@@ -19,6 +18,7 @@ from tests.support.servers.hostile import (
     pkt,
     sideband,
 )
+from tests.support.servers.http_server import Exchange
 from tests.support.servers.lacking import ENVIRONMENT
 
 DELIM = b"0001"

@@ -12,18 +12,14 @@
 from __future__ import annotations
 
 import hashlib
-import select
 import socket
 import ssl
 import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
-from coderepos.git.network_policy import NetworkPolicy
+from tests.support.servers.http_server import Exchange, HttpServer
 
 ADVERTISEMENT = "application/x-git-upload-pack-advertisement"
 RESULT = "application/x-git-upload-pack-result"
@@ -91,60 +87,11 @@ def pack_of(*objects: tuple[int, bytes]) -> bytes:
     return pack + hashlib.sha1(pack, usedforsecurity=False).digest()
 
 
-@dataclass
-class Exchange:
-    """One request and the connection that takes the answer."""
-
-    connection: socket.socket
-    stopping: threading.Event
-    """Set when the server is closed; endless answers look at it."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def is_advertisement(self) -> bool:
-        return "/info/refs" in self.path
-
-    @property
-    def is_ls_refs(self) -> bool:
-        return b"command=ls-refs" in self.body
-
-    def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        self.connection.sendall(data)
-
-    def head(self, status: int = 200, **headers: str) -> None:
-        """Send status line and headers; an underscore in a name stands for a hyphen."""
-        lines = [f"HTTP/1.1 {status} x", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
-        self.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-
-    def answer(self, body: bytes, content_type: str, status: int = 200, **headers: str) -> None:
-        """Send a whole answer with its length."""
-        self.head(status, Content_Type=content_type, Content_Length=str(len(body)), **headers)
-        self.send(body)
-
-    def stream(self, pieces: Iterable[bytes], content_type: str) -> None:
-        """Send an answer in chunks, one per piece."""
-        self.head(Content_Type=content_type, Transfer_Encoding="chunked")
-        for piece in pieces:
-            if self.stopping.is_set():
-                return
-            self.send(b"%x\r\n%s\r\n" % (len(piece), piece))
-        self.send(b"0\r\n\r\n")
-
-    def wait(self, seconds: float) -> bool:
-        """Wait, and return whether the server goes on."""
-        return not self.stopping.wait(seconds)
-
-
 Answer = Callable[[Exchange], None]
 
 
-class HostileServer:
-    """Calls ``answer`` for every request, in a thread per connection.
+class HostileServer(HttpServer):
+    """Calls ``answer`` for every request.
 
     :param answer: sends the answer; closes the connection by raising ``ConnectionError``.
     :param tls_context: speak TLS with it.
@@ -158,77 +105,25 @@ class HostileServer:
         tls_context: ssl.SSLContext | None = None,
         greet: Callable[[socket.socket, threading.Event], None] | None = None,
     ) -> None:
-        self.requests: list[Exchange] = []
-        self.connections = 0
         self._answer = answer
-        self._tls_context = tls_context
         self._greet = greet
-        self._stopping = threading.Event()
-        self._open: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        super().__init__(tls_context=tls_context)
 
     @property
     def url(self) -> str:
-        return f"{'http' if self._tls_context is None else 'https'}://{self.host}/owner/repository.git"
+        return f"{self.scheme}://{self.host}/owner/repository.git"
 
-    def policy(self, *, ca_bundle: str | None = None) -> NetworkPolicy:
-        """Return the policy under which this server may be asked."""
-        return NetworkPolicy(private_hosts=(self.host,), insecure_http_hosts=(self.host,), ca_bundle=ca_bundle)
+    def converse(self, connection: socket.socket) -> None:
+        """Greet the client, or read its requests."""
+        if self._greet is not None:
+            self._greet(connection, self.stopping)
+        else:
+            super().converse(connection)
 
-    def __enter__(self) -> Self:
-        self._accepting = threading.Thread(target=self._accept, daemon=True)
-        self._accepting.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-        self._accepting.join(5)
-        self._listener.close()
-        for connection in self._open:
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-        for thread in self._threads:
-            thread.join(5)
-
-    def _accept(self) -> None:
-        while not self._stopping.is_set():
-            if select.select([self._listener], [], [], 0.02)[0]:
-                connection, _ = self._listener.accept()
-                self.connections += 1
-                self._open.append(connection)
-                thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-                self._threads.append(thread)
-                thread.start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            if self._greet is not None:
-                self._greet(connection, self._stopping)
-                return
-            if self._tls_context is not None:
-                connection = self._tls_context.wrap_socket(connection, server_side=True)
-            with connection, connection.makefile("rb") as reader:
-                while not self._stopping.is_set() and (line := reader.readline()):
-                    method, path, _ = line.decode("latin-1").split(" ", 2)
-                    headers = {}
-                    while (header := reader.readline().strip()) and b":" in header:
-                        name, value = header.decode("latin-1").split(":", 1)
-                        headers[name.lower()] = value.strip()
-                    body = reader.read(int(headers.get("content-length", 0)))
-                    exchange = Exchange(connection, self._stopping, method, path, headers, body)
-                    self.requests.append(exchange)
-                    assert self._answer is not None
-                    self._answer(exchange)
-        except OSError:
-            return  # the client hung up, or the test is over
-        finally:
-            connection.close()
+    def answer(self, exchange: Exchange) -> None:
+        """Answer as the test wants."""
+        assert self._answer is not None
+        self._answer(exchange)
 
 
 def v2_server(

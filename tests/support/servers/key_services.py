@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import gc
-import ipaddress
 import json
 import os
+import re
 import ssl
-import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cryptography import x509
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from coderepos.crypto.envelope import KeyWrapper
 from coderepos.crypto.providers.gcp import crc32c
 from coderepos.hidden import HiddenBytes
+from tests.support.servers.certificates import tls_server
+from tests.support.servers.http_server import Exchange, HttpServer
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -50,84 +48,34 @@ def encode_url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-class Service:
+class Service(HttpServer):
     """One symmetric key behind HTTP; subclasses speak the protocol of one provider."""
 
     kid: ClassVar[str]
-    scheme = "http"
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls_context: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls_context=tls_context)
         self.keys = [AESGCM(os.urandom(32))]
         self.enabled = True
         self.faults: list[int | str] = []
         """What goes wrong with the next requests: a status, ``silent``, ``drip`` or ``close``."""
-        self.requests: list[tuple[str, str, bytes]] = []
         self.wrong_name = False
         self.plaintext: bytes | None = None
         """What decrypting answers instead of the truth."""
 
-    def start(self, context: ssl.SSLContext | None = None) -> None:  # noqa: C901  with the handler inside
-        """Listen on a free port of loopback."""
-        self.stop_event = threading.Event()
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name of the base class
-                """Keep quiet."""
-
-            def do(self) -> None:
-                """Answer any method."""
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                service.requests.append((self.command, self.path, body))
-                fault = service.faults.pop(0) if service.faults else None
-                if service.stop_event.is_set():
-                    fault = "close"
-                if fault == "silent":
-                    service.stop_event.wait(20)
-                    fault = "close"
-                if fault == "close":
-                    self.close_connection = True
-                    return
-                if fault == "drip":
-                    self.send_response(200)
-                    self.send_header("Content-Type", "application/json")
-                    self.send_header("Content-Length", "1000")
-                    self.end_headers()
-                    while not service.stop_event.wait(0.1):
-                        self.wfile.write(b" ")
-                    self.close_connection = True
-                    return
-                status, answer = service.fault(fault) if isinstance(fault, int) else service.answer(self, body)
-                payload = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(payload)))
-                for name, value in service.headers(status).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(payload)
-
-            do_GET = do_POST = do_PUT = do  # noqa: N815  names of the base class
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                """Clients that give up are what some tests are about."""
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        if context is not None:
-            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        self.address = f"127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def stop(self) -> None:
-        """Stop listening."""
-        self.stop_event.set()
-        self.server.shutdown()
-        self.server.server_close()
+    def answer(self, exchange: Exchange) -> None:
+        """Answer as the provider does, or with the next fault."""
+        fault = self.faults.pop(0) if self.faults else None
+        if fault == "drip":
+            exchange.head(Content_Type="application/json", Content_Length="1000")
+            while exchange.wait(0.1):
+                exchange.send(b" ")
+        if fault == "silent":
+            exchange.wait(20)
+        if isinstance(fault, str):
+            raise ConnectionError(fault)
+        status, answer = self.reply(exchange) if fault is None else self.fault(fault)
+        exchange.answer(json.dumps(answer).encode(), "application/json", status, **self.headers(status))
 
     def rotate(self) -> None:
         """Make a new version of the key; older ones still open."""
@@ -156,7 +104,7 @@ class Service:
         """The wrapper under test, with the official client in between."""
         raise NotImplementedError
 
-    def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+    def reply(self, exchange: Exchange) -> Answer:
         """Answer as the provider does."""
         raise NotImplementedError
 
@@ -176,20 +124,20 @@ class Aws(Service):
         """boto3 takes endpoint and credentials from the environment."""
         from coderepos.crypto.providers import open_key
 
-        os.environ["AWS_ENDPOINT_URL_KMS"] = f"http://{self.address}"
+        os.environ["AWS_ENDPOINT_URL_KMS"] = f"http://{self.host}"
         return open_key(f"aws-kms://{self.name}")
 
-    def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+    def reply(self, exchange: Exchange) -> Answer:
         """Answer DescribeKey, Encrypt and Decrypt."""
-        asked = json.loads(body)
-        action = request.headers["X-Amz-Target"].rpartition(".")[2]
+        asked = json.loads(exchange.body)
+        action = exchange.headers["x-amz-target"].rpartition(".")[2]
         name = self.arn[:-1] + "0" if self.wrong_name else self.arn
         if action == "DescribeKey":
             return 200, {"KeyMetadata": {"KeyId": name, "Arn": name}}
         if asked["KeyId"] != self.arn:
             return 400, {"__type": "NotFoundException"}
         if not self.enabled:
-            return 400, {"__type": "DisabledException", "message": f"{body!r} is disabled"}
+            return 400, {"__type": "DisabledException", "message": f"{exchange.body!r} is disabled"}
         aad = json.dumps(asked["EncryptionContext"]).encode()
         if action == "Encrypt":
             return 200, {
@@ -221,21 +169,21 @@ class Gcp(Service):
         from coderepos.crypto.providers.gcp import GcpKeyWrapper
 
         transport = KeyManagementServiceRestTransport(
-            host=self.address, url_scheme="http", credentials=AnonymousCredentials()
+            host=self.host, url_scheme="http", credentials=AnonymousCredentials()
         )
         return GcpKeyWrapper(self.name, KeyManagementServiceClient(transport=transport))
 
-    def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+    def reply(self, exchange: Exchange) -> Answer:
         """Answer encrypt and decrypt, checksums included."""
-        asked = json.loads(body)
-        path, _, action = request.path.partition("?")[0].rpartition(":")
+        asked = json.loads(exchange.body)
+        path, _, action = exchange.path.partition("?")[0].rpartition(":")
         if path != f"/v1/{self.name}":
             return self.error(404, "NOT_FOUND")
         if not self.enabled:
             return self.error(400, "FAILED_PRECONDITION")
         aad = base64.b64decode(asked["additionalAuthenticatedData"])
         if action == "decrypt":
-            text = self.decrypt(base64.b64decode(asked["ciphertext"]), aad)
+            text = self.decrypt(base64.b64decode(asked.get("ciphertext", "")), aad)
             return self.error(400, "INVALID_ARGUMENT") if text is None else (200, {"plaintext": encode(text)})
         plaintext = base64.b64decode(asked["plaintext"])
         ciphertext = self.encrypt(plaintext, aad)
@@ -250,7 +198,7 @@ class Gcp(Service):
 
     def error(self, status: int, name: str) -> Answer:
         """An error as Google writes it; its text quotes what was asked, as a hostile one would."""
-        return status, {"error": {"code": status, "status": name, "message": f"quoted: {self.requests[-1][2]!r}"}}
+        return status, {"error": {"code": status, "status": name, "message": f"quoted: {self.requests[-1].body!r}"}}
 
     def fault(self, status: int) -> Answer:
         """An error with this status."""
@@ -267,29 +215,30 @@ class Vault(Service):
         """Return a wrapper; hvac takes address and token from the environment."""
         from coderepos.crypto.providers import open_key
 
-        os.environ |= {"VAULT_ADDR": f"http://{self.address}", "VAULT_TOKEN": "s.unused"}
+        os.environ |= {"VAULT_ADDR": f"http://{self.host}", "VAULT_TOKEN": "s.unused"}
         return open_key(f"vault-transit://{self.name}")
 
-    def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+    def reply(self, exchange: Exchange) -> Answer:
         """Answer encrypt and decrypt."""
-        asked = json.loads(body)
+        asked = json.loads(exchange.body)
         if not self.enabled:
             return 403, {"errors": ["permission denied"]}
         aad = base64.b64decode(asked["associated_data"])
-        if request.path == "/v1/transit/coderepos/encrypt/tokens":
+        if exchange.path == "/v1/transit/coderepos/encrypt/tokens":
             wrapped = self.encrypt(base64.b64decode(asked["plaintext"]), aad)
             prefix = "other" if self.wrong_name else "vault"
             return 200, {"data": {"ciphertext": f"{prefix}:v{wrapped[0] + 1}:{encode(wrapped[1:])}"}}
-        assert request.path == "/v1/transit/coderepos/decrypt/tokens"
-        _, version, data = asked["ciphertext"].split(":")
-        text = self.decrypt(bytes([(int(version[1:]) - 1) & 255]) + base64.b64decode(data), aad)
+        assert exchange.path == "/v1/transit/coderepos/decrypt/tokens"
+        if not (parts := re.fullmatch(r"\w+:v(\d+):([A-Za-z0-9+/]+=*)", asked["ciphertext"])) or len(parts[2]) % 4:
+            return 400, {"errors": ["invalid ciphertext"]}
+        text = self.decrypt(bytes([(int(parts[1]) - 1) & 255]) + base64.b64decode(parts[2]), aad)
         if text is None:
             return 400, {"errors": ["cipher: message authentication failed"]}
         return 200, {"data": {"plaintext": encode(text)}}
 
     def fault(self, status: int) -> Answer:
         """An error with this status."""
-        return status, {"errors": [f"quoted: {self.requests[-1][2]!r}"]}
+        return status, {"errors": [f"quoted: {self.requests[-1].body!r}"]}
 
 
 @lru_cache
@@ -301,17 +250,15 @@ def _rsa_key(number: int) -> rsa.RSAPrivateKey:
 class Azure(Service):
     """Azure Key Vault: TLS only, a challenge before the first answer, RSA keys whose versions have names."""
 
-    scheme = "https"
-
-    def __init__(self, certificate: Path) -> None:
-        super().__init__()
+    def __init__(self, tls_context: ssl.SSLContext, certificate: Path) -> None:
+        super().__init__(tls_context=tls_context)
         self.certificate = certificate
         self.versions = {"0" * 32: _rsa_key(0)}
 
     @property
     def kid(self) -> str:  # type: ignore[override]  # its port is known late
         """The name of the key."""
-        return f"azure-kv://{self.address}/tokens"
+        return f"azure-kv://{self.host}/tokens"
 
     def rotate(self) -> None:
         """Make a new version of the key."""
@@ -330,31 +277,31 @@ class Azure(Service):
                 return AccessToken("unused", int(time.time()) + 3600)
 
         client = KeyClient(
-            f"https://{self.address}",
+            f"https://{self.host}",
             Credential(),
             verify_challenge_resource=False,
             connection_verify=str(self.certificate),
             **LIMITS,
         )
-        return AzureKeyWrapper(f"{self.address}/tokens", client, "tokens")
+        return AzureKeyWrapper(f"{self.host}/tokens", client, "tokens")
 
     def headers(self, status: int) -> dict[str, str]:
         """The challenge of an answer 401."""
         challenge = 'Bearer authorization="https://login.example/tenant", resource="https://vault.azure.net"'
         return {"WWW-Authenticate": challenge} if status == 401 else {}
 
-    def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+    def reply(self, exchange: Exchange) -> Answer:
         """Answer GET key, and decrypt; encrypting is done by the client with the public key."""
-        if "Authorization" not in request.headers:
+        if "authorization" not in exchange.headers:
             return 401, {}
-        parts = request.path.partition("?")[0].strip("/").split("/")
+        parts = exchange.path.partition("?")[0].strip("/").split("/")
         assert parts[:2] == ["keys", "tokens"]
         version = parts[2] if len(parts) > 2 and parts[2] else list(self.versions)[-1]
         if version not in self.versions:
             return 404, {"error": {"code": "KeyNotFound", "message": "not found"}}
         key = self.versions[version]
-        key_id = f"https://{self.address}/keys/tokens/{version}"
-        if request.command == "GET":
+        key_id = f"https://{self.host}/keys/tokens/{version}"
+        if exchange.method == "GET":
             numbers = key.public_key().public_numbers()
             jwk = {
                 "kid": key_id if not self.wrong_name else key_id[:-1],
@@ -366,7 +313,7 @@ class Azure(Service):
             return 200, {"key": jwk, "attributes": {"enabled": self.enabled}}
         if not self.enabled:
             return 403, {"error": {"code": "Forbidden", "message": "disabled"}}
-        asked = json.loads(body)
+        asked = json.loads(exchange.body)
         assert (parts[3], asked["alg"]) == ("decrypt", "RSA-OAEP-256")
         digest = hashes.SHA256()
         try:
@@ -377,23 +324,17 @@ class Azure(Service):
 
     def fault(self, status: int) -> Answer:
         """An error with this status."""
-        return status, {"error": {"code": "Fault", "message": f"quoted: {self.requests[-1][2]!r}"}}
+        return status, {"error": {"code": "Fault", "message": f"quoted: {self.requests[-1].body!r}"}}
 
 
 @contextmanager
 def running(kind: type[Service], folder: Path) -> Iterator[Service]:
     """Run one of the services for as long as the block."""
-    if kind is Azure:
-        context, certificate = _tls(folder)
-        service: Service = Azure(certificate)
-        service.start(context)
-    else:
-        service = kind()
-        service.start()
+    service = Azure(*tls_server(folder)) if kind is Azure else kind()
     try:
-        yield service
+        with service:
+            yield service
     finally:
-        service.stop()
         _collect_connections()
 
 
@@ -405,30 +346,3 @@ def _collect_connections() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
-
-
-def _tls(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """A certificate for loopback, and a context that shows it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "loopback.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + private)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return context, path

@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.servers.hostile import ADVERTISEMENT, FLUSH, RESULT, SERVICE_LINE, Exchange, HostileServer, pkt
+from tests.support.servers.hostile import ADVERTISEMENT, FLUSH, RESULT, SERVICE_LINE, HostileServer, pkt
+from tests.support.servers.http_server import Exchange
 
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
