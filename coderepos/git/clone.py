@@ -23,7 +23,6 @@ from coderepos.git.inspection import inspect
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process import events, supervisor
-from coderepos.git.process.group import has_ended
 from coderepos.git.process.supervisor import Child
 from coderepos.git.process.watchdog import TICK_SECONDS, Watchdog
 from coderepos.git.results import CloneReport, Progress, token_expiry
@@ -42,12 +41,11 @@ _GRACE_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Programs:
-    """Modules that the children run, each with a ``main(pack_fd)``, and the folder that they are found in."""
+    """Modules that the children run, each with a ``main(pack_fd)``."""
 
     fetch: str = "coderepos.git.fetch"
     build: str = "coderepos.git.build"
     search: str = "coderepos.git.commit_search"
-    root: str = supervisor.ROOT
 
 
 PROGRAMS: Final = Programs()
@@ -109,7 +107,7 @@ def _inspected(
     report: CloneReport, build: Child, incoming: Path, limits: Limits, on_progress: Callable[[Progress], None]
 ) -> CloneReport:
     """Return a report with the figures of what is really there, once nothing can change that any more."""
-    if not has_ended(build.pid, within_seconds=_GRACE_SECONDS):
+    if not build.is_gone:
         raise build.misbehaved("left a process behind that does not end")
     objects = report.build.objects
     progress = Progress(
@@ -155,7 +153,7 @@ def fetch_request(request: CloneRequest, *, depth: int | None, count_only: bool 
 def lost(child: Child) -> CodeReposError:
     """Return the error for a child that ended without a last word, and log how it ended."""
     status = child.exit_status(within_seconds=1)
-    logger.error("The %s child ended without a result, exit status %s", child.name, status)
+    logger.error("The %s child ended without a result: %s", child.name, child.ending())
     # SIGKILL stays unexplained: the kernel was short of memory, or somebody killed it.
     return CloneTimeout() if status == -signal.SIGXCPU else InternalError()
 
@@ -164,8 +162,8 @@ def _start(programs: Programs, running: ExitStack) -> tuple[Child, Child]:
     with supervisor.starting():
         read_end, write_end = supervisor.pack_pipe()
         try:
-            fetch = running.enter_context(Child("fetch", programs.fetch, write_end, root=programs.root))
-            build = running.enter_context(Child("build", programs.build, read_end, root=programs.root))
+            fetch = running.enter_context(Child("fetch", programs.fetch, write_end))
+            build = running.enter_context(Child("build", programs.build, read_end))
         finally:
             # Copies held here would hide from either child that the other one ended.
             os.close(read_end)

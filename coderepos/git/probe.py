@@ -49,7 +49,7 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
             read_end, write_end = pack_pipe()
             running.callback(os.close, read_end)
             try:
-                child = running.enter_context(Child("fetch", programs.fetch, write_end, root=programs.root))
+                child = running.enter_context(Child("fetch", programs.fetch, write_end))
             finally:
                 # A copy held here would hide the end of the pack.
                 os.close(write_end)
@@ -95,7 +95,7 @@ def _search(pack_fd: int, request: SearchRequest, deadline: float, programs: Pro
     """
     with ExitStack() as running:
         with starting():
-            child = running.enter_context(Child("search", programs.search, pack_fd, root=programs.root))
+            child = running.enter_context(Child("search", programs.search, pack_fd))
         child.send(request_line(request), last=True)
         seconds = deadline - time.monotonic()
         watchdog = Watchdog((child,), seconds=seconds, overrun=RemoteTimeout, on_progress=_nobody_waits)

@@ -7,8 +7,6 @@ import logging
 import os
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from coderepos.git.clone import CloneRequest, Programs, clone
 from coderepos.git.inspection import inspect
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.process import group as process_group
 from coderepos.git.results import CloneReport, Progress
 from tests.support.git import git, make_repository
 from tests.support.programs.scripted import COMMIT, FETCH, STARTED, make_version, report
@@ -286,36 +283,6 @@ def test_process_that_the_child_left_is_gone_before_the_look(incoming: Path) -> 
         seen = False
 
     assert seen == os.path.lexists(incoming / "tree/planted")
-
-
-def test_process_that_does_not_end_is_waited_for_in_vain() -> None:
-    """A group at work is told from one that has ended, also where nobody reaped its last process."""
-    working = subprocess.Popen(["sleep", "60"], process_group=0)
-    try:
-        assert not process_group.has_ended(working.pid, within_seconds=0.3)
-        working.kill()
-        started = time.monotonic()
-        assert process_group.has_ended(working.pid, within_seconds=10)  # a zombie
-        assert time.monotonic() - started < 5
-    finally:
-        working.kill()
-        working.wait()
-    assert process_group.has_ended(working.pid, within_seconds=0)
-
-
-def test_name_of_a_stranger_process_is_any_bytes() -> None:
-    """Any user of the machine names processes; it stops nobody's look at a group."""
-    strange = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b'\\xff) Z 1 1'); print(flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", strange], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
-        assert stranger.stdout
-        assert stranger.stdout.readline()
-        working = subprocess.Popen(["sleep", "60"], process_group=0)
-        try:
-            assert not process_group.has_ended(working.pid, within_seconds=0.3)
-        finally:
-            working.kill()
-            working.wait()
-            stranger.communicate()
 
 
 def test_long_inspection_gives_signs_of_life(incoming: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,19 @@ from coderepos.git.clone import CloneRequest, Programs, clone
 from coderepos.git.credentials import Credentials
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.process import events, supervisor
+from coderepos.git.process import events, spawner, supervisor
 from coderepos.git.process.supervisor import Child
 from coderepos.git.results import CloneReport, Progress
-from tests.support.processes import Process, descendants, left_over
+from tests.support.processes import (
+    Process,
+    descendants,
+    fork_server_pid,
+    forked_pid,
+    held_by_the_kernel,
+    left_over,
+    open_descriptors,
+    stop_fork_server,
+)
 from tests.support.programs.scripted import BUILD, COMMIT, FETCH, STARTED, error, outcome, report
 from tests.support.users import forked
 
@@ -64,9 +74,9 @@ class Plain:
 def no_descriptors_left() -> Any:
     """No descriptor that a test opened outlives it."""
     gc.collect()  # what earlier tests left to it would be closed in between
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     yield
-    assert set(os.listdir("/proc/self/fd")) <= before
+    assert open_descriptors() <= before
 
 
 @pytest.fixture
@@ -232,12 +242,12 @@ def test_the_alarm_of_the_queue_goes_through(play: Play) -> None:
 
     def alarmed() -> tuple[dict[int, Process], set[str]]:
         signal.signal(signal.SIGALRM, ring)
-        descriptors = set(os.listdir("/proc/self/fd"))
+        descriptors = open_descriptors()
         for delay_seconds in (0.001, 0.003, 0.005, 0.007, 0.009, 0.011, 0.013, 0.02, 0.1, 0.3, 0.6):
             signal.setitimer(signal.ITIMER_REAL, delay_seconds)
             with pytest.raises(QueueTimeout):
                 play([STARTED, ["sleep", 60]], [STARTED, ["second_process"], ["sleep", 60]])
-        return left_over(set()), set(os.listdir("/proc/self/fd")) - descriptors
+        return left_over(set()), open_descriptors() - descriptors
 
     assert forked(alarmed) == ({}, set())
 
@@ -368,7 +378,7 @@ def test_the_token_travels_by_the_pipe_alone(play: Play, caplog: pytest.LogCaptu
     with pytest.raises(CloneTimeout) as caught:
         play([STARTED, ["sleep", 60]], [STARTED, ["sleep", 60]], seconds=1, on_progress=look, credentials=credentials)
 
-    assert any("tests.support.programs.scripted" in text for text in seen)
+    assert any("coderepos.git.preload" in text for text in seen)
     assert not any(TOKEN in text for text in [*seen, caplog.text, str(caught.value), repr(caught.value.fields)])
 
 
@@ -391,15 +401,15 @@ def test_children_die_with_the_worker(tmp_path: Path, number: signal.Signals) ->
     """A worker that is killed takes both children along, and what they started."""
     (tmp_path / "script").write_text(json.dumps([STARTED, ["second_process"], ["sleep", 60]]))
     script = json.dumps([STARTED, ["second_process"], ["sleep", 60]])
-    command = [sys.executable, "-c", DRIVER, supervisor.ROOT, script, str(tmp_path)]
+    command = [sys.executable, "-c", DRIVER, spawner.ROOT, script, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         worker.stdout.readline()
         deadline = time.monotonic() + 10
-        while len(descendants(worker.pid)) < 4 and time.monotonic() < deadline:
+        while len(descendants(worker.pid)) < 5 and time.monotonic() < deadline:
             time.sleep(0.02)
         below = descendants(worker.pid)
-        assert len(below) == 4
+        assert len(below) == 5  # the fork server, two children, and what each of them started
 
         worker.send_signal(number)
 
@@ -408,7 +418,8 @@ def test_children_die_with_the_worker(tmp_path: Path, number: signal.Signals) ->
         time.sleep(0.01)
     for process in below.values():
         if process.session == process.pid:
-            os.waitpid(process.pid, 0)  # an orphan that only this test's adoption keeps
+            with suppress(ChildProcessError):  # the fork server may have been faster
+                os.waitpid(process.pid, 0)  # an orphan that only this test's adoption keeps
 
 
 def in_another_process(deed: Callable[[], object]) -> int:
@@ -440,6 +451,7 @@ def test_a_host_that_reaps_our_children_is_no_obstacle(play: Play, reaping: str)
             play([STARTED, ["sleep", 60]], [STARTED, ["second_process"], ["sleep", 60]], seconds=0.7)
         with pytest.raises(InternalError):
             play([STARTED, ["exit", 1]], [STARTED, ["second_process"], ["exit", 1]], seconds=5)
+        stop_fork_server()
         assert not [process for process in descendants(os.getpid()).values() if process.state != "Z"]
 
     assert in_another_process(work) == 0
@@ -479,6 +491,7 @@ def test_signal_handlers_stay_as_they_are(play: Play) -> None:
 
 def test_a_python_that_can_not_be_started_is_told(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing interpreter is an error of ours and leaves nothing open."""
+    stop_fork_server()
     monkeypatch.setattr(sys, "executable", "/nowhere/python3")
 
     with pytest.raises(InternalError):
@@ -488,6 +501,7 @@ def test_a_python_that_can_not_be_started_is_told(play: Play, monkeypatch: pytes
 @pytest.mark.parametrize("executable", ["/usr/bin/uwsgi", ""])
 def test_an_embedding_server_is_not_started_again(play: Play, monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
     """Where the server's own binary takes the interpreter's place, the Python beside its libraries is used."""
+    stop_fork_server()
     monkeypatch.setattr(sys, "executable", executable)
 
     assert play().build.commit_id == COMMIT
@@ -510,13 +524,32 @@ def test_a_child_that_the_kernel_holds_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where even SIGKILL does not end a process in time, the log says so and the caller goes on."""
-    monkeypatch.setattr(supervisor, "_REAP_SECONDS", 0.05)
-    monkeypatch.setattr(os, "killpg", lambda group, number: None)
+    monkeypatch.setattr(supervisor, "_REAP_SECONDS", 0.2)
     with open(os.devnull, "wb") as nowhere:
         child = Child("fetch", "tests.support.programs.scripted", nowhere.fileno())
-    child.end()
-    monkeypatch.undo()
+    server = fork_server_pid()
+    with held_by_the_kernel(forked_pid(child)):
+        child.end()
 
     assert "does not end" in caplog.text
     child.end()
     assert child.exit_status() is None
+    assert fork_server_pid() == server
+
+
+def test_nothing_is_looked_at_while_a_child_may_still_run(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a build child made is not published while anything that it started may change it."""
+    monkeypatch.setattr(supervisor, "_REAP_SECONDS", 0.2)
+    held: dict[int, AbstractContextManager[None]] = {}
+
+    def hold(_progress: Progress) -> None:
+        for pid, process in descendants(os.getpid()).items():
+            if process.parent == fork_server_pid() and pid not in held:
+                held[pid] = held_by_the_kernel(pid)
+                held[pid].__enter__()
+
+    with pytest.raises(InternalError):
+        play([STARTED, ["sleep", 1.5], outcome()], [STARTED, ["await_outcome"], ["leave"], report()], on_progress=hold)
+    assert len(held) == 2
+    for one in held.values():
+        one.__exit__(None, None, None)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import re
+import select
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,21 +17,12 @@ from coderepos.git.pack import index as pack_index
 from coderepos.git.pack.pack_file import Pack
 from coderepos.git.pack.resolver import Resolver
 from coderepos.git.pack.scanner import PackScanner
-from coderepos.git.process import supervisor
+from coderepos.git.process.supervisor import Child, starting
 from coderepos.git.wire import BuildReport, BuildRequest, FetchOutcome, dump_line, request_line
 from tests.support import packs
 from tests.support.packs import Object
 
 LIMITS = Limits()
-
-_MEASURED = (
-    """\
-import atexit, os
-status = os.open("/proc/self/status", os.O_RDONLY)
-atexit.register(lambda: os.write(2, os.pread(status, 8192, 0)))
-"""
-    + supervisor._CODE
-)
 
 
 @dataclass(frozen=True)
@@ -47,7 +35,7 @@ class Built:
     """Processor time, which a busy machine does not change much."""
 
     peak_mb: float
-    """Largest resident set since its start; the one of its rusage would be that of this process at the fork."""
+    """Largest resident set since it was forked."""
 
     @property
     def last(self) -> dict[str, Any]:
@@ -134,33 +122,25 @@ def child(
         lines = [request_line(request)]
         if outcome:
             lines = [*lines, dump_line({"event": "outcome", **asdict(outcome)})]
-    command = [sys.executable, "-I", "-c", _MEASURED, "coderepos.git.build", str(source), str(os.getpid())]
     try:
-        running = subprocess.Popen(
-            [*command, supervisor.ROOT, *supervisor._libraries()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={},
-            cwd="/",
-            pass_fds=(source,),
-        )
+        with starting():
+            running = Child("build", "coderepos.git.build", source)
     finally:
         os.close(source)
-    assert running.stdin
-    assert running.stdout
-    assert running.stderr
-    with running.stdin, running.stdout, running.stderr:
-        running.stdin.write(b"".join(lines))
-        running.stdin.close()
-        heard, measured = running.stdout.read(), running.stderr.read()
-    _, status, usage = os.wait4(running.pid, 0)
-    running.returncode = os.waitstatus_to_exitcode(status)
+    events: list[dict[str, Any]] = []
+    with running:
+        running.send(b"".join(lines), last=True)
+        while not running.finished:
+            running.flush()
+            select.select([running.events_fd], [running.input_fd] if running.wants_to_send else [], [], 0.05)
+            events += running.hear()
+        status = running.exit_status(within_seconds=10)
+    assert status is not None
     return Built(
-        events=[json.loads(line) for line in heard.splitlines()],
-        status=running.returncode,
-        seconds=usage.ru_utime + usage.ru_stime,
-        peak_mb=int(found[1]) * 1024 / MB if (found := re.search(rb"VmHWM:\s+(\d+) kB", measured)) else math.inf,
+        events=events,
+        status=status,
+        seconds=running.usage["cpu_seconds"],
+        peak_mb=running.usage["peak_bytes"] / MB,
     )
 
 

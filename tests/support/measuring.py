@@ -5,9 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
-import resource
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,8 +18,6 @@ import pytest
 
 from coderepos.exceptions import CodeReposError
 from coderepos.git.limits import MB
-from coderepos.git.process import supervisor
-from coderepos.git.process.process import Process
 from coderepos.git.process.supervisor import Child
 
 _SAMPLE_SECONDS: Final = 0.005
@@ -38,11 +33,11 @@ class Attempt:
     """All that the children said."""
 
     cpu_seconds: float = 0
-    """Of all children, their start included."""
+    """Of all children, since each was forked."""
 
     wall_seconds: float = 0
     peak_mb: dict[str, float] = field(default_factory=dict)
-    """Largest resident set of each child since its start."""
+    """Largest resident set of each child."""
 
     @property
     def code(self) -> str:
@@ -63,79 +58,35 @@ class Attempt:
 def attempt(call: Callable[[], Any]) -> Attempt:
     """Call what clones or probes, and measure the children that it starts."""
     made = Attempt()
-    with _recorded(made.events) as started, _Sampler(started, made.peak_mb):
-        cpu, wall = _children_seconds(), time.monotonic()
+    with _recorded(made):
+        wall = time.monotonic()
         try:
             made.report = call()
         except CodeReposError as error:
             made.error = error
-        made.wall_seconds, made.cpu_seconds = time.monotonic() - wall, _children_seconds() - cpu
+        made.wall_seconds = time.monotonic() - wall
     return made
 
 
-def _children_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 @contextmanager
-def _recorded(events: list[dict[str, Any]]) -> Iterator[dict[int, str]]:
-    """Collect the children that are started, and all events of theirs, without a change to either."""
-    children: dict[int, str] = {}
-    start, hear = Process, Child.hear
-
-    def recorded_start(command: list[str], pack_fd: int) -> Process:
-        process = start(command, pack_fd)
-        children[process.pid] = command[command.index("-c") + 2].rpartition(".")[2]
-        return process
+def _recorded(made: Attempt) -> Iterator[None]:
+    """Collect what the children say and take, without a change to either."""
+    hear, end = Child.hear, Child.end
 
     def recorded_hear(child: Child) -> list[dict[str, Any]]:
         heard = hear(child)
-        events.extend(heard)
+        made.events.extend(heard)
         return heard
 
+    def recorded_end(child: Child) -> None:
+        end(child)
+        made.cpu_seconds += child.usage.get("cpu_seconds", 0)
+        made.peak_mb[child.name] = max(made.peak_mb.get(child.name, 0), child.usage.get("peak_bytes", 0) / MB)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(supervisor, "Process", recorded_start)
         patch.setattr(Child, "hear", recorded_hear)
-        yield children
-
-
-class _Sampler:
-    """Watches the peak of each child and of what it forks; rusage would tell that of this process at the fork."""
-
-    def __init__(self, children: dict[int, str], peak_mb: dict[str, float]) -> None:
-        self._children: Final = children
-        self._peak_mb: Final = peak_mb
-        self._ended: Final = threading.Event()
-        self._thread: Final = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *error: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(_SAMPLE_SECONDS):
-            for pid, name in list(self._children.items()):
-                for one in (pid, *_forks(pid)):
-                    self._peak_mb[name] = max(self._peak_mb.get(name, 0), _peak_mb(one))
-
-
-def _forks(pid: int) -> list[int]:
-    try:
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def _peak_mb(pid: int) -> float:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-    except OSError:
-        return 0
-    return int(found[1]) * 1_024 / MB if (found := re.search(r"VmHWM:\s+(\d+) kB", status)) else 0
+        patch.setattr(Child, "end", recorded_end)
+        yield
 
 
 def forms_of(secret: str) -> tuple[bytes, ...]:

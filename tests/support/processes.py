@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from coderepos.git.process import spawner
+from coderepos.git.process.supervisor import Child
+
 _PR_SET_CHILD_SUBREAPER = 36
+_PTRACE_SEIZE = 0x4206
+_libc = ctypes.CDLL(None)
+_libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 
 
 @dataclass(frozen=True)
@@ -38,17 +50,64 @@ def descendants(of: int) -> dict[int, Process]:
 
 def adopt_orphans(*, adopt: bool) -> None:
     """Become, or stop to be, the parent of grandchildren whose own parent dies, so that they are seen."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
 
 
 def left_over(before: set[int]) -> dict[int, Process]:
-    """Return what runs or waits below this process and did not before.
+    """Return what runs or waits below this process and did not before, apart from its fork server.
 
-    Adopted orphans that have ended are reaped on the way: their own parent was killed, so nobody else could.
+    Adopted orphans that have ended are reaped on the way: their own parent has ended, so nobody else could.
     """
-    left = {pid: process for pid, process in descendants(os.getpid()).items() if pid not in before}
+    spawner.reap()
+    left = {
+        pid: process
+        for pid, process in descendants(os.getpid()).items()
+        if pid not in before and pid != fork_server_pid()
+    }
     for pid, process in list(left.items()):
-        if process.state == "Z" and process.session != pid:
+        if process.state == "Z" and process.parent == os.getpid():
             os.waitpid(pid, 0)
             del left[pid]
     return left
+
+
+def fork_server_pid() -> int | None:
+    """Return the process id of this process's fork server, if it has one."""
+    present = spawner._present.spawner
+    return present.pid if present else None
+
+
+def stop_fork_server() -> None:
+    """End this process's fork server, with all its children, and wait for that."""
+    with spawner.signals_blocked():
+        spawner._present.dismiss()
+    deadline = time.monotonic() + 10
+    while not spawner.reap():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def open_descriptors() -> set[str]:
+    """Return the open descriptors of this process, apart from the one to its fork server."""
+    present = spawner._present.spawner
+    return set(os.listdir("/proc/self/fd")) - ({str(present.control.fileno())} if present else set())
+
+
+def forked_pid(child: Child) -> int:
+    """Wait until a child was forked and return its process id."""
+    deadline = time.monotonic() + 10
+    while child.pid is None:
+        assert child.exit_status() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return child.pid
+
+
+@contextmanager
+def held_by_the_kernel(pid: int) -> Iterator[None]:
+    """Let a process stay, for its parent, however it is killed: what traces it sees its end first."""
+    if _libc.ptrace(_PTRACE_SEIZE, pid, None, None):
+        pytest.skip("this user may not trace processes")
+    yield
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)

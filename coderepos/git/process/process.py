@@ -1,124 +1,206 @@
-"""One process, by system calls alone: started with three pipes, killed with its whole group, reaped.
+"""One child process: forked by the fork server, fed and heard by pipes, killed with its whole group.
 
-:mod:`subprocess` is not used. Servers with green threads (gevent) replace it, ``os.posix_spawn``, ``os.waitpid`` and
-``time.sleep`` by functions that let another green thread run before they return. That must not happen while signals
-are blocked: the other one would run with this one's mask, and put its own back too late. So nothing that is called in
-:func:`signals_blocked` waits, logs, or is replaced by anybody.
+Everything about the child itself is asked of the fork server by a reply socket. This process signals nobody: an id
+could be a stranger's by the time.
 """
 
 from __future__ import annotations
 
+import _socket
 import fcntl
+import json
 import os
-import posix
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-PACK_FD: Final = 3
-"""Descriptor under which every child finds its end of the pack pipe."""
+from coderepos.git.process import spawner
+from coderepos.git.process.forkserver import FORK_FAILED
+from coderepos.git.process.spawner import Spawner, signals_blocked
 
-_LOWEST_FD: Final = 10
-"""Descriptors below are those of the child, which must not be overwritten before they are copied."""
+START_SECONDS: Final = 20.0
+"""How long a fork server may take to fork a child before it is taken for frozen and killed."""
 
+_MESSAGE_BYTES: Final = 1_024
+_READ_BYTES: Final = 1 << 16
 _SHORTEST_PAUSE_SECONDS: Final = 0.0005
 _LONGEST_PAUSE_SECONDS: Final = 0.02
-
-
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Let signals for this thread wait to the end of a ``with`` block, in which nothing may wait.
-
-    A handler that raises, such as a queue's time-out, would otherwise separate a process from who has to end it.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Process:
     """A process in a session of its own, with an empty environment, whose standard error is ``/dev/null``.
 
-    Start it inside of :func:`signals_blocked`.
+    Make it inside of :func:`signals_blocked`. It is asked for at once, or by :meth:`advance` where the fork server has
+    no room for another request.
 
-    :param command: absolute path of the program, and its arguments.
-    :param pack_fd: descriptor that it inherits as :data:`PACK_FD`.
+    :param module: dotted name of the module whose ``main(pack_fd)`` it runs.
+    :param pack_fd: descriptor that it inherits as its end of the pack pipe.
     :raises OSError: it cannot be started; nothing is left open.
     """
 
-    def __init__(self, command: list[str], pack_fd: int) -> None:
-        self.is_reaped = False
-        """Whether it is gone, so that nobody can know any more how it ended."""
-        opened: list[int] = []
+    def __init__(self, module: str, pack_fd: int) -> None:
+        self._module: Final = module
+        self._owner_pid: Final = os.getpid()
+        self._spawner: Spawner | None = None
+        self._asked_at = time.monotonic()
+        self._told: dict[str, Any] = {}
+        self._is_over = False
+        self._open: Final[set[int]] = set()
+        self._reply, reply = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         try:
-            opened += (stdin := os.pipe())
-            opened += (stdout := os.pipe())
-            copies: list[tuple[int, int, int]] = []
-            for number, descriptor in ((0, stdin[0]), (1, stdout[1]), (PACK_FD, pack_fd)):
-                opened.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LOWEST_FD))
-                copies.append((posix.POSIX_SPAWN_DUP2, opened[-1], number))
-            self.pid: Final = posix.posix_spawn(
-                command[0],
-                command,
-                {},
-                file_actions=[*copies, (posix.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)],
-                setsid=True,
-                setsigmask=(),
-                # Hosts ignore these, and a child could not tell how a process ended that it forked.
-                setsigdef=(signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ),
-            )
-            """Its process id, also the id of its session and process group."""
-            self.input_fd: Final = stdin[1]
-            """Writes to its standard input."""
-            self.output_fd: Final = stdout[0]
-            """Reads its standard output."""
-            for kept in (self.input_fd, self.output_fd):
-                opened.remove(kept)
-        finally:
-            for descriptor in opened:
-                os.close(descriptor)
+            self._reply.setblocking(False)  # noqa: FBT003 (positional only)
+            (reply_fd,) = self._opened(reply.detach())
+            child_input, self.input_fd = self._opened(*os.pipe())
+            self.output_fd, child_output = self._opened(*os.pipe())
+            (pack,) = self._opened(fcntl.fcntl(pack_fd, fcntl.F_DUPFD_CLOEXEC, 0))
+            self._passed: Final = (reply_fd, child_input, child_output, pack)
+            os.set_blocking(self.input_fd, False)
+            os.set_blocking(self.output_fd, False)
+            self._submit()
+        except BaseException:
+            self._close_all()
+            raise
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, also the id of its session and process group; ``None`` before it was forked."""
+        return self._told.get("pid")
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there was no room yet to ask for it."""
+        return self._spawner is None and not self._is_over
+
+    @property
+    def reply_fd(self) -> int | None:
+        """Descriptor that can be read when there is news of it; ``None`` once there will be none."""
+        return None if self._is_over or self._is_closed() else self._reply.fileno()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the fork server ended before it did: it was killed then, and nobody can know more."""
+        return self._is_over and self._spawner is not None and "exit_status" not in self._told
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended for certain, and every process of its group with it."""
+        return self._is_over and not self.is_lost
+
+    @property
+    def error_number(self) -> int | None:
+        """Why it could not be forked."""
+        return self._told.get("errno")
+
+    @property
+    def usage(self) -> Mapping[str, Any]:
+        """What it took, once it has ended: ``cpu_seconds``, ``peak_bytes``; ``server_cpu_seconds`` until then."""
+        return self._told
 
     def exit_status(self) -> int | None:
-        """Return how it ended, negative for a signal, or ``None`` while it runs or where nobody can know.
+        """Return how it ended, negative for a signal, or ``None`` while it runs."""
+        self.advance()
+        return -signal.SIGKILL if self.is_lost else self._told.get("exit_status")
 
-        It stays a zombie, so that the id of its group stays its own.
-        """
-        ended = self._wait(os.WNOWAIT)
-        if ended is None:
-            return None
-        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+    def advance(self) -> None:
+        """Ask for it, if there was no room before, and read what the fork server says, without waiting."""
+        with signals_blocked():
+            if self.is_waiting:
+                try:
+                    self._submit()
+                except OSError as error:
+                    self._told = {"exit_status": FORK_FAILED, "errno": error.errno}
+                    self._is_over = True
+                    self._close(*self._passed)
+            self._read_reply()
+            is_late = time.monotonic() - self._asked_at > START_SECONDS
+            if is_late and not self._told and not self._is_over and not self._is_closed():
+                spawner.replace(self._spawner, older_than=self._asked_at)
 
     def end(self, *, within_seconds: float) -> bool:
-        """Kill its process group and reap it; return whether it ended in time.
+        """Have its process group killed, wait for that, and close all descriptors; return whether it ended in time.
 
         Where a signal handler raises meanwhile, call it again.
         """
+        # A fork of its host has copies of all descriptors, and no say.
+        if self._owner_pid == os.getpid() and not self._is_closed():
+            self._ask_for_end()
+            if not self._wait(lambda: self._is_over, within_seconds) and not self._is_answered():
+                with signals_blocked():
+                    spawner.replace(self._spawner, older_than=self._asked_at)
+                self._wait(lambda: self._is_over, within_seconds)
+            if self.is_lost:
+                self._wait(self._is_buried, within_seconds)
         with signals_blocked():
-            self._wait(os.WNOWAIT)
-            # Where the host reaped it (it ignores SIGCHLD or waits for any child), its id may be a stranger's by now.
-            if not self.is_reaped:
-                os.killpg(self.pid, signal.SIGKILL)
-        deadline, pause_seconds = time.monotonic() + within_seconds, _SHORTEST_PAUSE_SECONDS
-        while not self.is_reaped:
-            with signals_blocked():
-                self.is_reaped = self._wait(0) is not None or self.is_reaped
-            if not self.is_reaped:
-                if time.monotonic() >= deadline:
-                    return False
-                time.sleep(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
-        return True
+            self._close_all()
+        return self._is_over
 
-    def _wait(self, options: int) -> os.waitid_result | None:
-        """Return how it ended, without waiting for that; take note where it was reaped by somebody else."""
-        if self.is_reaped:
-            return None
+    def close_input(self) -> None:
+        """Close its standard input."""
+        with signals_blocked():
+            self._close(self.input_fd)
+
+    def _submit(self) -> None:
+        self._spawner = spawner.submit(self._module, self._passed)
+        if self._spawner:
+            self._asked_at = time.monotonic()
+            self._close(*self._passed)
+
+    def _read_reply(self) -> None:
+        while self._spawner and not self._is_over and not self._is_closed():
+            try:
+                message = self._reply.recv(_MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            self._told |= json.loads(message or b"{}")
+            self._is_over = not message
+
+    def _ask_for_end(self) -> None:
+        with signals_blocked():
+            if self.is_waiting:
+                self._is_over = True
+            elif not self._is_over:
+                self._reply.shutdown(_socket.SHUT_WR)
+
+    def _is_answered(self) -> bool:
+        """Return whether the fork server did its part; the kernel may hold a process that was killed."""
+        return not self._told.keys().isdisjoint(("is_killed", "exit_status"))
+
+    def _is_buried(self) -> bool:
+        """Return whether it is gone with the fork server: nobody holds its standard output any more."""
         try:
-            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | options)
-        except ChildProcessError:
-            self.is_reaped = True
-            return None
+            while self.output_fd in self._open and os.read(self.output_fd, _READ_BYTES):
+                continue
+        except BlockingIOError:
+            return False
+        with signals_blocked():
+            return self._spawner is None or (self._spawner.has_ended() and spawner.reap())
+
+    def _wait(self, is_true: Callable[[], bool], seconds: float) -> bool:
+        deadline, pause_seconds = time.monotonic() + seconds, _SHORTEST_PAUSE_SECONDS
+        while True:
+            self.advance()
+            if is_true():
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+    def _opened(self, *descriptors: int) -> tuple[int, ...]:
+        self._open.update(descriptors)
+        return descriptors
+
+    def _close(self, *descriptors: int) -> None:
+        for descriptor in self._open.intersection(descriptors):
+            self._open.remove(descriptor)
+            os.close(descriptor)
+
+    def _is_closed(self) -> bool:
+        return self._reply.fileno() == -1
+
+    def _close_all(self) -> None:
+        self._reply.close()
+        self._close(*self._open)

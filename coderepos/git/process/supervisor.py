@@ -1,8 +1,7 @@
 """Starts, feeds, hears and kills one child process.
 
-A child runs with ``python -I -S``, an empty environment, its own session and ``/`` as working directory. Its standard
-input takes request lines, its standard output gives event lines, its standard error is ``/dev/null``. Without ``site``
-no ``.pth`` file is run: the code in one would come before the child is confined, and takes its time at every start.
+A child has an empty environment, its own session and ``/`` as working directory. Its standard input takes request
+lines, its standard output gives event lines, its standard error is ``/dev/null``.
 """
 
 from __future__ import annotations
@@ -10,24 +9,18 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import coderepos
 from coderepos.exceptions import InternalError
-from coderepos.git.process.process import PACK_FD, Process, signals_blocked
+from coderepos.git.process.process import Process
+from coderepos.git.process.spawner import signals_blocked
 from coderepos.git.wire import MESSAGE_BYTES, load_line
 
 logger = logging.getLogger(__name__)
-
-ROOT: Final = str(Path(coderepos.__file__).resolve().parent.parent)
-"""Folder that holds the package, so that the children import the code that started them."""
 
 EVENT_BYTES: Final = 2 * MESSAGE_BYTES
 """Most bytes that a child may say in all."""
@@ -42,31 +35,6 @@ _READ_BYTES: Final = 1 << 16
 _REAP_SECONDS: Final = 10
 _PAUSE_SECONDS: Final = 0.005
 
-# Descriptors that a library of the host left inheritable are none of a child's.
-_CLOSE_OTHERS: Final = f"""\
-import os
-for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else range(4096):
-    if int(name) > {PACK_FD}:
-        try:
-            os.close(int(name))
-        except OSError:
-            pass
-"""
-
-# Bound to its parent before anything else, so that a child outlives nobody. The collector would make imports slower.
-_CODE: Final = """\
-import gc, os, sys
-gc.disable()
-os.chdir("/")
-module, pack_fd, parent_pid, root, *libraries = sys.argv[1:]
-sys.path.insert(0, root)
-sys.path.extend(folder for folder in libraries if folder not in sys.path)
-from coderepos.git.confinement.profiles import die_with
-die_with(int(parent_pid))
-__import__(module)
-sys.exit(sys.modules[module].main(int(pack_fd)))
-"""
-
 
 class Child:
     """One child process; a context manager that leaves nothing of it behind. Make it inside of :func:`starting`.
@@ -74,10 +42,9 @@ class Child:
     :param name: ``fetch`` or ``build``, for logs.
     :param module: dotted name of the module whose ``main(pack_fd)`` is run.
     :param pack_fd: descriptor of the pack pipe's end that it inherits.
-    :param root: folder put first on its ``sys.path``.
     """
 
-    def __init__(self, name: str, module: str, pack_fd: int, *, root: str = ROOT) -> None:
+    def __init__(self, name: str, module: str, pack_fd: int) -> None:
         self.name: Final = name
         self.finished = False
         """Whether it closed its events, or ended."""
@@ -86,16 +53,7 @@ class Child:
         self._heard_lines = 0
         self._unsent = bytearray()
         self._closing = False
-        self._process: Final = Process(
-            [
-                *(_interpreter(), "-I", "-S", "-c", _CLOSE_OTHERS + _CODE),
-                *(module, str(PACK_FD), str(os.getpid()), root, *_libraries()),
-            ],
-            pack_fd,
-        )
-        self._open_fds: Final = {self.input_fd, self.events_fd}
-        os.set_blocking(self.input_fd, False)
-        os.set_blocking(self.events_fd, False)
+        self._process: Final = Process(module, pack_fd)
 
     def __enter__(self) -> Self:
         return self
@@ -106,9 +64,29 @@ class Child:
         self.end()
 
     @property
-    def pid(self) -> int:
-        """Process id, also the id of its session and process group."""
+    def pid(self) -> int | None:
+        """Process id, also the id of its session and process group; ``None`` before it was forked."""
         return self._process.pid
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there was no room yet to ask for it."""
+        return self._process.is_waiting
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended for certain, and every process of its group with it."""
+        return self._process.is_gone
+
+    @property
+    def usage(self) -> Mapping[str, Any]:
+        """What it took, once it has ended: ``cpu_seconds`` and ``peak_bytes``."""
+        return self._process.usage
+
+    @property
+    def reply_fd(self) -> int | None:
+        """Descriptor that can be read when there is news of its end; ``None`` once there will be none."""
+        return self._process.reply_fd
 
     @property
     def input_fd(self) -> int:
@@ -145,7 +123,7 @@ class Child:
             # It closed its input or ended; why, its events or its exit say.
             self._unsent.clear()
         if self._closing:
-            self._close(self.input_fd)
+            self._process.close_input()
 
     def hear(self) -> list[dict[str, Any]]:
         """Return the events that arrived since the last call, without waiting.
@@ -173,43 +151,35 @@ class Child:
             raise self.misbehaved("says what is no event") from None
 
     def exit_status(self, *, within_seconds: float = 0) -> int | None:
-        """Return how it ended by itself, negative for a signal, or ``None`` while it runs or where nobody can know.
-
-        It stays a zombie until :meth:`end`, so that the id of its group stays its own.
+        """Return how it ended by itself, negative for a signal, or ``None`` while it runs.
 
         :param within_seconds: wait so long for its end; its pipes close a moment before it.
         """
         deadline = time.monotonic() + within_seconds
-        while (status := self._process.exit_status()) is None and not self._process.is_reaped:
-            if time.monotonic() >= deadline:
-                break
+        while (status := self._process.exit_status()) is None and time.monotonic() < deadline:
             time.sleep(_PAUSE_SECONDS)
         return status
 
+    def ending(self) -> str:
+        """Return in words how it ended."""
+        if self._process.is_lost:
+            return "killed with the process that forked it"
+        if self._process.error_number:
+            return os.strerror(self._process.error_number)
+        return f"exit status {self.exit_status()}"
+
     def end(self) -> None:
-        """Kill its process group, reap it and close its pipes.
+        """Have its process group killed, wait for that, and close its pipes.
 
         What a signal handler raises meanwhile goes through after that.
         """
         try:
-            self._end()
+            ended = self._process.end(within_seconds=_REAP_SECONDS)
         except BaseException:
-            self._end()
+            self._process.end(within_seconds=_REAP_SECONDS)
             raise
-
-    def _end(self) -> None:
-        try:
-            if not self._process.end(within_seconds=_REAP_SECONDS):
-                logger.error("The %s child %d does not end: the kernel holds it", self.name, self.pid)
-        finally:
-            with signals_blocked():
-                self._close(self.input_fd)
-                self._close(self.events_fd)
-
-    def _close(self, descriptor: int) -> None:
-        if descriptor in self._open_fds:
-            self._open_fds.remove(descriptor)
-            os.close(descriptor)
+        if not ended:
+            logger.error("The %s child %s does not end: the kernel holds it", self.name, self.pid)
 
     def misbehaved(self, what: str) -> InternalError:
         """Log what this child did and return the error for it."""
@@ -237,16 +207,3 @@ def pack_pipe() -> tuple[int, int]:
     with suppress(OSError):
         fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return read_end, write_end
-
-
-def _interpreter() -> str:
-    """Return the Python that runs this; embedding servers put themselves, or nothing, into ``sys.executable``."""
-    if os.path.basename(sys.executable).startswith("python"):
-        return sys.executable
-    return os.path.join(sys.exec_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
-
-
-def _libraries() -> list[str]:
-    """Return the folder of the library that the build child imports: no child finds it by itself."""
-    dulwich = find_spec("dulwich")
-    return [str(Path(dulwich.origin).parent.parent)] if dulwich and dulwich.origin else []

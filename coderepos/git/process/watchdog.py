@@ -16,6 +16,9 @@ TICK_SECONDS: Final = 1.0
 
 _SHORTEST_TICK_SECONDS: Final = 0.2
 
+_ROOM_SECONDS: Final = 0.02
+"""How soon a child is asked for again that there was no room for."""
+
 
 class Watchdog:
     """The waiting half of a pipeline: one call of :meth:`events` is one round.
@@ -70,6 +73,10 @@ class Watchdog:
                 waiting.register(child.events_fd, select.POLLIN)
             if child.wants_to_send:
                 waiting.register(child.input_fd, select.POLLOUT)
+            if child.reply_fd is not None:
+                waiting.register(child.reply_fd, select.POLLIN)
+            if child.is_waiting:
+                seconds = min(seconds, _ROOM_SECONDS)
         waiting.poll(max(1, seconds * 1_000))
 
     def _until_tick(self) -> float:

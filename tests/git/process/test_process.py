@@ -24,10 +24,10 @@ from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.probe import probe
-from coderepos.git.process import process, supervisor
+from coderepos.git.process import process, spawner, supervisor
 from coderepos.git.process.supervisor import Child, starting
 from coderepos.git.wire import dump_line
-from tests.support.processes import left_over
+from tests.support.processes import fork_server_pid, forked_pid, left_over, open_descriptors, stop_fork_server
 from tests.support.servers.hostile import HostileServer
 from tests.support.users import forked
 
@@ -99,36 +99,33 @@ def test_a_child_starts_with_no_blocked_and_no_ignored_signal() -> None:
     assert not int(event["ignored"], 16) & 1 << (signal.SIGCHLD - 1)
 
 
-def test_what_a_handler_raises_while_a_child_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_handler_raises_while_a_child_ends() -> None:
     """A queue's time-out in the last wait goes through after the child was reaped and its pipes were closed."""
-    killpg = os.killpg
-
-    def kill(*given: int) -> None:
-        # Its pipes may be closed by then, which ends it too.
-        with suppress(ProcessLookupError):
-            killpg(*given)
-
-    monkeypatch.setattr(os, "killpg", lambda *given: threading.Timer(0.2, kill, given).start())
 
     def ring(number: int, frame: object) -> None:
         raise QueueTimeout
 
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     signal.signal(signal.SIGALRM, ring)
     with open(os.devnull, "wb") as nowhere:
         child = started(nowhere.fileno())
+        forked_pid(child)
+        server = fork_server_pid()
+        assert server
+        os.kill(server, signal.SIGSTOP)
+        threading.Timer(0.3, os.kill, (server, signal.SIGCONT)).start()
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(QueueTimeout):
             child.end()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     assert not left_over(set())
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_what_a_handler_raises_at_any_line_of_an_end() -> None:
     """Signals arrive between two lines too: none of them leaves a process or a pipe."""
-    files = {supervisor.__file__, process.__file__, contextlib.__file__}
+    files = {supervisor.__file__, process.__file__, spawner.__file__, contextlib.__file__}
 
     def ring(number: int, frame: object) -> None:
         raise QueueTimeout
@@ -149,8 +146,8 @@ def test_what_a_handler_raises_at_any_line_of_an_end() -> None:
 
         child = started(nowhere.fileno())
         # Then there is nothing to wait for, and few lines come.
-        os.kill(child.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(forked_pid(child), signal.SIGKILL)
+        child.exit_status(within_seconds=10)
         before_trace = sys.gettrace()
         with suppress(QueueTimeout):
             try:
@@ -166,12 +163,11 @@ def test_what_a_handler_raises_at_any_line_of_an_end() -> None:
         """Return at how many lines nothing was left behind."""
         signal.signal(signal.SIGALRM, ring)
         gc.collect()
-        before = set(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         stop = 1
         while ended_at(stop):
-            with pytest.raises(ChildProcessError):
-                os.waitpid(-1, os.WNOHANG)
-            assert set(os.listdir("/proc/self/fd")) == before, stop
+            assert not left_over(set())
+            assert open_descriptors() == before, stop
             stop += 1
         return stop
 
@@ -209,6 +205,7 @@ def test_a_host_without_descriptors(room: int) -> None:
         ):
             with pytest.raises(InternalError):
                 start()
+        stop_fork_server()
         for descriptor in taken[:room]:
             assert os.open(os.devnull, os.O_RDONLY) == descriptor
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -222,6 +219,7 @@ import sys
 sys.path.insert(0, {root!r})
 from gevent import monkey; monkey.patch_all()
 import os, signal, time, gevent
+from coderepos.git.process import spawner
 from coderepos.git.process.supervisor import Child, starting
 
 nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -247,6 +245,9 @@ seconds = time.monotonic() - started
 working = False
 watching.join()
 assert masks == {{frozenset()}}, masks
+spawner._present.dismiss()
+while not spawner.reap():
+    time.sleep(0.01)
 try:
     os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 except ChildProcessError:
@@ -259,7 +260,7 @@ def test_green_threads_never_see_a_blocked_signal() -> None:
 
     https://github.com/benoitc/gunicorn/issues/418
     """
-    code = GREEN.format(root=supervisor.ROOT)
+    code = GREEN.format(root=spawner.ROOT)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
 
     assert (done.stdout, done.returncode) == ("none left\n", 0), done.stderr
@@ -306,7 +307,7 @@ def test_green_threads_run_while_a_probe_waits() -> None:
         stopping.wait(20)
 
     with HostileServer(greet=silence) as server:
-        code = GREEN_PROBE.format(root=supervisor.ROOT)
+        code = GREEN_PROBE.format(root=spawner.ROOT)
         done = subprocess.run(
             [sys.executable, "-c", code, server.host], capture_output=True, text=True, timeout=30, check=False
         )

@@ -1,0 +1,282 @@
+"""The process that forks the children: it has imported all that they use, and holds nothing that is worth stealing.
+
+It is the other end of :mod:`coderepos.git.process.spawner`, and has one thread. A datagram on its control socket asks
+for a child: the name of the module to run, with four descriptors. These are a reply socket of the child's own, its
+standard input, its standard output, and its pack pipe. On the reply socket the server says in JSON
+
+- ``pid``: it was forked,
+- ``is_killed``: its process group was killed, because the host shut the reply socket down,
+- ``exit_status`` and what it used: it ended, and what was left of its process group was killed.
+
+The server closes the reply socket once no process of the group is left. Requests of the host go to the child by its
+standard input; nothing of them comes through here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from importlib import import_module
+from types import ModuleType
+from typing import Final, NoReturn
+
+from coderepos.git.confinement.profiles import die_with
+
+CONTROL_FD: Final = 3
+"""Descriptor of the control socket."""
+
+PACK_FD: Final = 3
+"""Descriptor under which every child finds its end of the pack pipe."""
+
+MODULE_BYTES: Final = 256
+"""Longest name of a module."""
+
+FORK_FAILED: Final = 71
+"""Exit status of a child that could not be forked: ``EX_OSERR``."""
+
+_NUMBERS: Final = (0, 1, PACK_FD)
+"""Descriptors under which a child finds what was passed for it."""
+
+_DESCRIPTORS: Final = 1 + len(_NUMBERS)
+_OPEN_FILES: Final = 4_096
+_PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_libc: Final = ctypes.CDLL(None)
+
+_CRASHES: Final = frozenset(
+    {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP}
+)
+"""What ends a process that was attacked in its memory; the next one must not have the same layout."""
+
+
+def serve(host_pid: int, preloaded: str, *, idle_seconds: float) -> NoReturn:
+    """Fork children until the host closes the control socket or ends, or has asked for nothing for some time.
+
+    :param host_pid: process id of the host.
+    :param preloaded: module that imports what the children use; its ``refresh()`` is called before each fork.
+    """
+    _close_inherited()
+    os.chdir("/")
+    # No descriptor is ever above this, so a child can close all of them.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    soft = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
+    # Whatever a child started is reaped here when the child is gone, so that the end of its group can be seen.
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    module = import_module(preloaded)
+    # The collector would write to the pages that all children share.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    _ForkServer(socket.socket(fileno=CONTROL_FD), host_pid, module, idle_seconds).run()
+    os._exit(0)
+
+
+class _Child:
+    """A forked process, until the last one of its group is gone."""
+
+    def __init__(self, pid: int, reply: socket.socket) -> None:
+        self.pid: Final = pid
+        self.reply: Final = reply
+        self.has_ended = False
+
+    def kill(self) -> None:
+        """Kill it and its group; only while it is not reaped, since its id may be a stranger's after that."""
+        # It may not have made its group yet.
+        for kill in (os.killpg, os.kill):
+            with suppress(ProcessLookupError, PermissionError):
+                kill(self.pid, signal.SIGKILL)
+
+    def is_gone(self) -> bool:
+        """Return whether no process of its group is left."""
+        try:
+            os.waitid(os.P_PGID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        return False
+
+
+class _ForkServer:
+    def __init__(self, control: socket.socket, host_pid: int, preloaded: ModuleType, idle_seconds: float) -> None:
+        self._control: Final = control
+        self._preloaded: Final = preloaded
+        self._idle_seconds: Final = idle_seconds
+        self._takes_requests = True
+        self._children: Final[dict[int, _Child]] = {}
+        self._by_reply_fd: Final[dict[int, _Child]] = {}
+        self._poll: Final = select.poll()
+        self._wakeup, wakeup_writer = socket.socketpair()
+        self._wakeup.setblocking(False)  # noqa: FBT003 (positional only)
+        wakeup_writer.setblocking(False)  # noqa: FBT003 (positional only)
+        self._wakeup_writer: Final = wakeup_writer
+        signal.set_wakeup_fd(wakeup_writer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        self._host_fd: Final = _watch_host(host_pid)
+        for descriptor in (control.fileno(), self._wakeup.fileno(), self._host_fd):
+            if descriptor is not None:
+                self._poll.register(descriptor, select.POLLIN)
+
+    def run(self) -> None:
+        """Serve until there is nothing more to do."""
+        while self._takes_requests or self._children:
+            self._reap()
+            ready = self._poll.poll(None if self._children else self._idle_seconds * 1_000)
+            if not ready and not self._children:
+                self._retire()
+            for descriptor, _event in ready:
+                if descriptor == self._host_fd:
+                    return self._kill_all()
+                if descriptor == self._wakeup.fileno():
+                    self._wakeup.recv(1 << 12)
+                elif child := self._by_reply_fd.get(descriptor):
+                    self._poll.unregister(descriptor)
+                    self._kill(child)
+                elif self._takes_requests and not self._receive():
+                    return self._kill_all()
+        return None
+
+    def _receive(self) -> bool:
+        """Take one request; return whether there was one."""
+        name, descriptors, _flags, _address = socket.recv_fds(self._control, MODULE_BYTES, _DESCRIPTORS)
+        if descriptors:
+            reply_fd, *passed = descriptors
+            self._fork(name.decode(), passed, socket.socket(fileno=reply_fd))
+            for descriptor in passed:
+                os.close(descriptor)
+        return bool(name)
+
+    def _fork(self, module: str, descriptors: list[int], reply: socket.socket) -> None:
+        reply.setblocking(False)  # noqa: FBT003 (positional only)
+        parent = os.getpid()
+        try:
+            if len(descriptors) != len(_NUMBERS):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self._preloaded.refresh()
+            pid = os.fork()
+        except OSError as error:
+            _tell(reply, {"exit_status": FORK_FAILED, "errno": error.errno})
+            reply.close()
+            return
+        if not pid:
+            _run(module, descriptors, parent)
+        child = _Child(pid, reply)
+        self._children[pid] = self._by_reply_fd[reply.fileno()] = child
+        self._poll.register(reply, select.POLLIN)
+        _tell(reply, {"pid": pid})
+
+    def _kill(self, child: _Child) -> None:
+        if not child.has_ended:
+            child.kill()
+        _tell(child.reply, {"is_killed": True})
+
+    def _reap(self) -> None:
+        """Reap all that has ended, and say of which children nothing is left."""
+        with suppress(ChildProcessError):
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                child = self._children.get(ended.si_pid)
+                if child:
+                    child.kill()
+                _, status, used = os.wait4(ended.si_pid, 0)
+                if child:
+                    child.has_ended = True
+                    self._tell_end(child, os.waitstatus_to_exitcode(status), used)
+        for child in [one for one in self._children.values() if one.has_ended and one.is_gone()]:
+            del self._children[child.pid], self._by_reply_fd[child.reply.fileno()]
+            with suppress(KeyError):
+                self._poll.unregister(child.reply)
+            child.reply.close()
+
+    def _tell_end(self, child: _Child, status: int, used: resource.struct_rusage) -> None:
+        _tell(
+            child.reply,
+            {
+                "exit_status": status,
+                "cpu_seconds": used.ru_utime + used.ru_stime,
+                "peak_bytes": used.ru_maxrss * 1_024,
+                "server_cpu_seconds": time.process_time(),
+            },
+        )
+        if -status in _CRASHES:
+            self._retire()
+
+    def _retire(self) -> None:
+        """Take no more requests but those that were sent already; end with the last child."""
+        if not self._takes_requests:
+            return
+        # From now on the host's attempt to send fails, and it starts another server. What it sent can still be read.
+        self._control.shutdown(socket.SHUT_RD)
+        while self._receive():
+            continue
+        self._takes_requests = False
+        self._poll.unregister(self._control)
+        self._control.close()
+
+    def _kill_all(self) -> None:
+        for child in self._children.values():
+            if not child.has_ended:
+                child.kill()
+
+
+def _run(module: str, descriptors: list[int], parent: int) -> NoReturn:
+    """Be the child: run the module's ``main`` and end."""
+    status = 1
+    try:
+        die_with(parent)
+        os.setsid()
+        # What ps(1) shows, of which the kernel takes 15 bytes.
+        _libc.prctl(_PR_SET_NAME, b"coderepos-" + module.rpartition(".")[2].encode(), 0, 0, 0)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Received descriptors are above all of these.
+        for descriptor, number in zip(descriptors, _NUMBERS, strict=True):
+            os.dup2(descriptor, number)
+        os.closerange(PACK_FD + 1, _OPEN_FILES)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 (to the end of the process)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        status = int(import_module(module).main(PACK_FD))
+    finally:
+        # Neither the loop of the server nor anything registered for its end may run here.
+        os._exit(status)
+
+
+def _tell(reply: socket.socket, message: dict[str, object]) -> None:
+    # Nobody may listen any more.
+    with suppress(OSError):
+        reply.send(json.dumps(message).encode())
+
+
+def _watch_host(pid: int) -> int | None:
+    """Return a descriptor that can be read once the host ends, where the kernel has such.
+
+    A process that the host forked may hold a copy of the control socket, which then stays open.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        descriptor = None
+    if os.getppid() != pid:
+        os._exit(0)
+    return descriptor
+
+
+def _close_inherited() -> None:
+    """Close what a library of the host left inheritable."""
+    try:
+        descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        os.closerange(CONTROL_FD + 1, _OPEN_FILES)
+        return
+    for descriptor in descriptors:
+        if descriptor > CONTROL_FD:
+            with suppress(OSError):
+                os.close(descriptor)

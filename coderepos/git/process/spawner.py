@@ -1,0 +1,283 @@
+"""The host's side of the process that forks the children (:mod:`coderepos.git.process.forkserver`).
+
+Each process that clones or probes has one fork server. It is started with the first request, by ``python -I -S`` with
+an empty environment and ``/`` as working directory, ends after some idle minutes or with its host, and is started again
+where it has ended. Without ``site`` no ``.pth`` file is run: the code in one would come before a child is confined.
+
+:mod:`subprocess`, :mod:`socket` and :mod:`threading` are not used. Servers with green threads (gevent) replace what is
+in them, and ``os.posix_spawn`` and ``time.sleep``, by functions that let another green thread run before they return.
+That must not happen while signals are blocked: the other one would run with this one's mask, and put its own back too
+late. So nothing that is called in :func:`signals_blocked` waits, logs, or is replaced by anybody.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import fcntl
+import os
+import posix
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import coderepos
+from coderepos.git.process.forkserver import CONTROL_FD
+
+ROOT: Final = str(Path(coderepos.__file__).resolve().parent.parent)
+"""Directory that holds the package, so that the children run the code that started them."""
+
+IDLE_SECONDS: Final = 300.0
+"""How long a fork server without a child waits for a request before it ends."""
+
+LOWEST_FD: Final = 10
+"""Descriptors below are those of the new process, which must not be overwritten before they are copied."""
+
+_PRELOADED: Final = "coderepos.git.preload"
+
+_CODE: Final = """\
+import sys
+host_pid, idle_seconds, preloaded, root, *libraries = sys.argv[1:]
+sys.path.insert(0, root)
+sys.path.extend(folder for folder in libraries if folder not in sys.path)
+from coderepos.git.process.forkserver import serve
+serve(int(host_pid), preloaded, idle_seconds=float(idle_seconds))
+"""
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Let signals for this thread wait to the end of a ``with`` block, in which nothing may wait.
+
+    A handler that raises, such as a queue's time-out, would otherwise separate a process from who has to end it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Spawner:
+    """A fork server that this process has started.
+
+    :raises OSError: it cannot be started; nothing is left open.
+    """
+
+    def __init__(self) -> None:
+        self.started_at: Final = time.monotonic()
+        self.identity: Final = _identity()
+        control, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        try:
+            self.pid: Final = _started(theirs.fileno())
+        except BaseException:
+            control.close()
+            raise
+        finally:
+            theirs.close()
+        self.control: Final = control
+
+    def send(self, module: str, descriptors: Sequence[int]) -> None:
+        """Ask for a child.
+
+        :raises BlockingIOError: too many requests wait.
+        :raises ConnectionError: it has ended, or takes no more requests.
+        """
+        passed = b"".join(descriptor.to_bytes(4, sys.byteorder) for descriptor in descriptors)
+        flags = _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL
+        try:
+            self.control.sendmsg([module.encode()], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, passed)], flags)
+        except OSError as error:
+            # As many descriptors are on their way as this user may have open.
+            if error.errno == errno.ETOOMANYREFS:
+                raise BlockingIOError from None
+            raise
+
+    def has_ended(self) -> bool:
+        """Return whether it is no longer at work."""
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+    def is_reaped(self) -> bool:
+        """Reap it if it has ended; return whether it is gone."""
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG) is not None
+        except ChildProcessError:
+            # The host ignores SIGCHLD or waits for any child.
+            return True
+
+    def kill(self) -> None:
+        """Kill it, and with it all its children."""
+        # Where the host reaped it, its id may be a stranger's by now.
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class _Present:
+    """What this process knows of its fork servers; another process, such as a fork of it, knows nothing."""
+
+    def __init__(self) -> None:
+        # A lock of gevent's may let another green thread run; this never waits.
+        self._turn: Final = deque([None])
+        self.spawner: Spawner | None = None
+        self.dismissed: list[Spawner] = []
+
+    def take_turn(self) -> bool:
+        """Keep other threads out until :meth:`end_turn`; return whether none of them was first."""
+        try:
+            self._turn.pop()
+        except IndexError:
+            return False
+        return True
+
+    def end_turn(self) -> None:
+        """Let other threads have their turn."""
+        self._turn.append(None)
+
+    def dismiss(self) -> None:
+        """Close the control socket of the fork server, which ends by that."""
+        if self.spawner:
+            self.spawner.control.close()
+            self.dismissed.append(self.spawner)
+            self.spawner = None
+        self.reap()
+
+    def reap(self) -> None:
+        """Reap the dismissed ones that have ended."""
+        self.dismissed = [one for one in self.dismissed if not one.is_reaped()]
+
+
+_present = _Present()
+
+
+def submit(module: str, descriptors: Sequence[int]) -> Spawner | None:
+    """Ask the fork server for a child, and return the server; start one where none is.
+
+    Call it in :func:`signals_blocked`.
+
+    :param module: dotted name of the module whose ``main(pack_fd)`` the child runs.
+    :param descriptors: standard input, standard output, pack pipe and reply socket; the caller's copies stay open.
+    :return: ``None`` where it takes no request right now: ask again a moment later.
+    :raises OSError: no server can be started.
+    """
+    present = _present
+    if not present.take_turn():
+        return None
+    try:
+        for is_second_try in (False, True):
+            if is_second_try or present.spawner is None or present.spawner.identity != _identity():
+                present.dismiss()
+                present.spawner = Spawner()
+            try:
+                present.spawner.send(module, descriptors)
+            except BlockingIOError:
+                return None
+            except ConnectionError:
+                # It was idle for long, or killed. Nothing of the request was taken.
+                if is_second_try:
+                    raise
+            else:
+                return present.spawner
+        return None
+    finally:
+        present.end_turn()
+
+
+def replace(spawner: Spawner | None, *, older_than: float) -> None:
+    """Kill a fork server that does not answer; the next request starts another one.
+
+    Call it in :func:`signals_blocked`.
+
+    :param spawner: ``None`` for the present one.
+    :param older_than: by :func:`time.monotonic`; one that was started later stays.
+    """
+    present = _present
+    if not present.take_turn():
+        return
+    try:
+        spawner = spawner or present.spawner
+        if spawner and spawner.started_at <= older_than and spawner.identity[0] == os.getpid():
+            spawner.kill()
+            if spawner is present.spawner:
+                present.dismiss()
+    finally:
+        present.end_turn()
+
+
+def reap() -> bool:
+    """Reap the fork servers that have ended, and return whether none is left but one that serves.
+
+    Call it in :func:`signals_blocked`.
+    """
+    present = _present
+    if not present.take_turn():
+        return False
+    try:
+        if present.spawner and present.spawner.has_ended():
+            present.dismiss()
+        else:
+            present.reap()
+        return not present.dismissed
+    finally:
+        present.end_turn()
+
+
+def _identity() -> tuple[object, ...]:
+    """Return what a fork server shares with its host: children must not have rights that the host gave up."""
+    return os.getpid(), os.getresuid(), os.getresgid(), os.getgroups()
+
+
+def _started(control_fd: int) -> int:
+    """Start a fork server and return its process id."""
+    command = [_interpreter(), "-I", "-S", "-c", _CODE]
+    command += [str(os.getpid()), str(IDLE_SECONDS), _PRELOADED, ROOT, *_libraries()]
+    copy = fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FD)
+    try:
+        return posix.posix_spawn(
+            command[0],
+            command,
+            {},
+            file_actions=[
+                (posix.POSIX_SPAWN_DUP2, copy, CONTROL_FD),
+                *((posix.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)),
+            ],
+            setsid=True,
+            setsigmask=(),
+            # Hosts ignore these, and nobody could tell how a process ended that was forked.
+            setsigdef=(signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ),
+        )
+    finally:
+        os.close(copy)
+
+
+def _interpreter() -> str:
+    """Return the Python that runs this; embedding servers put themselves, or nothing, into ``sys.executable``."""
+    if os.path.basename(sys.executable).startswith("python"):
+        return sys.executable
+    return os.path.join(sys.exec_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
+
+
+def _libraries() -> list[str]:
+    """Return the directory of the library that the children import: they do not find it by themselves."""
+    dulwich = find_spec("dulwich")
+    return [str(Path(dulwich.origin).parent.parent)] if dulwich and dulwich.origin else []
+
+
+def _forget() -> None:
+    """Leave the fork server to the process that this one was forked from."""
+    global _present
+    before, _present = _present, _Present()
+    if before.spawner:
+        before.spawner.control.close()
+
+
+os.register_at_fork(after_in_child=_forget)
