@@ -145,7 +145,7 @@ def fetch_request(request: CloneRequest, *, depth: int | None, count_only: bool 
         limits=request.limits,
         min_level=request.min_level,
         count_only=count_only,
-        ask_size=count_only and request.depth is None,
+        wants_platform_size=count_only and request.depth is None,
         whole_without_depth=count_only and request.depth is None,
     )
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from coderepos.exceptions import (
     CodeReposError,
@@ -22,21 +22,19 @@ from coderepos.exceptions import (
 from coderepos.git.confinement import profiles
 from coderepos.git.credentials import basic_authorization
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY, KnownHost
+from coderepos.git.platforms import KNOWN_HOSTS, KnownHost
 from coderepos.git.process.emitter import Emit, emit_to, error_event
 from coderepos.git.refs import RefListing
 from coderepos.git.remote_text import is_harmless, remote_error
-from coderepos.git.transport.background import in_background
 from coderepos.git.transport.discovery import open_repository, repository_connection
 from coderepos.git.transport.exchange import Exchange
 from coderepos.git.transport.meter import Meter
 from coderepos.git.transport.pack_sink import PackWriter
-from coderepos.git.transport.platform_api import PlatformAnswer, ask_platform, ask_token_expiry, token_expiry
+from coderepos.git.transport.platform_api import expiry_from_headers
+from coderepos.git.transport.platform_queries import start_platform_queries
 from coderepos.git.transport.upload_pack import UploadPackClient
 from coderepos.git.url import GitUrl, parse_git_url, proxy_of, read_git_url
 from coderepos.git.wire import MESSAGE_BYTES, FetchRequest, fetch_request, load_line
-
-T = TypeVar("T")
 
 
 def main(pack_fd: int) -> int:
@@ -54,9 +52,9 @@ def run(line: bytes, pack_fd: int, emit: Emit) -> int:
         request = fetch_request(load_line(line))
         url = parse_git_url(request.url, request.policy)
         ports = connect_ports(url, request.policy, KNOWN_HOSTS.get(url.authority))
-        with_tls = url.scheme == "https" or request.ask_size or bool(request.password)
+        with_tls = url.scheme == "https" or request.wants_platform_size or bool(request.password)
         emit({"event": "started", "isolation": profiles.confine_fetch(request, ports=ports, with_tls=with_tls)})
-        outcome = fetch(request, pack_fd, emit)
+        outcome = fetch(request, url, pack_fd, emit)
         # The other child waits for the end of the pack, and the end of this process takes milliseconds more.
         os.close(pack_fd)
         emit({"event": "outcome", **outcome})
@@ -78,18 +76,19 @@ def connect_ports(url: GitUrl, policy: NetworkPolicy, known: KnownHost | None) -
 
 
 def fetch(
-    request: FetchRequest, pack_fd: int, emit: Emit, *, hosts: Mapping[str, KnownHost] = KNOWN_HOSTS
+    request: FetchRequest, url: GitUrl, pack_fd: int, emit: Emit, *, hosts: Mapping[str, KnownHost] = KNOWN_HOSTS
 ) -> dict[str, Any]:
     """Fetch the wanted ref, write its pack to ``pack_fd`` and return the fields of the outcome.
 
-    The requests to the platform's API are under way meanwhile.
+    The platform's API is queried meanwhile.
 
+    :param url: the URL of the request, parsed.
     :param hosts: the Git hosts whose platform is known.
     :raises GitError: a subclass that says what went wrong.
     :raises InternalError: nobody reads the pack any more.
     """
     emit({"event": "progress", "phase": "connecting"})
-    url, limits = parse_git_url(request.url, request.policy), request.limits
+    limits = request.limits
 
     def too_large(received_bytes: int) -> GitError:
         return PreambleTooLarge(figure=received_bytes, limit=limits.preamble_bytes)
@@ -102,7 +101,7 @@ def fetch(
     )
     connection = repository_connection(url, request.policy, meter)
     headers = {"Pragma": "no-cache", **authorization(request)}
-    size, expiry = questions(request, url, hosts)
+    queries = start_platform_queries(request, url, hosts)
     try:
         opening = open_repository(url, connection, headers)
         secrets = (request.username or "", request.password or "")
@@ -112,52 +111,13 @@ def fetch(
         )
         writer = PackWriter(request, pack_fd, meter, emit)
         outcome = Exchange(request, client, refs, writer, is_harmless=lambda name: is_harmless(name, secrets)).outcome()
-        told = answer_to(size)
-        expires_at = (
-            (told and told.token_expires_at) or answer_to(expiry) or expiry_told_by(opening.advertisement.headers)
-        )
-        return {**outcome, "platform_size_bytes": told and told.size_bytes, "token_expires_at": expires_at}
+        return {
+            **outcome,
+            "platform_size_bytes": queries.size_bytes(),
+            "token_expires_at": queries.token_expires_at() or expiry_from_headers(opening.advertisement.headers),
+        }
     finally:
         connection.close()
-
-
-def questions(
-    request: FetchRequest, url: GitUrl, hosts: Mapping[str, KnownHost]
-) -> tuple[Callable[[float], PlatformAnswer] | None, Callable[[float], str | None] | None]:
-    """Ask the platform's API for what it may know, size and end of the token; ``None`` for what is no question."""
-    known = hosts.get(url.authority)
-    asks_expiry = known is not None and known.token_api is not None and bool(request.username or request.password)
-    if known is None or not (request.ask_size or asks_expiry):
-        return None, None
-    credentials = (request.username or "", request.password or "")
-
-    def ask_size() -> PlatformAnswer:
-        return ask_platform(url, request.policy, credentials, hosts=hosts)
-
-    def ask_expiry() -> str | None:
-        return ask_token_expiry(url, request.policy, credentials, hosts=hosts)
-
-    return (
-        in_background(ask_size) if request.ask_size else None,
-        in_background(ask_expiry) if asks_expiry else None,
-    )
-
-
-def answer_to(question: Callable[[float], T] | None) -> T | None:
-    """Return the answer, ``None`` where nothing was asked or nobody answers in :data:`ASK_SECONDS`."""
-    if question is None:
-        return None
-    try:
-        return question(ASK_SECONDS)
-    except TimeoutError:
-        return None
-
-
-def expiry_told_by(headers: Mapping[str, str]) -> str | None:
-    """Return when the token expires, where GitHub's header says so."""
-    if TOKEN_EXPIRY not in headers:
-        return None
-    return token_expiry(headers)
 
 
 def authorization(request: FetchRequest) -> dict[str, str]:

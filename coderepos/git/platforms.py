@@ -1,6 +1,6 @@
-"""Which Git hosts are known, and how each takes a token; what asks their APIs is in ``platform_api``.
+"""The known Git hosts and how each expects a token; :mod:`~coderepos.git.transport.platform_api` queries their APIs.
 
-Only hosts of a fixed table are known; an unknown one is never guessed at, whatever its name looks like.
+Hosts are looked up in a fixed table; the platform of another host is never guessed from its name.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Final
 
 from coderepos.git.url import GitUrl
 
-ASK_SECONDS: Final = 3.0
-"""Time in which a platform's API has to answer."""
+API_SECONDS: Final = 3.0
+"""Longest wait for a response of a platform's API."""
 
-TOKEN_EXPIRY: Final = "github-authentication-token-expiration"  # noqa: S105 (no token)
-"""GitHub's header for the end of the token that it was asked with, in lower case."""
+TOKEN_EXPIRY_HEADER: Final = "github-authentication-token-expiration"  # noqa: S105 (no token)
+"""GitHub's header, in lower case, for when the token of the request expires."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,10 +26,10 @@ class KnownHost:
     """``github``, ``gitlab``, ``bitbucket`` or ``gitea``."""
 
     api: str
-    """URL that its API for repositories starts with."""
+    """URL that the paths of its API for repositories are appended to."""
 
     token_api: str | None = None
-    """URL that tells about the token it is asked with, where there is one; it answers as GitLab's does."""
+    """URL that describes the token of the request, in GitLab's format; ``None`` if the platform has none."""
 
 
 KNOWN_HOSTS: Final[Mapping[str, KnownHost]] = {
@@ -42,10 +42,10 @@ KNOWN_HOSTS: Final[Mapping[str, KnownHost]] = {
     "bitbucket.org": KnownHost(platform="bitbucket", api="https://api.bitbucket.org/2.0/repositories"),
     "codeberg.org": KnownHost(platform="gitea", api="https://codeberg.org/api/v1/repos"),
 }
-"""By ``host`` or ``host:port``; self-hosted installations are added by whoever knows them."""
+"""By ``host`` or ``host:port``."""
 
 TOKEN_USERS: Final = {"gitlab": "oauth2", "bitbucket": "x-token-auth", "gitea": "git", "generic": "git"}
-"""User names under which the platforms take a token as password."""
+"""User names with which the platforms accept a token as password."""
 
 
 def platform_of(url: GitUrl, hosts: Mapping[str, KnownHost] = KNOWN_HOSTS) -> str:

@@ -55,8 +55,8 @@ class FetchRequest:
     count_only: bool
     """Count the pack bytes instead of passing them on: a probe."""
 
-    ask_size: bool = False
-    """Ask the platform's API for the size too, where ``platforms.py`` knows one."""
+    wants_platform_size: bool = False
+    """Whether to ask the platform's API for the size of the repository too."""
 
     whole_without_depth: bool = False
     """Count the whole history where the server cannot cut it off at :attr:`depth`."""

@@ -26,6 +26,7 @@ from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.probe import probe
 from coderepos.git.process.supervisor import Child, starting
 from coderepos.git.transport.pkt_line import DELIM_PKT, FLUSH_PKT, pkt_line
+from coderepos.git.url import parse_git_url
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
 
@@ -89,7 +90,7 @@ def _our_exchange(url: str, folder: Path) -> dict[str, Any]:
     """Do what the child of a probe does once it is started."""
     request = fetch_request(_our_request(url, None), depth=1, count_only=True)
     with open(os.devnull, "wb") as nowhere:
-        outcome = fetch(request, nowhere.fileno(), lambda event: None)
+        outcome = fetch(request, parse_git_url(request.url, request.policy), nowhere.fileno(), lambda event: None)
     return {"received_bytes": outcome["pack_bytes"]}
 
 

@@ -238,7 +238,10 @@ def test_platform_is_asked_through_the_proxy(server: GitServer) -> None:
     with ConnectProxy() as proxy:
         policy = replace(server.policy(), proxy=Proxy(host="127.0.0.1", port=proxy.port))
         url = server.url("owner/source")
-        run_fetch(fetch_request(server, url, policy=policy, username="git", password=TOKEN, ask_size=True), hosts=hosts)
+        run_fetch(
+            fetch_request(server, url, policy=policy, username="git", password=TOKEN, wants_platform_size=True),
+            hosts=hosts,
+        )
         assert proxy.targets == [host, host]
     assert [request.path for request in server.requests if request.path.startswith("/api/")]
 

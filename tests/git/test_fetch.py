@@ -27,6 +27,7 @@ from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import KnownHost
 from coderepos.git.transport.http_reader import READ_BYTES
+from coderepos.git.url import parse_git_url
 from coderepos.git.wire import FetchOutcome, request_line
 from tests.support.fetch_child import fetch_request, run_child, run_fetch
 from tests.support.git import git, make_repository
@@ -464,8 +465,11 @@ def test_reader_that_is_gone(root: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        with GitServer(root) as server, pytest.raises(InternalError):
-            fetch(fetch_request(server, server.url("repo")), writer, lambda event: None)
+        with GitServer(root) as server:
+            request = fetch_request(server, server.url("repo"))
+            url = parse_git_url(request.url, request.policy)
+            with pytest.raises(InternalError):
+                fetch(request, url, writer, lambda event: None)
     finally:
         os.close(writer)
 
@@ -494,7 +498,7 @@ def test_platform_is_asked_beside_the_fetch(root: Path) -> None:
             server,
             server.url(f"{root.name}/repo"),
             policy=NetworkPolicy(private_hosts=both, insecure_http_hosts=both),
-            ask_size=True,
+            wants_platform_size=True,
         )
         fetched = run_fetch(
             request, hosts={server.host: KnownHost(platform="github", api=f"http://{platform.host}/repos")}
@@ -507,7 +511,7 @@ def test_platform_is_asked_beside_the_fetch(root: Path) -> None:
 
 def test_slow_platform_is_not_waited_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An API that never answers costs a bounded wait and nothing else."""
-    monkeypatch.setattr("coderepos.git.fetch.ASK_SECONDS", 0.2)
+    monkeypatch.setattr("coderepos.git.transport.platform_queries.API_SECONDS", 0.2)
 
     def api(exchange: Exchange) -> None:
         exchange.wait(20)
@@ -518,7 +522,7 @@ def test_slow_platform_is_not_waited_for(root: Path, monkeypatch: pytest.MonkeyP
             server,
             server.url(f"{root.name}/repo"),
             policy=NetworkPolicy(private_hosts=both, insecure_http_hosts=both),
-            ask_size=True,
+            wants_platform_size=True,
         )
         started = time.monotonic()
         fetched = run_fetch(

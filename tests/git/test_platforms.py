@@ -9,12 +9,12 @@ import pytest
 
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import KNOWN_HOSTS, KnownHost, platform_of
-from coderepos.git.transport.platform_api import PlatformAnswer, ask_platform, ask_token_expiry, token_expiry
+from coderepos.git.transport.platform_api import PlatformInfo, expiry_from_headers, query_repository, query_token_expiry
 from coderepos.git.url import parse_git_url
 from tests.support.servers.hostile import Answer, HostileServer
 from tests.support.servers.http_server import Exchange
 
-NOTHING = PlatformAnswer()
+NOTHING = PlatformInfo()
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def ask(
     path: str = "owner/repo.git",
     credentials: tuple[str, str] = ("", ""),
     **changes: Any,
-) -> tuple[PlatformAnswer, list[Exchange]]:
+) -> tuple[PlatformInfo, list[Exchange]]:
     """Ask a fake API under the name of a known host; return what came of it and the requests."""
     with HostileServer(answer) as api:
         policy = NetworkPolicy(private_hosts=(api.host,), insecure_http_hosts=(api.host,))
         url = parse_git_url(f"https://git.example/{path}", policy)
         hosts = {"git.example": KnownHost(platform=platform, api=f"http://{api.host}/api")}
-        return ask_platform(url, policy, credentials, hosts=hosts, **changes), api.requests
+        return query_repository(url, policy, credentials, hosts=hosts, **changes), api.requests
 
 
 def says(value: object, **headers: str) -> Answer:
@@ -165,7 +165,7 @@ def test_unknown_host_is_not_asked() -> None:
     """A host that the table does not have costs no request."""
     url = parse_git_url("https://gitlab.example.org/a/b", NetworkPolicy())
 
-    assert ask_platform(url, NetworkPolicy(), ("", "")) == NOTHING
+    assert query_repository(url, NetworkPolicy(), ("", "")) == NOTHING
 
 
 def test_api_host_has_to_be_allowed_too() -> None:
@@ -177,7 +177,7 @@ def test_api_host_has_to_be_allowed_too() -> None:
     policy = NetworkPolicy(allowed_hosts=("github.com",))
     url = parse_git_url("https://github.com/a/b", policy)
 
-    assert ask_platform(url, policy, ("tok", ""), resolver=resolver) == NOTHING
+    assert query_repository(url, policy, ("tok", ""), resolver=resolver) == NOTHING
 
 
 def test_known_apis_are_https_on_the_platforms_own_domain() -> None:
@@ -216,12 +216,12 @@ def test_known_token_apis_are_at_the_git_hosts_own_origin() -> None:
 )
 def test_token_expiry(text: str, moment: str | None) -> None:
     """The end of a token's life is told in UTC, and only where it is well formed."""
-    assert token_expiry({"github-authentication-token-expiration": text}) == moment
+    assert expiry_from_headers({"github-authentication-token-expiration": text}) == moment
 
 
 def test_no_token_expiry() -> None:
     """Most answers have no such header."""
-    assert token_expiry({}) is None
+    assert expiry_from_headers({}) is None
 
 
 def ask_expiry(
@@ -236,7 +236,7 @@ def ask_expiry(
                 platform="gitlab", api="http://127.0.0.1:1/projects", token_api=f"http://{api.host}/tokens/self"
             )
         }
-        return ask_token_expiry(url, policy, credentials, hosts=hosts, **changes), api.requests
+        return query_token_expiry(url, policy, credentials, hosts=hosts, **changes), api.requests
 
 
 def test_gitlab_tells_the_day() -> None:
@@ -332,7 +332,7 @@ def test_no_question_about_the_token_elsewhere(host: str) -> None:
     policy = NetworkPolicy(allowed_hosts=(host, "gitlab.com"))
 
     assert (
-        ask_token_expiry(parse_git_url(f"https://{host}/a/b", policy), policy, ("git", "tok"), resolver=resolver)
+        query_token_expiry(parse_git_url(f"https://{host}/a/b", policy), policy, ("git", "tok"), resolver=resolver)
         is None
     )
 
@@ -347,5 +347,5 @@ def test_gitlab_itself_is_asked() -> None:
 
     url = parse_git_url("https://gitlab.com/group/repo", NetworkPolicy())
 
-    assert ask_token_expiry(url, NetworkPolicy(), ("oauth2", "tok"), resolver=resolver) is None
+    assert query_token_expiry(url, NetworkPolicy(), ("oauth2", "tok"), resolver=resolver) is None
     assert asked == [("gitlab.com", 443)]

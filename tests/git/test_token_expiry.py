@@ -145,7 +145,7 @@ def gitlab_api(exchange: Exchange) -> None:
         ({"depth": 1}, ["/tokens/self"], None),
         ({"depth": 1, "count_only": True}, ["/tokens/self"], None),
         (
-            {"depth": 1, "count_only": True, "ask_size": True},
+            {"depth": 1, "count_only": True, "wants_platform_size": True},
             ["/projects/source?statistics=true", "/tokens/self"],
             77,
         ),
@@ -190,7 +190,7 @@ def test_gitlab_that_does_not_tell_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
 ) -> None:
     """Whatever comes of the question, the pack arrives, after a bounded wait."""
-    monkeypatch.setattr("coderepos.git.fetch.ASK_SECONDS", 0.2)
+    monkeypatch.setattr("coderepos.git.transport.platform_queries.API_SECONDS", 0.2)
     make_repository(tmp_path / "source")
     with GitServer(tmp_path) as server, HostileServer(answer) as api:
         request, hosts = asking(server, api)

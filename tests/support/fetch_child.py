@@ -21,6 +21,7 @@ from coderepos.git.fetch import fetch
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import KNOWN_HOSTS, KnownHost
+from coderepos.git.url import parse_git_url
 from coderepos.git.wire import FetchRequest, request_line
 
 _CODE = """\
@@ -83,7 +84,8 @@ def run_fetch(request: FetchRequest, hosts: Mapping[str, KnownHost] = KNOWN_HOST
     """Run a fetch in this process."""
     events: list[Mapping[str, Any]] = []
     with TemporaryFile() as pack:
-        outcome = fetch(request, pack.fileno(), events.append, hosts=hosts)
+        url = parse_git_url(request.url, request.policy)
+        outcome = fetch(request, url, pack.fileno(), events.append, hosts=hosts)
         pack.seek(0)
         return Fetched(pack.read(), outcome, events)
 

@@ -1,6 +1,6 @@
-"""What a platform's API tells beside Git: the size of a repository and the end of a token.
+"""Two queries of a platform's API, for what Git cannot say: a repository's size, and when a token expires.
 
-Imported in the fetch child only where there is something to ask. Nothing that goes wrong here matters to a clone.
+No failure here matters to a clone: what cannot be found out is ``None``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from urllib.parse import quote, unquote
 from coderepos.exceptions import GitError, RemoteProtocolError
 from coderepos.git.credentials import basic_authorization
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.platforms import ASK_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY, TOKEN_USERS, KnownHost
+from coderepos.git.platforms import API_SECONDS, KNOWN_HOSTS, TOKEN_EXPIRY_HEADER, TOKEN_USERS, KnownHost
 from coderepos.git.transport.addresses import Resolver, look_up
 from coderepos.git.transport.http_connection import GuardedConnection
 from coderepos.git.transport.meter import Meter
 from coderepos.git.url import GitUrl, parse_git_url
 
-ANSWER_BYTES: Final = 10**6
-"""Longest answer of a platform's API."""
+RESPONSE_BYTES: Final = 10**6
+"""Longest response body of a platform's API."""
 
 KIB: Final = 1_024
 
@@ -31,54 +31,53 @@ _LARGEST_BYTES: Final = 2**53
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlatformAnswer:
-    """What a platform's API told, each ``None`` where it did not."""
+class PlatformInfo:
+    """What a platform's API said of a repository; ``None`` is what it did not say."""
 
     size_bytes: int | None = None
     token_expires_at: str | None = None
 
 
-def ask_platform(
+def query_repository(
     url: GitUrl,
     policy: NetworkPolicy,
     credentials: tuple[str, str],
     *,
     hosts: Mapping[str, KnownHost] = KNOWN_HOSTS,
-    seconds: float = ASK_SECONDS,
+    seconds: float = API_SECONDS,
     resolver: Resolver = look_up,
-) -> PlatformAnswer:
-    """Ask the platform's API for the size of a repository, in one request; nothing that goes wrong matters.
+) -> PlatformInfo:
+    """Query the size of a repository, in one request.
 
-    An API on another host than the repository is asked only where the settings allow that host too.
+    An API on another host than the repository is queried only where the settings allow that host too.
 
     :param credentials: user name and password, one of which is the token.
     """
     known = hosts.get(url.authority)
     target = _api_target(known, url.path) if known else None
     if known is None or target is None:
-        return PlatformAnswer()
+        return PlatformInfo()
     authorization = _api_authorization(known, credentials)
     try:
-        told, headers = _get_json(known.api, target, policy, authorization, seconds=seconds, resolver=resolver)
-        return PlatformAnswer(size_bytes=_told_size(known, told), token_expires_at=token_expiry(headers))
+        body, headers = _get_json(known.api, target, policy, authorization, seconds=seconds, resolver=resolver)
+        return PlatformInfo(size_bytes=_parse_size(known, body), token_expires_at=expiry_from_headers(headers))
     except (GitError, ValueError, RecursionError):
-        return PlatformAnswer()
+        return PlatformInfo()
 
 
-def ask_token_expiry(
+def query_token_expiry(
     url: GitUrl,
     policy: NetworkPolicy,
     credentials: tuple[str, str],
     *,
     hosts: Mapping[str, KnownHost] = KNOWN_HOSTS,
-    seconds: float = ASK_SECONDS,
+    seconds: float = API_SECONDS,
     resolver: Resolver = look_up,
 ) -> str | None:
-    """Ask the platform when the token expires, and return that as ISO 8601 in UTC; nothing that goes wrong matters.
+    """Return when the token expires, as ISO 8601 in UTC, if the platform has an API for that.
 
-    Only where a token is given and the platform has a URL for it. GitLab's answers to tokens of every scope, those of
-    projects and groups included; the token ends when the day that it names begins in UTC (GitLab's documentation,
-    "When personal access tokens expire").
+    GitLab's API accepts tokens of every scope, those of projects and groups included; a token expires when the day that
+    it names begins in UTC (GitLab's documentation, "When personal access tokens expire").
 
     :param credentials: user name and password, one of which is the token.
     """
@@ -87,20 +86,20 @@ def ask_token_expiry(
     if known is None or known.token_api is None or not authorization:
         return None
     try:
-        told, _ = _get_json(known.token_api, "", policy, authorization, seconds=seconds, resolver=resolver)
-        return _told_expiry(told)
+        body, _ = _get_json(known.token_api, "", policy, authorization, seconds=seconds, resolver=resolver)
+        return _parse_expiry(body)
     except (GitError, ValueError, RecursionError):
         return None
 
 
-def token_expiry(headers: Mapping[str, str]) -> str | None:
-    """Return when the token expires, as ISO 8601 in UTC, where GitHub's header for it is there and well formed.
+def expiry_from_headers(headers: Mapping[str, str]) -> str | None:
+    """Return when the token expires, as ISO 8601 in UTC, if GitHub's header for it is there and well formed.
 
     :param headers: by their lower-case names.
     """
     found = re.fullmatch(
         r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) (?:UTC|([+-]\d{4}))",
-        headers.get(TOKEN_EXPIRY, ""),
+        headers.get(TOKEN_EXPIRY_HEADER, ""),
         re.ASCII,
     )
     if found is None:
@@ -121,24 +120,24 @@ def _get_json(
     seconds: float,
     resolver: Resolver,
 ) -> tuple[Any, Mapping[str, str]]:
-    """Return value and headers of an API's answer to one request, over a connection of its own.
+    """Send one request over a connection of its own, and return the JSON value and the headers of the response.
 
-    :param target: what the request adds to the API's URL.
-    :raises GitError: what went wrong on the way.
-    :raises ValueError: the answer is no JSON.
+    :param target: what is appended to the API's URL.
+    :raises GitError: the subclass for what went wrong.
+    :raises ValueError: the body is not JSON.
     """
     origin = parse_git_url(api, policy)
-    address = origin.base + target
+    request_url = origin.base + target
     connection = GuardedConnection(
         origin,
         policy,
-        Meter(seconds=seconds, receive_seconds=seconds, allowed_bytes=ANSWER_BYTES, error=_too_large),
-        requests={("GET", address): "application/json"},
+        Meter(seconds=seconds, receive_seconds=seconds, allowed_bytes=RESPONSE_BYTES, error=_too_large),
+        requests={("GET", request_url): "application/json"},
         resolver=resolver,
     )
     try:
-        answer = connection.request("GET", address, {"Accept": "application/json", **authorization})
-        return json.loads(answer.read()), answer.headers
+        response = connection.request("GET", request_url, {"Accept": "application/json", **authorization})
+        return json.loads(response.read()), response.headers
     finally:
         connection.close()
 
@@ -148,7 +147,7 @@ def _too_large(received_bytes: int) -> GitError:
 
 
 def _api_target(known: KnownHost, path: str) -> str | None:
-    """Return what the one request adds to the API's URL, or ``None`` where the path is not one of the platform's."""
+    """Return what is appended to the API's URL, or ``None`` if the path cannot be a repository of the platform."""
     segments = [unquote(segment) for segment in path.strip("/").removesuffix(".git").split("/")]
     if known.platform == "gitlab":
         return f"/{quote('/'.join(segments), safe='')}?statistics=true"
@@ -167,8 +166,8 @@ def _api_authorization(known: KnownHost, credentials: tuple[str, str]) -> dict[s
     return {"Authorization": f"Bearer {token}"}
 
 
-def _told_size(known: KnownHost, answer: Any) -> int | None:
-    value = answer
+def _parse_size(known: KnownHost, body: Any) -> int | None:
+    value = body
     for name in ("statistics", "repository_size") if known.platform == "gitlab" else ("size",):
         value = value.get(name) if isinstance(value, dict) else None
     if type(value) is not int or not 0 <= value <= _LARGEST_BYTES // KIB:
@@ -176,8 +175,8 @@ def _told_size(known: KnownHost, answer: Any) -> int | None:
     return value * KIB if known.platform in ("github", "gitea") else value
 
 
-def _told_expiry(answer: Any) -> str | None:
-    day = answer.get("expires_at") if isinstance(answer, dict) else None
+def _parse_expiry(body: Any) -> str | None:
+    day = body.get("expires_at") if isinstance(body, dict) else None
     if not isinstance(day, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", day, re.ASCII):
         return None
     return f"{date.fromisoformat(day)}T00:00:00Z"
