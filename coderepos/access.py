@@ -15,7 +15,7 @@ from django.utils.module_loading import import_string
 from coderepos.conf import ConfigurationError, conf
 from coderepos.exceptions import NotFound, PermissionDenied, Throttled
 from coderepos.models import CodeRepository, ProjectMembership, Role, alias, get_project_model
-from coderepos.models.repository import CodeRepositoryQuerySet
+from coderepos.models.repository_queryset import CodeRepositoryQuerySet
 
 
 class Action(StrEnum):

@@ -21,6 +21,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from coderepos.crypto.secret import Secret
+from coderepos.exceptions import InternalError
 from coderepos.models import (
     AuditEntry,
     AuditEvent,
@@ -356,7 +357,7 @@ def test_job_whose_repository_went_ends_without_a_word(make_repository: MakeRepo
 
     with pytest.raises(LeaseLost):
         job.renew(progress={}, bytes_received=1)
-    assert job.fail(error_code="internal_error", error_message="x") is False
+    assert job.fail(InternalError()) is False
     job.repository.record_token_result(accepted=True)
 
 

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from coderepos import access
 from coderepos.git.platforms import KNOWN_HOSTS
 from coderepos.models import CloneStatus
-from coderepos.models.repository import CodeRepositoryQuerySet
+from coderepos.models.repository_queryset import CodeRepositoryQuerySet
 from coderepos.services.arguments import no_control_characters
 
 PLATFORMS: Final = (*sorted({host.platform for host in KNOWN_HOSTS.values()}), "generic")

@@ -45,7 +45,7 @@ from coderepos.api.status import Status
 from coderepos.conf import conf
 from coderepos.exceptions import NotFound
 from coderepos.models import AuditEntry, CodeRepository, Job
-from coderepos.models.repository import CodeRepositoryQuerySet
+from coderepos.models.repository_queryset import CodeRepositoryQuerySet
 
 ASKING_ACTIONS: Final = ("connect", "change", "replace")
 """Actions that ask a Git host while the caller waits."""

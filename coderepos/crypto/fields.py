@@ -220,6 +220,14 @@ class EncryptedTokenField(_Field):
         setattr(instance, self.kid_field, kid)
         self.note_sealed(instance)
 
+    def seal(self, token: Secret, instance: models.Model) -> tuple[bytes, str]:
+        """Return a token sealed for a row, and the name of its key.
+
+        :raises ValueError: the row or its project does not have a primary key yet, or its URL is not usable.
+        :raises EncryptionUnavailable: the key is not available right now.
+        """
+        return keyring().seal(HiddenText(token.reveal()), self.context_of(instance))
+
     def _sealed_for(self, instance: models.Model, here: Context) -> Context:
         """Return what the bytes in ``instance`` were sealed for, as far as is known; ``here`` otherwise."""
         sealed, kid, place = instance._state.__dict__.get("sealed_tokens", {}).get(self.attname, (None, None, None))

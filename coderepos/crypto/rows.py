@@ -80,15 +80,39 @@ class SealedTokenModel(models.Model):
         :raises DatabaseError: the row was loaded, and has gone since.
         """
         using = using or router.db_for_write(type(self), instance=self)
+        names = self.seal_before_save(update_fields, force_insert=force_insert, using=using)
+        super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=names)
+        self._remember_stored(names)
+
+    def seal_before_save(
+        self, update_fields: Iterable[str] | None, *, force_insert: Any = False, using: str
+    ) -> set[str] | None:
+        """Seal the tokens that a save writes, so that it asks no key service inside a transaction.
+
+        The arguments are those of :meth:`save`.
+
+        :returns: names of the fields that it writes; ``None`` for all.
+        :raises ValueError: the row or its project does not have a primary key yet, or a token is for another row.
+        :raises EncryptionUnavailable: a key that is needed is not available right now.
+        """
+        names = self._saved_fields(update_fields, force_insert=force_insert, using=using)
+        self._prepare_related_fields_for_save(operation_name="save")  # type: ignore[attr-defined]  # takes keys over
+        for field in token_fields(type(self)):
+            if names is None or field.name in names:
+                field.seal_pending(self)
+        return names
+
+    def _saved_fields(self, update_fields: Iterable[str] | None, *, force_insert: Any, using: str) -> set[str] | None:
+        """Return the names of the fields that a save writes, both halves of a pair or none; ``None`` for all."""
         if update_fields is not None:
-            update_fields = self._with_moved_tokens(_with_both(type(self), update_fields))
+            names = self._with_moved_tokens(_with_both(type(self), update_fields))
             for field in token_fields(type(self)):
-                if field.name in update_fields:
-                    refuse_unsaved_places(field, [self], update_fields, using)
-        elif not force_insert and not self._state.adding and using == self._state.db:
-            update_fields = self._changed_fields()
-        super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=update_fields)
-        self._remember_stored(update_fields)
+                if field.name in names:
+                    refuse_unsaved_places(field, [self], names, using)
+            return names
+        if not force_insert and not self._state.adding and using == self._state.db:
+            return self._changed_fields()
+        return None
 
     def refresh_from_db(
         self, using: str | None = None, fields: Iterable[str] | None = None, from_queryset: Any = None

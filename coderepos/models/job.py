@@ -15,7 +15,9 @@ from django.db import connections, models
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 
+from coderepos.exceptions import AskedToWait, CodeReposError
 from coderepos.models.database import PrimaryQuerySet, alias
+from coderepos.models.error_columns import error_columns
 from coderepos.models.locking import row_transaction
 from coderepos.models.repository import CodeRepository
 
@@ -225,18 +227,18 @@ class Job(models.Model):
             state=JobState.SUCCEEDED,
             finished_at=Now(),
             lease_until=None,
-            error_code="",
-            error_message="",
+            **error_columns(None),
             **values,
         )
         if not won or not self.repository.complete(repository_values):
             raise LeaseLost
 
-    def schedule_retry(self, *, error_code: str, error_message: str, at_least_seconds: int = 0) -> bool:
+    def schedule_retry(self, error: CodeReposError) -> bool:
         """Record RUNNING → QUEUED for an attempt in 60, 120, 240 … s; the repository PENDING if not COMPLETED.
 
-        :param at_least_seconds: wait that the Git host asked for.
+        A Git host that asked to wait longer is granted that.
         """
+        at_least_seconds = error.retry_after_seconds if isinstance(error, AskedToWait) else 0
         delay_seconds = max(at_least_seconds, FIRST_RETRY_SECONDS * 2 ** (self.attempt - 1))
         with row_transaction(alias()):
             won = self._owned().update(
@@ -246,34 +248,31 @@ class Job(models.Model):
                 lease_until=None,
                 rung_at=None,
                 progress={},
-                error_code=error_code,
-                error_message=error_message,
+                **error_columns(error),
             )
             if won:
-                self.repository.wait_for_retry(error_code=error_code, error_message=error_message)
+                self.repository.wait_for_retry(error)
         return bool(won)
 
-    def fail(self, *, error_code: str, error_message: str) -> bool:
+    def fail(self, error: CodeReposError) -> bool:
         """Record RUNNING → FAILED and the repository FAILED unless a version is published; under the lease."""
         with row_transaction(alias()):
             won = self._owned().update(
                 state=JobState.FAILED,
                 finished_at=Now(),
                 lease_until=None,
-                error_code=error_code,
-                error_message=error_message,
+                **error_columns(error),
             )
             if won:
-                self.repository.fail(error_code=error_code, error_message=error_message)
+                self.repository.fail(error)
         return bool(won)
 
-    def expire_lease(self, *, error_code: str, error_message: str) -> JobState | None:
+    def expire_lease(self, error: CodeReposError) -> JobState | None:
         """Take a job whose lease expired from its owner: QUEUED again at once, or FAILED if no attempt is left.
 
         :returns: the new state; ``None`` if the owner came back or has the row locked, or another process was quicker.
         """
         expired = Job.objects.lease_expired().filter(pk=self.pk, lease_token=self.lease_token)
-        error = {"error_code": error_code, "error_message": error_message}
         with row_transaction(alias()):
             if not expired.try_lock():
                 return None
@@ -282,11 +281,11 @@ class Job(models.Model):
                     state=JobState.QUEUED, next_attempt_at=Now(), lease_token=None, lease_until=None, rung_at=None
                 ):
                     return None
-                self.repository.wait_for_retry(**error)
+                self.repository.wait_for_retry(error)
                 return JobState.QUEUED
-            if not expired.update(state=JobState.FAILED, finished_at=Now(), lease_until=None, **error):
+            if not expired.update(state=JobState.FAILED, finished_at=Now(), lease_until=None, **error_columns(error)):
                 return None
-            self.repository.fail(**error)
+            self.repository.fail(error)
             return JobState.FAILED
 
     def _owned(self) -> JobQuerySet:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from coderepos import engine, queue, signals
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import AskedToWait, CloneTimeout, CodeReposError, CryptoError, InternalError, RemoteAuthFailed
+from coderepos.exceptions import CloneTimeout, CodeReposError, CryptoError, InternalError, RemoteAuthFailed
 from coderepos.git.clone import clone
 from coderepos.git.results import CloneReport
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, JobState, LeaseLost, alias
@@ -160,11 +160,9 @@ def _record_failure(lease: Lease, error: CodeReposError) -> str:
 
 def _write_failure(job: Job, error: CodeReposError) -> str:
     """Write the failure in one transaction, and return the outcome."""
-    values = {"error_code": error.code, "error_message": error.message}
-    at_least_seconds = error.retry_after_seconds if isinstance(error, AskedToWait) else 0
     again = error.retryable and job.attempts_left
     with row_transaction(alias()):
-        won = job.schedule_retry(**values, at_least_seconds=at_least_seconds) if again else job.fail(**values)
+        won = job.schedule_retry(error) if again else job.fail(error)
         if won:
             if isinstance(error, RemoteAuthFailed):
                 job.repository.record_token_result(accepted=False)

@@ -94,8 +94,7 @@ class _Sweep:
                 # In this order: a disk that was unmounted since then does not have the marker.
                 if sandbox.holds(version) or self._root.read_marker() != self._root_id:
                     continue
-                error = SandboxMissing()
-                if repository.mark_sandbox_missing(version=version, error_code=error.code, error_message=error.message):
+                if repository.mark_sandbox_missing(version=version):
                     self.missing += 1
                     logger.error("repository %s: its clone %s is missing at %s", repository.pk, version, sandbox.path)
 
@@ -108,7 +107,6 @@ class _Sweep:
                 if sandbox.holds(repository.version) and repository.mark_sandbox_found(
                     version=repository.version,
                     sandbox_path=str(sandbox.repository_path),
-                    error_code=SandboxMissing.code,
                 ):
                     align(sandbox, repository.pk)
                     self.found += 1

@@ -86,7 +86,7 @@ def reap() -> str:
 def _expire_lease(job: Job) -> JobState | None:
     error = WorkerLost()
     try:
-        state = job.expire_lease(error_code=error.code, error_message=error.message)
+        state = job.expire_lease(error)
     except Exception:
         logger.exception("job %s: lease of the worker on %s can't be expired", job.pk, job.node)
         return None

@@ -17,7 +17,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, NotFound, RemoteAuthFailed, RemoteTimeout
 from coderepos.git.results import ProbeReport
 from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership, Role
-from coderepos.models.repository import CodeRepositoryQuerySet
+from coderepos.models.repository_queryset import CodeRepositoryQuerySet
 from coderepos.projects.models import Project
 from coderepos.services import changing, connecting, tokens
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository

@@ -61,6 +61,7 @@ def test_own_writes_are_read_from_where_they_were_written(host: HostProject) -> 
         from coderepos import access, services
         from coderepos.access import Action
         from coderepos.crypto.secret import Secret
+        from coderepos.exceptions import InternalError
         from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, ProjectMembership
         from coderepos.projects.models import Project
 
@@ -73,7 +74,7 @@ def test_own_writes_are_read_from_where_they_were_written(host: HostProject) -> 
         assert list(access.visible_repositories(user)) == [repository]
         assert Job.objects.claim(job.pk, node="here").state == "RUNNING"
         job.refresh_from_db()
-        assert job.fail(error_code="internal_error", error_message="")
+        assert job.fail(InternalError())
         assert CodeRepository.objects.get().clone_status == "FAILED"
         again = services.clone_again(user=user, repository=CodeRepository.objects.get())
         assert Job.objects.claim(again.pk, node="here").pk == again.pk

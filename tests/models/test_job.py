@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import uuid
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from django.db import IntegrityError, transaction
@@ -13,12 +12,13 @@ from django.db.models.functions import Now
 from model_bakery import baker
 
 from coderepos.crypto.secret import Secret
+from coderepos.exceptions import RemoteTimeout
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, LeaseLost
 from coderepos.projects.models import Project
 from tests.support.database import ALIAS, connection
 
 pytestmark = pytest.mark.django_db
-ERROR: dict[str, Any] = {"error_code": "remote_timeout", "error_message": "The Git host did not answer in time."}
+ERROR = RemoteTimeout()
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def test_claim_of_an_expired_lease_takes_the_job_over(job: Job) -> None:
         first.renew(progress={}, bytes_received=0)
     with pytest.raises(LeaseLost), transaction.atomic(using=ALIAS):
         first.succeed(repository_values={})
-    assert not first.fail(**ERROR)
-    assert not first.schedule_retry(**ERROR)
+    assert not first.fail(ERROR)
+    assert not first.schedule_retry(ERROR)
     assert state_of(job) == (JobState.RUNNING, CloneStatus.CLONING)
 
 
@@ -104,7 +104,7 @@ def test_retry_waits_for_its_time(job: Job) -> None:
     """After a transient failure the job can't be claimed for 60 s, and 120 s after the next one."""
     for seconds in (60, 120):
         Job.objects.filter(pk=job.pk).update(max_attempts=4)
-        assert claimed(job).schedule_retry(**ERROR)
+        assert claimed(job).schedule_retry(ERROR)
 
         assert state_of(job) == (JobState.QUEUED, CloneStatus.PENDING)
         assert Job.objects.claim(job.pk, node="node") is None
@@ -151,7 +151,7 @@ def test_success_is_undone_where_the_repository_moved_on(job: Job) -> None:
 
 def test_failure_is_final_until_somebody_asks_again(job: Job) -> None:
     """FAILED goes back to PENDING by request alone, and only once."""
-    assert claimed(job).fail(**ERROR)
+    assert claimed(job).fail(ERROR)
     assert state_of(job) == (JobState.FAILED, CloneStatus.FAILED)
 
     assert job.repository.restart()
@@ -168,7 +168,7 @@ def test_failed_update_leaves_the_repository_as_it_was(repository: CodeRepositor
 
     if ending == "expire_lease":
         expire_lease(job)
-    getattr(claim, ending)(**ERROR)
+    getattr(claim, ending)(ERROR)
 
     assert state_of(job) == (JobState.FAILED if ending == "fail" else JobState.QUEUED, CloneStatus.COMPLETED)
     repository.refresh_from_db()
@@ -200,15 +200,15 @@ def test_update_of_what_is_being_removed_is_cancelled(repository: CodeRepository
 def test_valid_lease_cannot_be_expired(job: Job) -> None:
     """The job of an owner that came back, or of a second reaper, is left as it was."""
     claim = claimed(job)
-    assert claim.expire_lease(**ERROR) is None
+    assert claim.expire_lease(ERROR) is None
 
     expire_lease(job)
     stale = Job.objects.get(pk=job.pk)
     claimed(job)
     expire_lease(job)
-    assert stale.expire_lease(**ERROR) is None
-    assert Job.objects.get(pk=job.pk).expire_lease(**ERROR) == JobState.FAILED
-    assert Job.objects.get(pk=job.pk).expire_lease(**ERROR) is None
+    assert stale.expire_lease(ERROR) is None
+    assert Job.objects.get(pk=job.pk).expire_lease(ERROR) == JobState.FAILED
+    assert Job.objects.get(pk=job.pk).expire_lease(ERROR) is None
 
 
 def test_one_open_job_per_repository(job: Job) -> None:

@@ -15,6 +15,7 @@ from django.db import transaction
 from pytest_django import Settings
 
 from coderepos import engine
+from coderepos.crypto.keyring import keyring
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import InvalidGitUrl, UrlNotAllowed
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository
@@ -208,6 +209,70 @@ def test_save_of_anything_else_asks_nothing_more(row: CodeRepository, django_ass
     row.depth = 3
     with django_assert_num_queries(3):  # savepoint, update, release
         row.save(update_fields=["depth"])
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"token_ciphertext": Secret(NEW_TOKEN)},
+        {"git_url": ELSEWHERE},
+        {"git_url": ELSEWHERE, "token_ciphertext": Secret(NEW_TOKEN)},
+        {"git_url": "https://github.com/owner/other.git", "token_ciphertext": Secret(NEW_TOKEN)},
+    ],
+    ids=["token", "url", "both", "path and token"],
+)
+@pytest.mark.parametrize("project", ["same project", "other project"])
+@pytest.mark.parametrize("names", ["all", "named"])
+def test_key_service_is_asked_outside_of_a_transaction(
+    row: CodeRepository, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], project: str, names: str
+) -> None:
+    """A key service that hangs must not hold locks that others wait for."""
+    if project == "other project":
+        change = {**change, "project": Project.objects.create(name="Comet")}
+    loaded = CodeRepository.objects.get(pk=row.pk)
+    for name, value in change.items():
+        setattr(loaded, name, value)
+    asked = []
+
+    def watch(function: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any) -> Any:
+            asked.append(connection.in_atomic_block)
+            return function(*arguments)
+
+        return watched
+
+    ring = type(keyring())
+    monkeypatch.setattr(ring, "seal", watch(ring.seal))
+    monkeypatch.setattr(ring, "open", watch(ring.open))
+
+    loaded.save(update_fields=None if names == "all" else [*change])
+
+    assert asked
+    assert not any(asked)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_url_that_changes_before_the_lock_is_judged_again(row: CodeRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the first look at the stored URL and the lock another save may point the row to another host."""
+    mine = CodeRepository.objects.get(pk=row.pk)
+    mine.git_url = "https://github.com/owner/other.git"
+    seal_before_save = CodeRepository.seal_before_save
+
+    def overtaken(self: CodeRepository, *arguments: Any, **options: Any) -> None:
+        if self is mine:
+            monkeypatch.undo()
+            other = CodeRepository.objects.get(pk=row.pk)
+            other.git_url, other.token_ciphertext = ELSEWHERE, NEW_TOKEN
+            other.save()
+        seal_before_save(self, *arguments, **options)
+
+    monkeypatch.setattr(CodeRepository, "seal_before_save", overtaken)
+
+    mine.save()
+
+    assert stored(row)[0] == "https://github.com/owner/other.git"
+    assert stored(row)[3] == ""
 
 
 @pytest.mark.django_db(transaction=True)

@@ -17,7 +17,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from coderepos import engine, queue, services, signals
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import SandboxRefused
+from coderepos.exceptions import CodeReposError, SandboxRefused
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
 from coderepos.projects.models import Project
 from coderepos.sandbox.sandbox import Sandbox
@@ -181,10 +181,10 @@ def test_one_job_that_cannot_be_taken_keeps_none_of_the_others(
         expire_lease(one)
     original = Job.expire_lease
 
-    def fail_for_one(self: Job, **error: str) -> JobState | None:
+    def fail_for_one(self: Job, error: CodeReposError) -> JobState | None:
         if self.pk == job.pk:
             raise RuntimeError("this row is broken")
-        return original(self, **error)
+        return original(self, error)
 
     monkeypatch.setattr(Job, "expire_lease", fail_for_one)
 
