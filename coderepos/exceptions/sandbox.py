@@ -27,10 +27,9 @@ class SandboxUnavailable(GitError):
 
 
 class SandboxRootMissing(GitError):
-    """The disk of the sandbox root is not mounted, or the root was emptied or moved.
-
-    The operator has to mount it again, or to run ``manage.py coderepos_adopt_root`` where that was on purpose.
-    """
+    """The disk of the sandbox root is not mounted, or the root was emptied or moved; the operator has to mount it
+    again, or to run manage.py coderepos_adopt_root where that was on purpose.
+    """  # noqa: D205  one sentence, since it is the public message
 
     code = "sandbox_root_missing"
     retryable = True
