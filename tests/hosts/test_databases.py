@@ -87,7 +87,7 @@ def test_own_writes_are_read_from_where_they_were_written(host: HostProject) -> 
         ProjectMembership.objects.create(project=project, user=member, role="developer")
         access.require(member, Action.CONNECT, project.pk)
         assert CodeRepository.objects.using("stale").count() == 0
-        assert services.reap().startswith("0 taken")
+        assert services.reap().startswith("0 leases expired")
         """
     )
 
