@@ -376,8 +376,8 @@ def test_whole_life_leaks_nothing(  # noqa: PLR0915  one life, told in order
 
     # Was there anything to look at?
     assert len(deks) > 10
-    assert watch.saw(b"coderepos.git.fetch")
-    assert watch.saw(b"coderepos.git.build")
+    assert watch.saw(b"coderepos-fetch")
+    assert watch.saw(b"coderepos-build")
     assert b"planted ghp_" in (logs / "web-redacted.log").read_bytes()
     assert hunt({"plain": plain}, hidden) >= {("plain", "token planted", "raw")}
     for name in ("web-plain.log", "worker-plain.log"):

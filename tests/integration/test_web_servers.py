@@ -67,6 +67,19 @@ def serving(
             print(log.read_text(errors="replace")[-4_000:])
 
 
+def fork_servers(pid: int) -> list[int]:
+    """Return the fork servers below a process."""
+    return [one for one in descendants(pid) if b"coderepos.git.preload" in Path(f"/proc/{one}/cmdline").read_bytes()]
+
+
+def is_at_work(pid: int) -> bool:
+    """Return whether a process exists and is not merely unreaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def timed(call: Callable[[], Answer]) -> tuple[Answer, float]:
     """Return an answer, and the seconds that it took."""
     started = time.monotonic()
@@ -88,7 +101,7 @@ def test_connect_calls_under(
 
     https://github.com/benoitc/gunicorn/issues/418
     """
-    for folder in ("one", "two", "three"):
+    for folder in ("one", "two", "three", "four"):
         make_repository(git_root / folder)
     large = make_repository(git_root / "large")
     (large / "noise").write_bytes(os.urandom(700_000))
@@ -127,11 +140,17 @@ def test_connect_calls_under(
             seconds=2,
             what="the end of all zombies",
         )
-        assert len(descendants(process.pid)) <= 1, "a worker, and no child of its own"
+        (server,) = fork_servers(process.pid)
+        below = 1 if name == "uvicorn" else 2
+        assert len(descendants(process.pid)) == below, "a worker and its fork server"
+
+        os.kill(server, signal.SIGKILL)
+        assert connect("four").status == 201, "by another fork server"
+        assert len(descendants(process.pid)) == below
 
         told = time.monotonic()
         workers = list(descendants(process.pid))
         process.terminate()
         process.wait(SIGTERM_SECONDS)
         assert time.monotonic() - told < SIGTERM_SECONDS
-        assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+        wait_until(lambda: not any(map(is_at_work, workers)), seconds=2, what="the end of all workers")

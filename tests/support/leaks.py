@@ -113,7 +113,7 @@ def _decoded(value: object) -> bytes:
 
 
 class ProcessWatch:
-    """Reads arguments and environment of every process below this one, again and again while it is open."""
+    """Reads name, arguments and environment of every process below this one, again and again while it is open."""
 
     def __init__(self) -> None:
         self.places: Places = {}
@@ -133,7 +133,7 @@ class ProcessWatch:
     def _run(self) -> None:
         while not self._stopping.wait(SAMPLE_SECONDS):
             for pid in descendants(os.getpid()):
-                for name in ("cmdline", "environ"):
+                for name in ("comm", "cmdline", "environ"):
                     try:
                         content = Path(f"/proc/{pid}/{name}").read_bytes()
                     except OSError:
@@ -142,9 +142,9 @@ class ProcessWatch:
                         # Before and after exec one process has several of each.
                         self.places[f"{name} of {pid}, {hash(content)}"] = content
 
-    def saw(self, program: bytes) -> bool:
-        """Return whether a process with ``program`` among its arguments was seen."""
-        return any(name.startswith("cmdline") and program in content for name, content in self.places.items())
+    def saw(self, name: bytes) -> bool:
+        """Return whether a process of this name was seen."""
+        return any(place.startswith("comm ") and content == name + b"\n" for place, content in self.places.items())
 
 
 def answer(body: Any, headers: Any) -> bytes:

@@ -13,6 +13,7 @@ late. So nothing that is called in :func:`signals_blocked` waits, logs, or is re
 from __future__ import annotations
 
 import _socket
+import atexit
 import errno
 import fcntl
 import os
@@ -75,6 +76,8 @@ class Spawner:
         self.identity: Final = _identity()
         control, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         try:
+            # Hosts may have set a time for which new sockets wait.
+            control.setblocking(False)  # noqa: FBT003 (positional only)
             self.pid: Final = _started(theirs.fileno())
         except BaseException:
             control.close()
@@ -280,4 +283,9 @@ def _forget() -> None:
         before.spawner.control.close()
 
 
+def _leave() -> None:
+    _present.dismiss()
+
+
 os.register_at_fork(after_in_child=_forget)
+atexit.register(_leave)
