@@ -148,9 +148,7 @@ def test_connect_calls_under(
         assert connect("four").status == 201, "by another fork server"
         assert len(descendants(process.pid)) == below
 
-        told = time.monotonic()
         workers = list(descendants(process.pid))
         process.terminate()
         process.wait(SIGTERM_SECONDS)
-        assert time.monotonic() - told < SIGTERM_SECONDS
         wait_until(lambda: not any(map(is_at_work, workers)), seconds=2, what="the end of all workers")
