@@ -6,7 +6,6 @@ writes events to standard output (see :mod:`coderepos.git.wire`).
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sys
@@ -24,7 +23,7 @@ from coderepos.exceptions import (
     SandboxUnavailable,
     UnsafeRepository,
 )
-from coderepos.git.confinement import profiles
+from coderepos.git.confinement import linux, profiles
 from coderepos.git.limits import Limits
 from coderepos.git.pack.bare_repository import BareRepository
 from coderepos.git.pack.connectivity import check_connected
@@ -45,8 +44,6 @@ from coderepos.git.worktree.trees import read_trees
 TREE_NAME: Final = b"tree"
 
 _PROGRESS_SECONDS: Final = 0.25
-_SYNC_FILE_RANGE_WRITE: Final = 2
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def main(pack_fd: int) -> int:
@@ -107,7 +104,7 @@ def build(request: BuildRequest, pack_fd: int, wait_for_outcome: Callable[[], Fe
     try:
         report = make(request, incoming, pack_fd, wait_for_outcome, emit)
         started = time.monotonic()
-        _make_durable(incoming)
+        linux.sync_filesystem(incoming)
     finally:
         os.close(incoming)
     report.seconds["sync"] = round(time.monotonic() - started, 4)
@@ -131,7 +128,7 @@ def make(
         pack = Pack(pack_file)
         with Resolver(pack, limits) as resolver:
             _scan(pack_fd, pack, limits, resolver, emit)
-            _start_writing(pack_file)
+            linux.start_writeback(pack_file)
             clock.done("scan")
             resolver.finish()
             clock.done("resolve")
@@ -196,24 +193,6 @@ def _is_in(pack: Pack, commit_id: bytes, by_id: Mapping[bytes, int]) -> bool:
     if position is not None and pack.kinds[position] != COMMIT:
         raise UnsafeRepository(reason="history ends at no commit")
     return position is not None
-
-
-def _start_writing(file_descriptor: int) -> None:
-    """Let the kernel begin to write a file to its disk, so that less is left in the end: sync_file_range(2)."""
-    start = getattr(_libc, "sync_file_range", None)
-    # A length of zero means to the end. An error shows when everything is made durable.
-    if start is not None:
-        start(file_descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
-
-
-def _make_durable(folder: int) -> None:
-    """Write everything of the file system to its disk: one call, where each of thousands of files would need one."""
-    syncfs = getattr(_libc, "syncfs", None)
-    if syncfs is None:
-        os.sync()
-    elif syncfs(folder):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 class _Clock:

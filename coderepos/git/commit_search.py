@@ -8,6 +8,7 @@ Where anything is not as it should be it knows nothing: the clone says what is w
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from typing import Final
 from zlib import decompressobj, error
@@ -40,9 +41,7 @@ def run(line: bytes, pack_fd: int, emit: Emit) -> int:
     """Confine this process for good, search the pack, and return the exit status."""
     try:
         emit({"event": "started", "isolation": profiles.confine_search(search_request(load_line(line)))})
-        with open(pack_fd, "rb", closefd=False) as source:
-            pack = source.read(SEARCHED_PACK_BYTES + 1)
-        emit({"event": "searched", "no_commit": has_no_commit(pack)})
+        emit({"event": "searched", "no_commit": has_no_commit(_read_pack(pack_fd))})
     except CodeReposError as problem:
         emit(error_event(problem))
         return 1
@@ -71,6 +70,15 @@ def has_no_commit(pack: bytes) -> bool:
     except (IndexError, ValueError, error):
         return False
     return at + ID_BYTES == len(pack)
+
+
+def _read_pack(pack_fd: int) -> bytes:
+    """Read the pipe to its end, or one byte past what is searched."""
+    pieces, rest = [], SEARCHED_PACK_BYTES + 1
+    while rest and (piece := os.read(pack_fd, rest)):
+        pieces.append(piece)
+        rest -= len(piece)
+    return b"".join(pieces)
 
 
 def _after_varint(pack: bytes, at: int) -> int:

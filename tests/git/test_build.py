@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import CodeReposError, RemoteProtocolError
-from coderepos.git import build as build_module
 from coderepos.git.build import read_outcome, run, translated
 from coderepos.git.confinement import profiles
 from coderepos.git.limits import MB, Limits
@@ -309,19 +308,6 @@ def test_what_the_machine_lacks_is_told_apart(error: Exception, code: str, name:
 
     assert (told.code, told.fields.get("errno")) == (code, name)
     assert told.retryable
-
-
-def test_a_file_system_without_syncfs_is_synced_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the C library lacks the call, everything is synced; where it fails, that is an error."""
-    synced: list[bool] = []
-    with monkeypatch.context() as patched:
-        patched.setattr(build_module, "_libc", object())
-        patched.setattr(os, "sync", lambda: synced.append(True))
-        build_module._start_writing(-1)
-        build_module._make_durable(-1)
-    assert synced == [True]
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        build_module._make_durable(-1)
 
 
 def test_no_outcome_means_that_the_fetch_failed() -> None:

@@ -1,4 +1,4 @@
-"""Landlock by :mod:`ctypes`: what this process may still do with files, TCP and other processes.
+"""Landlock: what this process may still do with files, TCP and other processes.
 
 Rules can only be added, never lifted, and they bind root as well. See :manpage:`landlock(7)` and
 https://docs.kernel.org/userspace-api/landlock.html; the names below are those of ``linux/landlock.h``.
@@ -15,8 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
+from coderepos.git.confinement import linux
 
 # The same on every architecture, as all calls since Linux 5.0 are.
 _CREATE_RULESET: Final = 444
@@ -48,8 +47,8 @@ _IOCTL_DEV: Final = 1 << 15
 READ: Final = _READ_FILE | _READ_DIR
 """Reading files and listing folders."""
 
-BUILD: Final = READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SYM | _REFER | _TRUNCATE
-"""Making, changing, moving and removing files, folders and links as well; no devices, sockets or pipes."""
+WRITE: Final = READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SYM | _REFER
+"""Making, writing, moving and removing files, folders and links as well; no truncation, devices, sockets or pipes."""
 
 _OF_A_FILE: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 
@@ -73,7 +72,7 @@ def abi() -> int:
 
     0 where it was not built in, not booted with, or is kept away by the filter of a container.
     """
-    version = _call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_GET_VERSION))
+    version = linux.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_GET_VERSION))
     return max(version, 0)
 
 
@@ -97,7 +96,7 @@ def restrict(rules: Rules) -> int:
     ruleset = _checked(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
     try:
         _allow(ruleset, rules.read, READ & handled)
-        _allow(ruleset, rules.write, BUILD & handled)
+        _allow(ruleset, rules.write, WRITE & handled)
         for port in rules.connect_ports if version >= 4 else ():
             _add(ruleset, _RULE_NET_PORT, struct.pack("=QQ", _NET_CONNECT_TCP, port))
         _checked(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
@@ -129,13 +128,7 @@ def _add(ruleset: int, kind: int, attributes: bytes) -> None:
 
 
 def _checked(number: int, *arguments: object) -> int:
-    result = _call(number, *arguments)
+    result = linux.syscall(number, *arguments)
     if result < 0:
         raise OSError(-result, os.strerror(-result))
     return result
-
-
-def _call(number: int, *arguments: object) -> int:
-    """Make one system call and return its result, or the negative error number."""
-    result: int = _libc.syscall(ctypes.c_long(number), *arguments)
-    return result if result >= 0 else -ctypes.get_errno()

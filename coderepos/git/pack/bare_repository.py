@@ -23,6 +23,7 @@ INCOMING_PACK: Final = f"{PACK_DIRECTORY}/incoming.pack"
 
 _DIRECTORIES: Final = (NAME, f"{NAME}/objects", PACK_DIRECTORY, f"{NAME}/refs")
 CONFIG: Final = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -88,7 +89,11 @@ class BareRepository:
     def finish(self) -> None:
         """Make the directories read-only."""
         for directory in reversed(self._directories):
-            os.chmod(directory, self._directory_mode, dir_fd=self._incoming)
+            descriptor = os.open(directory, _DIRECTORY, dir_fd=self._incoming)
+            try:
+                os.fchmod(descriptor, self._directory_mode)
+            finally:
+                os.close(descriptor)
 
     def _write(self, path: str, content: bytes) -> int:
         descriptor = os.open(path, _NEW_FILE, self._file_mode, dir_fd=self._incoming)

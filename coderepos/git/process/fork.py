@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Final, Self
 
-from coderepos.git.confinement.profiles import die_with
+from coderepos.git.confinement.linux import die_with_parent
 
 _FAILED: Final = 255
 """Exit code after any other exception; error numbers are below."""
@@ -18,6 +18,7 @@ class Forked:
     """A call that runs in a copy of this process, confined as this one is; a context manager that stops it.
 
     It dies with this process. What it makes must go through shared memory or files. Only for a process without threads.
+    Where the machine takes no further process, it counts as one that failed.
 
     :param call: what to run; of an exception only the error number of an ``OSError`` comes back,
         and ``ENOMEM`` for a lack of memory.
@@ -26,7 +27,10 @@ class Forked:
     def __init__(self, call: Callable[[], None]) -> None:
         parent = os.getpid()
         self._exit_code: int | None = None
-        self._pid: Final = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError as error:
+            self._pid, self._exit_code = -1, min(error.errno or _FAILED, _FAILED)
         if not self._pid:
             _run(call, parent)
 
@@ -35,6 +39,11 @@ class Forked:
 
     def __exit__(self, *error: object) -> None:
         self.end()
+
+    @property
+    def has_started(self) -> bool:
+        """Whether there is, or was, a second process."""
+        return self._pid > 0
 
     def has_ended(self) -> bool:
         """Return whether the call has ended, one way or the other."""
@@ -78,7 +87,7 @@ def cores() -> int:
 def _run(call: Callable[[], None], parent: int) -> None:
     code = _FAILED
     try:
-        die_with(parent)
+        die_with_parent(parent)
         call()
         code = 0
     except MemoryError:

@@ -14,7 +14,6 @@ standard input; nothing of them comes through here.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import gc
 import json
@@ -30,7 +29,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final, NoReturn
 
-from coderepos.git.confinement.profiles import die_with
+from coderepos.git.confinement.linux import die_with_parent, prctl
 
 CONTROL_FD: Final = 3
 """Descriptor of the control socket."""
@@ -51,7 +50,6 @@ _DESCRIPTORS: Final = 1 + len(_NUMBERS)
 _OPEN_FILES: Final = 4_096
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_libc: Final = ctypes.CDLL(None)
 
 _CRASHES: Final = frozenset(
     {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP}
@@ -72,7 +70,7 @@ def serve(host_pid: int, preloaded: str, *, idle_seconds: float) -> NoReturn:
     soft = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
     # Whatever a child started is reaped here when the child is gone, so that the end of its group can be seen.
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
     module = import_module(preloaded)
     # The collector would write to the pages that all children share.
     gc.collect()
@@ -231,10 +229,10 @@ def _run(module: str, descriptors: list[int], parent: int) -> NoReturn:
     """Be the child: run the module's ``main`` and end."""
     status = 1
     try:
-        die_with(parent)
+        die_with_parent(parent)
         os.setsid()
         # What ps(1) shows, of which the kernel takes 15 bytes.
-        _libc.prctl(_PR_SET_NAME, b"coderepos-" + module.rpartition(".")[2].encode(), 0, 0, 0)
+        prctl(_PR_SET_NAME, b"coderepos-" + module.rpartition(".")[2].encode())
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # Received descriptors are above all of these.

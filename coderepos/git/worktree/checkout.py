@@ -102,7 +102,9 @@ class Checkout:
             return
         with Forked(lambda: self._write_some(delta_tree, shared)) as second:
             self._write_some(delta_tree, self._places.keys() - shared)
-            if not second.succeeded():
+            if not second.has_started:
+                self._write_some(delta_tree, shared)
+            elif not second.succeeded():
                 raise self._what_stopped(second, delta_tree, shared)
 
     def _shared_positions(self) -> set[int]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from coderepos.git.confinement import landlock
-from coderepos.git.confinement.landlock import BUILD, READ, Rules
+from coderepos.git.confinement import landlock, linux
+from coderepos.git.confinement.landlock import READ, WRITE, Rules
 
 
 class Kernel:
@@ -53,7 +53,7 @@ class Kernel:
 
 def restricted(monkeypatch: pytest.MonkeyPatch, kernel: Kernel, rules: Rules) -> int:
     """Return what ``restrict`` returns on this kernel."""
-    monkeypatch.setattr(landlock, "_call", kernel)
+    monkeypatch.setattr(linux, "syscall", kernel)
     return landlock.restrict(rules)
 
 
@@ -85,7 +85,7 @@ def test_all_that_an_abi_knows_is_handled(
     assert struct.unpack_from("=Q", kernel.attributes) == (files,)
     assert kernel.attributes[8:16] in (b"", struct.pack("=Q", 3))
     assert kernel.attributes[16:] in (b"", struct.pack("=Q", 3))
-    assert kernel.paths == [(str(tmp_path / "file"), READ & landlock._OF_A_FILE), (str(tmp_path), BUILD & files)]
+    assert kernel.paths == [(str(tmp_path / "file"), READ & landlock._OF_A_FILE), (str(tmp_path), WRITE & files)]
     assert kernel.ports == ([443, 53] if version >= 4 else [])
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(kernel.ruleset)
@@ -115,4 +115,4 @@ def test_a_refused_rule_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_the_real_kernel_is_asked() -> None:
     """The version comes from the kernel, and a bad call gives its error."""
     assert landlock.abi() >= 0
-    assert landlock._call(landlock._RESTRICT_SELF, ctypes.c_int(-1), ctypes.c_uint32(0)) < 0
+    assert linux.syscall(landlock._RESTRICT_SELF, ctypes.c_int(-1), ctypes.c_uint32(0)) < 0

@@ -1,200 +1,21 @@
-"""Each line of the table of isolation levels, tried from inside real children, as root and as another user."""
+"""The levels of isolation, from inside real children, and the order in which a child drops its rights."""
 
 from __future__ import annotations
 
 import os
 import resource
-import select
-import socket
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from coderepos.exceptions import IsolationUnavailable
-from coderepos.git.confinement import landlock, profiles, seccomp
+from coderepos.git.confinement import first_use, landlock, linux, profiles, seccomp
+from coderepos.git.confinement.bpf import AllowList
 from coderepos.git.limits import Limits
-from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.process.supervisor import Child
-from coderepos.git.wire import BuildRequest, FetchRequest, dump_line
-from tests.support.users import USERS
+from coderepos.git.wire import BuildRequest, SearchRequest
+from tests.support.surroundings import Surroundings, fetch_request
 
 pytestmark = pytest.mark.usefixtures("no_children_left")
-
-
-class Surroundings:
-    """What a confined child could reach if nothing held it back: sockets, files, folders."""
-
-    def __init__(self, folder: Path, running: ExitStack) -> None:
-        self.incoming = folder / "sandbox" / ".incoming-token"
-        self.outside = folder / "outside"
-        for made in (self.incoming, self.outside):
-            made.mkdir(parents=True)
-        (self.outside / "present").write_text("here")
-        for path in (folder, *folder.parents):
-            if path.stat().st_uid == os.geteuid():
-                path.chmod(path.stat().st_mode | 0o055)
-        self.outside.chmod(0o777)
-        (self.outside / "present").chmod(0o666)
-        self.listeners = [running.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-        self.unix_path = str(folder / "socket")
-        self.abstract_name = f"coderepos-test-{os.getpid()}-{id(self)}"
-        for address in (self.unix_path, "\0" + self.abstract_name):
-            listener = running.enter_context(socket.socket(socket.AF_UNIX))
-            listener.bind(address)
-            listener.listen()
-        Path(self.unix_path).chmod(0o666)
-
-    def try_all(
-        self,
-        role: str,
-        *attempts: str,
-        user: int | None = None,
-        without: tuple[str, ...] = (),
-        min_level: int = 1,
-        ca_bundle: str | None = None,
-    ) -> dict[str, Any]:
-        """Return what a child in ``role`` says about its attempts."""
-        if user is not None:
-            os.chown(self.incoming, user, user)
-        allowed_port, other_port = (listener.getsockname()[1] for listener in self.listeners)
-        if role == "fetch":
-            request: FetchRequest | BuildRequest = FetchRequest(
-                url="https://git.example/r.git",
-                username=None,
-                password=None,
-                ref="",
-                depth=None,
-                policy=NetworkPolicy(ca_bundle=ca_bundle),
-                limits=Limits(),
-                min_level=min_level,
-                count_only=False,
-            )
-        else:
-            request = BuildRequest(incoming=str(self.incoming), limits=Limits(), min_level=min_level)
-        given = {
-            "role": role,
-            "user": user,
-            "without": without,
-            "request": asdict(request),
-            "ports": [allowed_port],
-            "allowed_port": allowed_port,
-            "other_port": other_port,
-            "unix_path": self.unix_path,
-            "abstract_name": self.abstract_name,
-            "outside": str(self.outside),
-            "other_file": str(self.outside / "present"),
-            "attempts": attempts,
-        }
-        return ask("tests.support.programs.confined", given)
-
-
-def ask(module: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Run a child through the real launcher and return its one event."""
-    with open(os.devnull, "wb") as nowhere, Child("test", module, nowhere.fileno()) as child:
-        child.send(dump_line(given), last=True)
-        while not child.finished:
-            select.select([child.events_fd], [], [], 10)
-            if answer := child.hear():
-                return answer[0]
-    pytest.fail("the child said nothing")
-
-
-@pytest.fixture
-def surroundings(tmp_path: Path) -> Iterator[Surroundings]:
-    """Sockets that listen and files that everybody may read."""
-    with ExitStack() as running:
-        yield Surroundings(tmp_path, running)
-
-
-OF_BUILD = {
-    "connect_allowed": "EPERM",
-    "connect_other": "EPERM",
-    "bind": "EPERM",
-    "datagram": "EPERM",
-    "unix": "EPERM",
-    "abstract_unix": "EPERM",
-    "socketpair": "EPERM",
-    "read_hosts": "EACCES",
-    "execute": "EPERM",
-    "build": "done",
-}
-
-OF_FETCH = {
-    "connect_allowed": "done",
-    "connect_other": "EACCES",
-    "bind": "EACCES",
-    "datagram": "done",
-    "unix": "done",
-    "abstract_unix": "EPERM",
-    "resolve": "done",
-    "read_hosts": "done",
-    "execute": "EPERM",
-}
-
-OF_BOTH = {
-    "read_passwd": "EACCES",
-    "read_beside_package": "EACCES",
-    "read_other_sandbox": "EACCES",
-    "read_own_environment": "EACCES",
-    "read_parents_environment": "EACCES",
-    "read_parents_memory": "EACCES",
-    "write_outside": "EACCES",
-    "remove_outside": "EACCES",
-    "chmod_then_write_outside": "EACCES",
-    "execute_from_memory": "EPERM",
-    "fork": "done",
-    "signal_parent": "EPERM",
-    "trace_parent": "EPERM",
-    "limit_parent": "EPERM",
-    "new_session": "EPERM",
-    "mount": "EPERM",
-    "io_uring": "EPERM",
-    "allocate": "MemoryError",
-    "raise_limits": "ValueError",
-    "core_size": "0",
-    "umask": "0o77",
-}
-
-X86_ONLY = {"x32": "EPERM", "32_bit": "SIGSYS"} if seccomp.architecture() is seccomp.X86_64 else {}
-
-
-@pytest.mark.parametrize("user", USERS)
-@pytest.mark.parametrize(("role", "own"), [("build", OF_BUILD), ("fetch", OF_FETCH)])
-def test_every_statement_of_the_table_holds(
-    surroundings: Surroundings, role: str, own: dict[str, str], user: int | None
-) -> None:
-    """At level 3 a child can do what its work needs, and nothing of what an attacker would want."""
-    expected = own | OF_BOTH | X86_ONLY
-
-    answer = surroundings.try_all(role, *expected, user=user, min_level=3)
-
-    if role == "fetch" and not answer["report"]["scoped"]:
-        expected |= {"abstract_unix": "done"}  # Landlock knows no scopes before ABI 6
-    assert answer["report"]["level"] == 3
-    assert answer["results"] == expected
-
-
-@pytest.mark.parametrize("user", USERS)
-def test_the_attempts_succeed_where_nothing_holds_them_back(surroundings: Surroundings, user: int | None) -> None:
-    """The attempts that must fail in a confined child can all succeed in one that is not."""
-    harmless = (OF_BUILD | OF_BOTH).keys() - {"raise_limits", "mount", "execute_from_memory", "trace_parent"}
-    needs_the_same_user = {"read_parents_environment", "read_parents_memory", "signal_parent", "limit_parent"}
-    attempts = sorted(harmless - (needs_the_same_user | {"read_own_environment"} if user is not None else set()))
-
-    answer = surroundings.try_all("none", *attempts, user=user)
-
-    refused = {name for name, result in answer["results"].items() if result not in ("done", "0")}
-    assert refused <= {"umask", "io_uring", "core_size"}
-
-
-def test_late_imports_still_work(surroundings: Surroundings) -> None:
-    """Modules of the standard library and of the libraries can be imported after the rights are given up."""
-    for role in ("build", "fetch"):
-        assert surroundings.try_all(role, "late_imports")["results"] == {"late_imports": "done"}
 
 
 def test_a_child_starts_with_nothing_of_its_parent(surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,11 +23,12 @@ def test_a_child_starts_with_nothing_of_its_parent(surroundings: Surroundings, m
     monkeypatch.setenv("MASTER_ENCRYPTION_KEY", "secret")
     inheritable = os.dup2(1, 200, inheritable=True)
 
-    answer = surroundings.try_all("build", "environment", "folder", "site")
+    started = surroundings.try_all("none", "environment", "directory", "site")
+    confined = [surroundings.try_all(role) for role in ("fetch", "build", "search")]
     os.close(inheritable)
 
-    assert answer["results"] == {"environment": "LC_CTYPE", "folder": "/", "site": "absent"}
-    assert answer["open"] == []
+    assert started["results"] == {"environment": "LC_CTYPE", "directory": "/", "site": "absent"}
+    assert [answer["open"] for answer in (started, *confined)] == [[]] * 4
 
 
 @pytest.mark.parametrize("missing", ["landlock", "landlock_at_boot", "landlock_layers"])
@@ -217,6 +39,7 @@ def test_without_landlock_the_level_drops_and_says_so(surroundings: Surroundings
     assert answer["report"]["level"] == 1
     assert answer["report"]["landlock_abi"] == 0
     assert answer["report"].get("landlock_refused") == ("E2BIG" if missing == "landlock_layers" else None)
+    assert answer["report"]["allow_list"] == "build"
     assert answer["results"] == {
         "read_passwd": "done",
         "execute": "EPERM",
@@ -238,6 +61,7 @@ def test_without_seccomp_landlock_holds_alone(surroundings: Surroundings) -> Non
     answer = surroundings.try_all("build", "read_passwd", "connect_other", "datagram", "execute", without=("seccomp",))
 
     assert answer["report"]["level"] == 2
+    assert "allow_list" not in answer["report"]
     assert answer["results"] == {
         "read_passwd": "EACCES",
         "connect_other": "EACCES",
@@ -286,10 +110,10 @@ def test_a_private_authority_can_be_read(surroundings: Surroundings) -> None:
 
     answer = surroundings.try_all("fetch", "read_other_sandbox", "write_outside", ca_bundle=bundle)
 
-    assert answer["results"] == {"read_other_sandbox": "done", "write_outside": "EACCES"}
+    assert answer["results"] == {"read_other_sandbox": "done", "write_outside": "EPERM"}
 
 
-def test_giving_up_rights_costs_next_to_nothing(surroundings: Surroundings) -> None:
+def test_dropping_rights_costs_next_to_nothing(surroundings: Surroundings) -> None:
     """The best of several children stays below 5 ms, however busy the machine is; 1 ms was measured on a quiet one."""
     seconds = [surroundings.try_all("build")["seconds"] for _ in range(5)]
 
@@ -301,24 +125,17 @@ def test_the_level_of_this_machine_is_what_a_child_reaches(surroundings: Surroun
     assert surroundings.try_all("build")["report"]["level"] == profiles.available_level()
 
 
-def test_an_orphan_ends_before_it_works(tmp_path: Path) -> None:
-    """A child whose parent is gone before it could bind itself to it ends at once."""
-    child = os.fork()
-    if not child:
-        profiles.die_with(os.getppid() + 1)
-        os._exit(0)
+def test_no_code_is_readable() -> None:
+    """Whatever a child imports is imported before: build and search read nothing but what they write themselves."""
+    limits = Limits()
+    build = profiles.build_profile(BuildRequest(incoming="/nowhere", limits=limits, min_level=1))
+    search = profiles.search_profile(SearchRequest(limits=limits, min_level=1))
+    fetch = profiles.fetch_profile(fetch_request(), ports=(443,))
 
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
-
-
-def test_the_source_checkout_is_not_readable_as_a_whole() -> None:
-    """Of a folder that only holds the package, such as a checkout with its secrets, the package alone is open."""
-    root = str(Path(profiles.__file__).parents[3])
-    plan = profiles.build_plan(BuildRequest(incoming="/nowhere", limits=Limits(), min_level=1))
-
-    assert root not in plan.rules.read
-    assert f"{root}/coderepos" in plan.rules.read
-    assert plan.rules.write == ("/nowhere",)
+    assert build.rules == landlock.Rules(write=("/nowhere",))
+    assert search.rules == landlock.Rules()
+    for code in (os.__file__, profiles.__file__):
+        assert not any(Path(code).is_relative_to(path) for path in fetch.rules.read)
 
 
 def test_rules_for_what_does_not_exist_are_left_out(tmp_path: Path) -> None:
@@ -345,11 +162,13 @@ def test_limits_never_rise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The steps of giving up rights, taken down instead of taken."""
+    """The steps of dropping rights, taken down instead of taken."""
     steps: list[str] = []
-    names = {1: "pdeathsig", 4: "dumpable", 38: "no_new_privs"}
-    monkeypatch.setattr(profiles, "_prctl", lambda option, value: steps.append(f"{names[option]} {int(value)}"))
-    monkeypatch.setattr(profiles, "_drop_capabilities", lambda: steps.append("capabilities"))
+    names = {4: "dumpable", 38: "no_new_privs"}
+    monkeypatch.setattr(first_use, "load", lambda: steps.append("first use"))
+    monkeypatch.setattr(linux, "prctl", lambda option, value: steps.append(f"{names[option]} {int(value)}"))
+    monkeypatch.setattr(linux, "drop_capabilities", lambda: steps.append("capabilities"))
+    monkeypatch.setattr(profiles, "_let_go_of_standard_error", lambda: steps.append("standard error"))
     monkeypatch.setattr(profiles, "_lower_limit", lambda kind, soft, hard: steps.append("limit"))
     monkeypatch.setattr(profiles, "_offer_to_the_oom_killer", lambda: steps.append("oom"))
     monkeypatch.setattr(os, "umask", lambda mask: steps.append(f"umask {mask:o}"))
@@ -358,7 +177,7 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         steps.append("landlock")
         return 7
 
-    def install(calls: frozenset[str]) -> bool:
+    def install(allowed: AllowList) -> bool:
         steps.append("seccomp")
         return True
 
@@ -367,40 +186,34 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return steps
 
 
-def fetch_request(min_level: int = 1) -> FetchRequest:
-    """Return a request for the fetch child."""
-    return FetchRequest(
-        url="https://git.example/r.git",
-        username=None,
-        password=None,
-        ref="",
-        depth=None,
-        policy=NetworkPolicy(),
-        limits=Limits(),
-        min_level=min_level,
-        count_only=False,
-    )
-
-
 def test_certificates_are_readable_for_tls_alone() -> None:
-    """A plain HTTP host is shown none, and costs no import of what would find them."""
-    readable = [profiles.fetch_plan(fetch_request(), ports=(80,), with_tls=tls).rules.read for tls in (True, False)]
+    """A plain HTTP host is shown none."""
+    readable = [profiles.fetch_profile(fetch_request(), ports=(80,), with_tls=tls).rules.read for tls in (True, False)]
     assert ["/etc/ssl/certs" in paths for paths in readable] == [True, False]
     assert set(readable[1]) < set(readable[0])
 
 
-def test_rights_are_given_up_in_an_order_that_works(order: list[str]) -> None:
-    """Limits before capabilities, ``no_new_privs`` before Landlock, the filter last."""
+def test_rights_are_dropped_in_an_order_that_works(order: list[str]) -> None:
+    """Imports first, limits before capabilities, ``no_new_privs`` before Landlock, the filter last."""
     report = profiles.confine_fetch(fetch_request(), ports=(443,))
 
-    assert report == {"level": 3, "landlock_abi": 7, "tcp": True, "scoped": True, "seccomp": True}
+    assert report == {
+        "level": 3,
+        "landlock_abi": 7,
+        "tcp": True,
+        "scoped": True,
+        "seccomp": True,
+        "allow_list": "fetch",
+    }
     assert order == [
+        "first use",
         "oom",
         "umask 77",
         *["limit"] * 5,
         "capabilities",
         "no_new_privs 1",
         "dumpable 0",
+        "standard error",
         "landlock",
         "seccomp",
     ]
@@ -432,19 +245,6 @@ def test_a_refusing_kernel_lowers_the_level(order: list[str], monkeypatch: pytes
         profiles.confine_fetch(fetch_request(min_level=2), ports=(443,))
 
 
-def test_a_child_binds_itself_to_its_living_parent(order: list[str]) -> None:
-    """The kernel is asked for SIGKILL, and a child whose parent lives goes on."""
-    profiles.die_with(os.getppid())
-
-    assert order == ["pdeathsig 9"]
-
-
-def test_failing_calls_are_errors() -> None:
-    """A refused prctl is never taken for done."""
-    with pytest.raises(OSError, match="prctl"):
-        profiles._prctl(-1, 0)
-
-
 def test_no_proc_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The offer to the kernel's memory killer is made where it can be."""
     written: list[str] = []
@@ -458,19 +258,3 @@ def test_no_proc_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
 
     assert written == ["/proc/self/oom_score_adj"]
-
-
-def test_capabilities_that_can_not_be_dropped_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child never goes on with rights that it was to lose."""
-    asked: list[tuple[bytes, bytes]] = []
-
-    class Refusing:
-        def capset(self, header: bytes, data: bytes) -> int:
-            asked.append((header, data))
-            return -1
-
-    monkeypatch.setattr(profiles, "_libc", Refusing())
-
-    with pytest.raises(OSError, match="capset"):
-        profiles._drop_capabilities()
-    assert asked[0][1] == bytes(24)

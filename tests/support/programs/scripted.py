@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from coderepos.git.confinement import profiles
+from coderepos.git.confinement.linux import die_with_parent
 from coderepos.git.pack.bare_repository import CONFIG
 from coderepos.git.wire import dump_line, load_line
 
@@ -141,7 +141,7 @@ def second_process(pack_fd: int) -> None:
     """Start a process that holds all pipes open and would stay, were it not bound to this one."""
     parent = os.getpid()
     if not os.fork():
-        profiles.die_with(parent)
+        die_with_parent(parent)
         time.sleep(60)
 
 
