@@ -1,9 +1,9 @@
-# make demo    the whole way of a repository on this machine: no internet, no git, nothing left behind
+# make demo    a repository end to end on this machine: no internet, no git, nothing left behind
 # make test    all tests, on SQLite and on a real PostgreSQL; ARGS="-k name" for some of them, WORKERS=4 on more cores
 # make lint    style, types, import directions
-# make fuzz    hostile packs against the pack reader and against git as its judge, random clones against git's, for five minutes; SECONDS=60 for one, ARGS="--seed 1" to repeat a run
+# make fuzz    hostile packs against the pack reader and compared with git, random clones compared with git's, for five minutes; SECONDS=60 for one, ARGS="--seed 1" to repeat a run
 # make chaos   kills, freezes and restarts under clones of two clusters, on both databases; ARGS="--jobs 400 --minutes 15"
-# make bench   the race against git and dulwich, on repositories that it generates; ARGS="--growth" for how it grows
+# make bench   a benchmark against git and dulwich, on repositories that it generates; ARGS="--growth" for how it grows
 #
 # Each makes .venv first where it is missing or older than requirements.txt; PYTHON=/path/to/python picks another Python.
 

@@ -131,11 +131,11 @@ _PERIOD_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 def parse_rate(rate: str) -> tuple[int, int]:
     """Return ``60/hour`` as how many in how many seconds.
 
-    :raises ConfigurationError: the text is no rate.
+    :raises ConfigurationError: the text is not a valid rate.
     """
     match = _RATE.match(rate)
     if not match:
-        raise ConfigurationError(f"{rate!r} is no rate; write one like 60/hour.")
+        raise ConfigurationError(f"{rate!r} is not a valid rate; write one like 60/hour.")
     return int(match[1]), _PERIOD_SECONDS[match[2][0]]
 
 

@@ -49,7 +49,7 @@ STATUS_MARKS: Final = {
 
 
 class OwnedAdmin(ModelAdmin):
-    """Rows that go with what they belong to: who may delete projects and users needs no permission of ours."""
+    """Rows that are deleted with their owner: users who may delete projects and users need no permission of ours."""
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Whether a row may be deleted: by permission on our own pages, and always along with its owner on others."""
@@ -142,7 +142,7 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
             super().delete_queryset(request, queryset)
 
     def has_clone_permission(self, request: HttpRequest) -> bool:
-        """Who could change repositories may clone them again, as far as their role in the project allows it too."""
+        """Whether the user may clone again, as far as the role in the project allows it too."""
         return request.user.has_perm("coderepos.change_coderepository")
 
     @admin.display(description="username")

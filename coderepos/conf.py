@@ -158,7 +158,7 @@ conf: Final = AppSettings()
 def project_model_label() -> str:
     """Return the label of the host's project model, such as ``shop.Project``.
 
-    What is no label at all gives the default: a system check says so, which an error at import would not let it.
+    A value that is not a label gives the default: a system check reports it, which an error at import would prevent.
     """
     named = getattr(settings, "CODEREPOS_PROJECT_MODEL", DEFAULT_PROJECT_MODEL)
     return named if isinstance(named, str) and _LABEL.match(named) else DEFAULT_PROJECT_MODEL

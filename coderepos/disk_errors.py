@@ -1,4 +1,4 @@
-"""Says what an error of the file system means to who waits for a sandbox."""
+"""Says what an error of the file system means to whoever waits for a sandbox."""
 
 from __future__ import annotations
 

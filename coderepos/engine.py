@@ -90,7 +90,7 @@ def _proxy_and_password(text: HiddenText) -> tuple[Proxy, Secret]:
 
 
 def has_origin(text: str, url: GitUrl) -> bool:
-    """Return whether ``text`` names the scheme, host and port of ``url``; a text that is no usable URL does not."""
+    """Return whether ``text`` names the scheme, host and port of ``url``; a text that is not a usable URL does not."""
     try:
         return origin_of(text) == url.origin
     except ValueError:

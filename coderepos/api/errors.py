@@ -128,7 +128,7 @@ def _invalid(message: str) -> Answer:
 
 
 def _throttled(wait_seconds: float | None) -> Answer:
-    # RFC 9110, section 10.2.3: whole seconds; rounded up, so that who waits them out is let in.
+    # RFC 9110, section 10.2.3: whole seconds; rounded up, so that a caller that waits them out is let in.
     seconds = {} if wait_seconds is None else {"retry_after_seconds": math.ceil(wait_seconds)}
     return _ours(Throttled("Too many requests lately; try again later.", **seconds))
 

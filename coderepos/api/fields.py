@@ -107,7 +107,7 @@ class DepthField(serializers.IntegerField):
 
 
 class GitUrlField(serializers.CharField):
-    """A text that only the parser of Git URLs judges, so that every unusable one gets the same error."""
+    """A text that only the parser of Git URLs accepts or refuses, so that every unusable one gets the same error."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(trim_whitespace=False, **kwargs)

@@ -175,7 +175,7 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
         return RETRYABLE.get(repository.error_code, False)
 
     def get_connected_by(self, repository: CodeRepository) -> str | None:
-        """Name of who connected it, never an e-mail address: many hosts have those as user names."""
+        """Name of the user who connected it, never an e-mail address: many hosts have those as user names."""
         user = repository.connected_by
         names = (user.get_username(), getattr(user, "get_full_name", str)()) if user else ()
         return next((name for name in names if name and "@" not in name), None)

@@ -212,7 +212,7 @@ class TokenViewSet(RepositoryViewSet):
 def repository_id(text: str) -> uuid.UUID:
     """Return the id that is written in its one canonical form, in either case.
 
-    :raises NotFound: the text is no such id.
+    :raises NotFound: the text is not such an id.
     """
     try:
         value = uuid.UUID(text)

@@ -155,7 +155,7 @@ class EncryptedTokenField(_Field):
     def stored_form(self, value: object) -> object:
         """Return what an instance keeps of an assigned value.
 
-        :raises ValidationError: a text is no token.
+        :raises ValidationError: a text cannot be a token.
         :raises TypeError: the value is of any other kind.
         """
         if isinstance(value, SealedToken):
@@ -202,7 +202,7 @@ class EncryptedTokenField(_Field):
         """Leave the token of ``instance`` sealed for this row, and the name of its key beside it.
 
         :raises ValueError: sealed bytes do not open in this row, and cannot be sealed anew for it.
-        :raises TokenUndecryptable: bytes are no sealed token.
+        :raises TokenUndecryptable: bytes are not a sealed token.
         :raises EncryptionUnavailable: a key that is needed is not available right now.
         """
         value = instance.__dict__.get(self.attname)
@@ -242,7 +242,7 @@ class EncryptedTokenField(_Field):
     def get_prep_value(self, value: Any) -> Any:
         """Return the sealed bytes.
 
-        :raises TypeError: the value is no sealed token, and would be stored readable.
+        :raises TypeError: the value is not a sealed token, and would be stored readable.
         """
         if isinstance(value, SealedToken):
             value = value.sealed

@@ -107,7 +107,7 @@ class Envelope:
     def unpack(cls, sealed: bytes) -> Envelope:
         """Return the parts of stored bytes.
 
-        :raises TokenUndecryptable: the bytes are no message of this format.
+        :raises TokenUndecryptable: the bytes are not a message of this format.
         """
         try:
             magic, suite, wrap_alg, message_id, commitment, nonce, size = _HEAD.unpack_from(sealed)

@@ -181,7 +181,7 @@ class SealedTokenQuerySet(models.QuerySet[_Row]):
             value = kwargs.get(field.name)
             # bulk_update, which seals, comes here with the two that are let through
             if hasattr(value, "resolve_expression") and not isinstance(value, Case | Cast):
-                raise ValueError("A sealed token is no expression: the database cannot seal.")
+                raise ValueError("A sealed token cannot be an expression: the database cannot seal.")
             if {*field.place_fields, *field.place_attnames[1:]} & {*kwargs}:
                 raise ValueError(
                     f"A token is sealed for its {' and '.join(field.place_fields)}: change them by save()."

@@ -1,1 +1,1 @@
-"""``python manage.py demo``: the whole way of a repository, from the request to the sandbox, on one machine."""
+"""``python manage.py demo``: a repository end to end, from the request to the sandbox, on one machine."""

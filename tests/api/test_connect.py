@@ -186,7 +186,7 @@ def test_values_at_the_bounds_pass(api: APIClient, connect_calls: Calls, body: B
 def test_any_text_of_a_url_is_left_to_the_parser(
     api: APIClient, body: Body, git_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No text of a URL is changed or refused before the one parser that judges them all."""
+    """No text of a URL is changed or refused before the one parser that accepts or refuses them."""
     seen = []
 
     def parse(**arguments: Any) -> None:

@@ -18,7 +18,7 @@ CLONES = 4
 
 
 def main() -> int:
-    """Restart the server under clones that go on, and under clones that fail at that moment, and judge."""
+    """Restart the server under clones that go on and under clones that fail at that moment; check the invariants."""
     with installation("postgresql", retries=3) as room, room.members[0], room.members[1]:
         problems = [*clones_go_on(room), *failures_are_written(room)]
         if problems:

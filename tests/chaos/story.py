@@ -1,4 +1,4 @@
-"""The course of a run: jobs are queued, things happen, all comes to an end, and it is judged."""
+"""The course of a run: jobs are queued, things happen, all comes to an end, and the invariants are checked."""
 
 from __future__ import annotations
 

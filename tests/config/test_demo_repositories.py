@@ -1,4 +1,4 @@
-"""The demo's repositories and the Git server that hands them out, judged by the real ``git``."""
+"""The demo's repositories and the Git server that hands them out, with the real ``git`` as the reference."""
 
 from __future__ import annotations
 

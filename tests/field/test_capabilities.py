@@ -80,20 +80,20 @@ def assert_as_git(site: Site, url: str, folder: Path, *, depth: int | None = Non
     :returns: the answer to the connect call.
     """
     limit = [] if depth is None else [f"--depth={depth}"]
-    judge = git_run("clone", "--quiet", "--single-branch", *limit, url, folder / "judge")
+    reference = git_run("clone", "--quiet", "--single-branch", *limit, url, folder / "reference")
     answer = site.connect(url, depth=depth)
-    assert (answer.status_code == 201) == (judge.returncode == 0), (answer.json(), judge.stderr)
-    if judge.returncode:
+    assert (answer.status_code == 201) == (reference.returncode == 0), (answer.json(), reference.stderr)
+    if reference.returncode:
         return dict(answer.json())
     repo_id = answer.json()["repo_id"]
     assert site.work(repo_id) == "succeeded", site.status(repo_id)
     repository = CodeRepository.objects.get(pk=repo_id)
-    assert repository.commit_id == git("rev-parse", "HEAD", cwd=folder / "judge")
-    assert repository.ref_name == git("symbolic-ref", "HEAD", cwd=folder / "judge")
+    assert repository.commit_id == git("rev-parse", "HEAD", cwd=folder / "reference")
+    assert repository.ref_name == git("symbolic-ref", "HEAD", cwd=folder / "reference")
     assert repository.sandbox_path
-    assert listing(Path(repository.sandbox_path)) == listing(folder / "judge")
+    assert listing(Path(repository.sandbox_path)) == listing(folder / "reference")
     data = f"--git-dir={Path(repository.sandbox_path).parent / 'git'}"
-    assert git(data, "log", "--format=%H") == git("log", "--format=%H", cwd=folder / "judge")
+    assert git(data, "log", "--format=%H") == git("log", "--format=%H", cwd=folder / "reference")
     git(data, "fsck", "--strict")
     return dict(answer.json())
 
@@ -119,7 +119,7 @@ def test_server_that_git_itself_gives_up(site: Site, repository: Path, tmp_path:
     """Git cannot negotiate over HTTP in ``multi_ack``; whoever has nothing need not negotiate at all."""
     with LackingServer(repository, lacking("multi_ack_detailed"), version=0) as server:
         site.trust(server)
-        assert git_run("clone", "--quiet", server.url, tmp_path / "judge").returncode
+        assert git_run("clone", "--quiet", server.url, tmp_path / "reference").returncode
         repo_id = site.connected(server.url)
 
         assert site.work(repo_id) == "succeeded"

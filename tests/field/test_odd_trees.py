@@ -1,4 +1,4 @@
-"""Trees that Git would never write but checks out; ``git clone`` is the judge."""
+"""Trees that Git would never write but checks out; ``git clone`` is the reference."""
 
 from __future__ import annotations
 

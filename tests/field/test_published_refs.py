@@ -62,7 +62,7 @@ def test_only_heads_and_tags_are_written(tmp_path: Path, name: str) -> None:
 
 
 def test_tags_are_written_only_below_tags(tmp_path: Path) -> None:
-    """What fetch calls a tag is judged by its name once more."""
+    """What fetch calls a tag has its name checked once more."""
     tags = (("refs/tags/ok", HEAD.id), (f"refs/replace/{FIRST.id}", HEAD.id), ("refs/heads/evil", FIRST.id))
     report = built(tmp_path / "ours", tags=tags)
     assert set(refs_of(tmp_path / "ours")) == {b"refs/heads/main", b"refs/tags/ok"}

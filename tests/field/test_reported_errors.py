@@ -9,7 +9,7 @@ import pytest
 
 from coderepos.models import AuditEntry, CodeRepository
 from tests.field.conftest import TOKEN, Site
-from tests.support.hostile_cases import lawful
+from tests.support.hostile_cases import valid
 from tests.support.servers.hostile import (
     ADVERTISEMENT,
     FLUSH,
@@ -33,7 +33,7 @@ def reports(stage: str, text: bytes) -> Answer:
     def answer(exchange: Exchange) -> None:
         asked = "first" if exchange.is_advertisement else "refs" if exchange.is_ls_refs else "pack"
         if asked != stage.partition(",")[0]:
-            lawful()(exchange)
+            valid()(exchange)
         elif stage == "first":
             exchange.answer(pkt(SERVICE_LINE) + FLUSH + pkt(b"ERR " + text), ADVERTISEMENT)
         elif stage == "pack, band 3":
@@ -88,7 +88,7 @@ def test_host_that_repeats_the_token(site: Site, echo: bytes, caplog: pytest.Log
     is_cloned = False
 
     def answer(exchange: Exchange) -> None:
-        (reports("pack", b"no: " + echo + b" \x1b[31m") if is_cloned else lawful())(exchange)
+        (reports("pack", b"no: " + echo + b" \x1b[31m") if is_cloned else valid())(exchange)
 
     with HostileServer(answer) as server:
         site.trust(server)

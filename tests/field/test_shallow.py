@@ -29,9 +29,9 @@ def by_git(url: str, folder: Path, depth: int | None, version: int) -> Ending:
     limit = [] if depth is None else [f"--depth={depth}"]
     protocol = f"protocol.version={version}"
     arguments = ("-c", protocol, "clone", "--quiet", "--single-branch", "--no-tags", *limit, url)
-    if git_run(*arguments, folder / "judge").returncode:
+    if git_run(*arguments, folder / "reference").returncode:
         return None
-    return ending(folder / "judge/.git")
+    return ending(folder / "reference/.git")
 
 
 def by_us(url: str, policy: NetworkPolicy, folder: Path, depth: int | None) -> Ending:
@@ -104,10 +104,10 @@ def test_ends_of_history(repository: Path, tmp_path: Path, case: str, version: i
     lines = [f"{word} {ids(repository, revision)[0]}" for word, revision in words]
     head = ids(repository, "main")[0]
     with CuttingServer(repository, head, revisions, lines=lines, version=version) as server:
-        judged = by_git(server.url, tmp_path, depth, version)
+        expected = by_git(server.url, tmp_path, depth, version)
         made = by_us(server.url, server.policy(), tmp_path, depth)
 
-    assert made == judged
+    assert made == expected
 
 
 TOLD_WITH_REFS = [
@@ -126,10 +126,10 @@ def test_ends_told_with_the_refs(repository: Path, tmp_path: Path, case: str, de
     told = ids(repository, *(line.split()[1] for line in said))
     head = ids(repository, "main")[0]
     with CuttingServer(repository, head, revisions, advertised=told, version=0) as server:
-        judged = by_git(server.url, tmp_path, depth, 0)
+        expected = by_git(server.url, tmp_path, depth, 0)
         made = by_us(server.url, server.policy(), tmp_path, depth)
 
-    assert made == judged
+    assert made == expected
 
 
 @pytest.mark.parametrize("depth", [None, 1, 2, 3, 10])
@@ -140,9 +140,9 @@ def test_repository_that_is_shallow_itself(repository: Path, tmp_path: Path, ver
     git("clone", "--quiet", "--bare", "--depth=3", f"file://{repository}", remote / "shallow.git")
     with GitServer(remote, protocol_v2=version == 2) as server:
         url = server.url("shallow.git")
-        judged = by_git(url, tmp_path, depth, version)
+        expected = by_git(url, tmp_path, depth, version)
         made = by_us(url, server.policy(), tmp_path, depth)
 
-    assert made == judged
+    assert made == expected
     assert made is not None
     assert len(made[0]) == min(3, depth or 3)

@@ -108,13 +108,13 @@ def test_commit_that_no_ref_names(site: Site, tmp_path: Path, protocol_v2: bool)
     lost = git("rev-parse", "HEAD", cwd=repo)
     git("reset", "--quiet", "--hard", "HEAD~1", cwd=repo)
     hidden = git("rev-parse", "HEAD~1", cwd=repo)
-    git("init", "--quiet", tmp_path / "judge")
+    git("init", "--quiet", tmp_path / "reference")
     with GitServer(repo.parent, protocol_v2=protocol_v2) as server:
         site.trust(server)
         for commit in (lost, hidden):
             version = "protocol.version=2" if protocol_v2 else "protocol.version=0"
-            judge = git_run("-c", version, "fetch", "--quiet", server.url("repo"), commit, cwd=tmp_path / "judge")
-            if judge.returncode == 0:
+            by_git = git_run("-c", version, "fetch", "--quiet", server.url("repo"), commit, cwd=tmp_path / "reference")
+            if by_git.returncode == 0:
                 assert cloned(site, server.url("repo"), commit).commit_id == commit
             else:
                 code, message = refused(site, server.url("repo"), commit)
@@ -151,7 +151,7 @@ def test_nothing_to_check_out_by_default(site: Site, tmp_path: Path, protocol_v2
         ):
             if gone:
                 git("update-ref", "-d", gone, cwd=repo)
-            folder = tmp_path / f"judge-{named.replace('/', '-')}"
+            folder = tmp_path / f"reference-{named.replace('/', '-')}"
             git_run("clone", "--quiet", url, folder)
             assert not folder.exists() or listing(folder) == {}
             assert refused(site, url) == ("ref_not_found", says)
@@ -176,15 +176,15 @@ def test_head_that_the_server_says_nothing_of(
     lacks = {b"ls-refs=unborn"} if not tells_unborn else set()
     with LackingServer(repo, lambda name: name in lacks, version=version) as server:
         site.trust(server)
-        git_run("clone", "--quiet", server.url, tmp_path / "judge")
-        if judged := listing(tmp_path / "judge"):
+        git_run("clone", "--quiet", server.url, tmp_path / "reference")
+        if expected := listing(tmp_path / "reference"):
             row = cloned(site, server.url)
             assert row.sandbox_path
-            assert listing(Path(row.sandbox_path)) == judged
-            assert row.ref_name == git("symbolic-ref", "HEAD", cwd=tmp_path / "judge")
+            assert listing(Path(row.sandbox_path)) == expected
+            assert row.ref_name == git("symbolic-ref", "HEAD", cwd=tmp_path / "reference")
         else:
             assert refused(site, server.url)[0] == "ref_not_found"
-    assert bool(judged) == ("master" in branches and not tells_unborn)
+    assert bool(expected) == ("master" in branches and not tells_unborn)
 
 
 def many_tags(repository: Path, number: int, *, annotated: bool) -> None:
@@ -239,8 +239,8 @@ def test_default_branch_that_is_no_text(site: Site, tmp_path: Path) -> None:
     with GitServer(repo.parent) as server:
         site.trust(server)
         row = cloned(site, server.url("repo"))
-        git_run("clone", "--quiet", server.url("repo"), tmp_path / "judge")
+        git_run("clone", "--quiet", server.url("repo"), tmp_path / "reference")
 
     assert row.sandbox_path
-    assert listing(Path(row.sandbox_path)) == listing(tmp_path / "judge")
+    assert listing(Path(row.sandbox_path)) == listing(tmp_path / "reference")
     assert (Path(row.sandbox_path).parent / "git/HEAD").read_bytes() == b"ref: refs/heads/b\xff\n"

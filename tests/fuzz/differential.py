@@ -1,8 +1,8 @@
 """Compares what is read of a pack with what Git reads: ``python -m tests.fuzz.differential --seconds 300``.
 
-The judge is ``git index-pack`` on a file in an empty repository. ``git clone`` calls it with ``--stdin --fix-thin``,
-which completes a pack whose bases are missing from what the repository has: from nothing, in a clone. The rest of what
-``git clone`` asks for, the links between objects, is compared in tests/git/pack/test_connectivity.py.
+The reference is ``git index-pack`` on a file in an empty repository. ``git clone`` calls it with ``--stdin
+--fix-thin``, which completes a pack whose bases are missing from what the repository has: from nothing, in a clone. The
+rest of what ``git clone`` asks for, the links between objects, is compared in tests/git/pack/test_connectivity.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STRICTER: Final = ("size of an entry", "header of a delta", "offset of a delta b
 NUMBER_BYTES: Final = 10
 
 
-class Judge:
+class Reference:
     """The real git, in an empty repository.
 
     :param folder: an empty one.
@@ -133,15 +133,15 @@ def compare(*, seconds: float, seed: int, found: Path) -> Comparison:
     """
     chance, made, start = random.Random(seed), Comparison(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="coderepos-fuzz-") as folder:
-        judge = Judge(Path(folder))
+        reference = Reference(Path(folder))
         while not made.wrong and (time.monotonic() < start + seconds / 10 or not made.deltas):
-            count, wrong = compared_deltas(500, chance, judge)
+            count, wrong = compared_deltas(500, chance, reference)
             made.deltas += count
             made.wrong += wrong
         for content in packs_to_compare(chance):
             if made.wrong or time.monotonic() > start + seconds:
                 return made
-            outcome, trouble = compared(content, judge)
+            outcome, trouble = compared(content, reference)
             made.packs[outcome] += 1
             if trouble:
                 path = found / f"differs-{hashlib.sha256(content).hexdigest()[:16]}.pack"
@@ -151,20 +151,20 @@ def compare(*, seconds: float, seed: int, found: Path) -> Comparison:
 
 
 def packs_to_compare(chance: random.Random) -> Iterator[bytes]:
-    """Yield packs without end: most are put together at random, some are lawful ones with changes."""
+    """Yield packs without end: most are put together at random, some are valid ones with changes."""
     inputs = [content for _, content in seeds()]
     while True:
         yield mutated(chance.choice(inputs), chance) if chance.random() < 0.2 else structured(chance)
 
 
-def compared(content: bytes, judge: Judge) -> tuple[str, str]:
+def compared(content: bytes, reference: Reference) -> tuple[str, str]:
     """Return what came of a pack, and what is wrong with that, if anything."""
     ours, refusal = None, ""
     try:
         ours = index_of(content)
     except (RemoteProtocolError, LimitExceeded) as error:
         refusal = str(error.fields.get("reason", error.code))
-    git = judge.index(content)
+    git = reference.index(content)
     if ours is None:
         if git is None:
             return "refused", ""
@@ -175,7 +175,7 @@ def compared(content: bytes, judge: Judge) -> tuple[str, str]:
         return "read", "git refuses it"
     if ours != git:
         return "read", "the index is another one"
-    return "read", judge.trouble_of_readers(content, git)
+    return "read", reference.trouble_of_readers(content, git)
 
 
 def is_written_rule(refusal: str, content: bytes) -> bool:
@@ -193,7 +193,7 @@ def _has_long_number(content: bytes) -> bool:
     return False
 
 
-def compared_deltas(count: int, chance: random.Random, judge: Judge) -> tuple[int, list[str]]:
+def compared_deltas(count: int, chance: random.Random, reference: Reference) -> tuple[int, list[str]]:
     """Apply many deltas here and by Git, and return how many Git carries out, and what is not the same.
 
     They are the entries of one pack, under an index that names each by the id of what we make of it, or by an id of no
@@ -219,7 +219,7 @@ def compared_deltas(count: int, chance: random.Random, judge: Judge) -> tuple[in
         entries.append(packs.ofs_delta(at, delta))
         at += len(entries[-1])
     content = packs.pack(raw=entries)
-    said = judge.complaints(content, _index(entries, ids, content))
+    said = reference.complaints(content, _index(entries, ids, content))
     wrong = [f"git refuses {delta.hex()}" for one, delta in made.items() if one in said]
     wrong += [
         f"git makes something of {delta.hex()}"

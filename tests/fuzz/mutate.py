@@ -1,4 +1,4 @@
-"""Makes hostile packs of lawful ones: bytes, entries, deltas, counts and order are changed, and the trailer fits."""
+"""Makes hostile packs of valid ones: bytes, entries, deltas, counts and order are changed, and the trailer fits."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def _check_links(tree: Path) -> None:
                 raise Broken("a link leaves the tree")
 
 
-def judged(target: Target, content: bytes, *, seconds: float = SECONDS) -> tuple[str, str]:
+def evaluated(target: Target, content: bytes, *, seconds: float = SECONDS) -> tuple[str, str]:
     """Return the outcome of one input, and what is wrong with it, empty where nothing is."""
 
     def stop(number: int, frame: object) -> None:
@@ -171,7 +171,7 @@ def fuzz(
         is_new = tally.inputs >= len(inputs)
         content = mutated(chance.choice(inputs), chance) if is_new else inputs[tally.inputs]
         tally.inputs += 1
-        outcome, wrong = judged(target, content, seconds=patience_seconds)
+        outcome, wrong = evaluated(target, content, seconds=patience_seconds)
         tally.outcomes[outcome] += 1
         if wrong:
             path = corpus / f"broken-{hashlib.sha256(content).hexdigest()[:16]}.pack"

@@ -1,4 +1,4 @@
-"""Makes packs whose entries refer to each other in every way that the format has words for, lawful or not.
+"""Makes packs whose entries refer to each other in every way that the format has words for, valid or not.
 
 Each entry holds an object of a small pool, so that one object often comes twice: whole, as a delta by offset, as one
 by its id, in any order, with chains, cycles by id, and bases that come later or not at all.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import differential
-from tests.fuzz.differential import Judge, compare, compared, compared_deltas, main
+from tests.fuzz.differential import Reference, compare, compared, compared_deltas, main
 from tests.fuzz.structured import structured
 from tests.support import packs
 from tests.support.build_child import index_of
@@ -24,9 +24,9 @@ BIG = Object("blob", bytes(70_000))
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """The real git."""
-    return Judge(tmp_path_factory.mktemp("judge"))
+    return Reference(tmp_path_factory.mktemp("reference"))
 
 
 def test_packs_and_deltas_are_read_as_git_reads_them(tmp_path: Path) -> None:
@@ -76,11 +76,11 @@ def test_packs_and_deltas_are_read_as_git_reads_them(tmp_path: Path) -> None:
         "delta of four bytes",
     ],
 )
-def test_a_base_given_by_id_is_there_once(entries: list[bytes], is_read: bool, judge: Judge) -> None:
+def test_a_base_given_by_id_is_there_once(entries: list[bytes], is_read: bool, reference: Reference) -> None:
     """Whoever reads a delta on an object that is there twice may go round in a circle for ever."""
     content = packs.pack(raw=entries)
 
-    assert compared(content, judge) == ("read" if is_read else "refused", "")
+    assert compared(content, reference) == ("read" if is_read else "refused", "")
 
 
 def test_the_same_seed_makes_the_same_packs() -> None:
@@ -91,30 +91,30 @@ def test_the_same_seed_makes_the_same_packs() -> None:
     assert len(set(made[0])) > 40
 
 
-def test_a_difference_is_noticed(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_is_noticed(reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading what Git refuses, another index, refusing what Git reads, and a delta carried out otherwise."""
     good, bad = packs.pack([A, B]), packs.pack(raw=[A_ON_B, B_ON_A])
     index = index_of(good)
     monkeypatch.setattr(differential, "index_of", lambda content: index)
-    assert compared(bad, judge)[1] == "git refuses it"
-    assert compared(packs.pack([B, A]), judge)[1] == "the index is another one"
+    assert compared(bad, reference)[1] == "git refuses it"
+    assert compared(packs.pack([B, A]), reference)[1] == "the index is another one"
     assert "differs-" in compare(seconds=2, seed=1, found=tmp_path).wrong[0]
     assert [path.suffix for path in tmp_path.iterdir()] == [".pack"]
 
     monkeypatch.undo()
     monkeypatch.setattr(differential, "_applied", lambda base, delta: None)
-    assert "git makes something of" in compared_deltas(50, random.Random(1), judge)[1][0]
+    assert "git makes something of" in compared_deltas(50, random.Random(1), reference)[1][0]
     monkeypatch.setattr(differential, "_applied", lambda base, delta: delta)
-    assert "git refuses" in compared_deltas(50, random.Random(1), judge)[1][0]
+    assert "git refuses" in compared_deltas(50, random.Random(1), reference)[1][0]
 
 
-def test_readers_that_never_end_are_noticed(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_that_never_end_are_noticed(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     """Git reads a circle of deltas for ever, so that such a pack may not be published."""
     monkeypatch.setattr(differential, "SECONDS", 1)
     content = packs.pack(raw=[entry(A), A_ON_B, B_ON_A])
     index = differential._index([entry(A), A_ON_B, B_ON_A], [bytes.fromhex(one.id) for one in (A, A, B)], content)
 
-    assert "never ends" in judge.trouble_of_readers(content, index)
+    assert "never ends" in reference.trouble_of_readers(content, index)
 
 
 def test_the_command_tells_its_seed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.fuzz import pack as fuzzing
 from tests.fuzz.model import entries_of, pack_of, relinked, wanted_of
 from tests.fuzz.mutate import MUTATIONS, mutated
-from tests.fuzz.pack import fuzz, judged, main, read
+from tests.fuzz.pack import evaluated, fuzz, main, read
 from tests.fuzz.seeds import CORPUS, seeds
 from tests.support import packs
 from tests.support.build_child import git
@@ -95,7 +95,7 @@ def test_an_endless_input_is_noticed() -> None:
             with suppress(Exception):
                 sum(range(1_000))
 
-    assert judged(endless, b"", seconds=0.2) == ("slow", "it took more than 0.2 seconds")
+    assert evaluated(endless, b"", seconds=0.2) == ("slow", "it took more than 0.2 seconds")
 
 
 def test_a_large_input_is_noticed() -> None:
@@ -105,7 +105,7 @@ def test_a_large_input_is_noticed() -> None:
     def large(content: bytes) -> str:
         return str(len(b"x" * int((resident_mb + 2 * fuzzing.GROWTH_MB) * 10**6)))
 
-    assert judged(large, b"")[1] == f"it took more than {fuzzing.GROWTH_MB} MB"
+    assert evaluated(large, b"")[1] == f"it took more than {fuzzing.GROWTH_MB} MB"
 
 
 def test_the_command_tells_its_seed_and_fails_on_a_find(

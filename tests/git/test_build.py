@@ -1,4 +1,4 @@
-"""The build child as a process, and what it leaves; the real git is the judge."""
+"""The build child as a process, and what it leaves; the real git is the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole clones and probes: real children, a real Git server, a real sandbox, and ``git`` as the judge."""
+"""Whole clones and probes: real children, a real Git server, a real sandbox, and ``git`` as the reference."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from coderepos.git.probe import probe
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
 from tests.git.test_fetch_hostile import TOKEN
-from tests.support.hostile_cases import CASES, CONTENT, PATIENT, Case, lawful
+from tests.support.hostile_cases import CASES, CONTENT, PATIENT, Case, valid
 from tests.support.measuring import Attempt, attempt, forms_of, found_in, note
 from tests.support.servers.hostile import HostileServer, v2_server
 
@@ -39,9 +39,9 @@ FORMS: Final = (*forms_of(TOKEN), BASIC.encode())
 
 
 @pytest.fixture(scope="module")
-def lawful_server() -> Iterator[HostileServer]:
+def valid_server() -> Iterator[HostileServer]:
     """A server with nothing wrong."""
-    with HostileServer(lawful()) as server:
+    with HostileServer(valid()) as server:
         yield server
 
 
@@ -108,7 +108,7 @@ def test_a_clone_ends_as_it_must_and_leaves_nothing(
     case: Case,
     sandbox: Sandbox,
     internal: HostileServer,
-    lawful_server: HostileServer,
+    valid_server: HostileServer,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -139,7 +139,7 @@ def test_a_clone_ends_as_it_must_and_leaves_nothing(
             assert (tree / name).read_bytes() == content
         assert made.report.head_branch in {"", "refs/heads/main"}
 
-    after = cloned(asking(lawful_server, internal), sandbox, "two")
+    after = cloned(asking(valid_server, internal), sandbox, "two")
     assert after.error is None
     sandbox.publish("two")
     sandbox.flip("two")
@@ -193,7 +193,7 @@ def raise_ours(value: object) -> None:
 def test_the_environment_of_the_worker_changes_nothing(
     sandbox: Sandbox,
     internal: HostileServer,
-    lawful_server: HostileServer,
+    valid_server: HostileServer,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -201,7 +201,7 @@ def test_the_environment_of_the_worker_changes_nothing(
     home = tmp_path_factory.mktemp("home")
     marker, proxy = home / "marker", f"http://{internal.host}"
     (home / ".gitconfig").write_text(
-        f'[url "{proxy}/"]\n\tinsteadOf = http://127.0.0.1\n\tinsteadOf = {lawful_server.url}\n'
+        f'[url "{proxy}/"]\n\tinsteadOf = http://127.0.0.1\n\tinsteadOf = {valid_server.url}\n'
         f"[http]\n\tproxy = {proxy}\n\textraHeader = X-Evil: 1\n\tsslVerify = false\n"
         f'[filter "lfs"]\n\tsmudge = touch {marker}\n\tprocess = touch {marker}\n\trequired = true\n'
         f"[core]\n\thooksPath = {home}\n\tfsmonitor = touch {marker}\n\tsshCommand = touch {marker}\n"
@@ -211,7 +211,7 @@ def test_the_environment_of_the_worker_changes_nothing(
     (home / "post-checkout").chmod(0o755)
     (home / ".netrc").write_text("machine 127.0.0.1 login netrc password netrc\ndefault login netrc password netrc\n")
     (home / ".netrc").chmod(0o600)
-    (home / ".git-credentials").write_text(f"http://stored:stored@{lawful_server.host}\n")
+    (home / ".git-credentials").write_text(f"http://stored:stored@{valid_server.host}\n")
     (home / "sitecustomize.py").write_text(f"open({str(marker)!r}, 'w')\n")
     (home / "coderepos.py").write_text(f"open({str(marker)!r}, 'w')\n")
     hostile = {
@@ -235,15 +235,15 @@ def test_the_environment_of_the_worker_changes_nothing(
     }
     for name, value in hostile.items():
         monkeypatch.setenv(name, value)
-    asked = len(lawful_server.requests)
+    asked = len(valid_server.requests)
 
-    made = cloned(asking(lawful_server, internal), sandbox, "one")
-    probed = attempt(lambda: probe(asking(lawful_server, internal), seconds=30))
+    made = cloned(asking(valid_server, internal), sandbox, "one")
+    probed = attempt(lambda: probe(asking(valid_server, internal), seconds=30))
     note("hostile environment of the worker", made)
 
     assert made.error is None
     assert probed.error is None
-    requests = lawful_server.requests[asked:]
+    requests = valid_server.requests[asked:]
     assert {request.headers.get("authorization") for request in requests} == {f"Basic {BASIC}"}
     assert not any("x-evil" in request.headers for request in requests)
     assert not marker.exists()

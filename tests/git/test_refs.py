@@ -135,7 +135,7 @@ def odd_names() -> list[bytes]:
 
 
 def test_names_are_those_of_git() -> None:
-    """Every name is lawful here exactly where ``git check-ref-format`` takes it, bytes that are no UTF-8 included."""
+    """Every name is valid here exactly where ``git check-ref-format`` takes it, bytes that are no UTF-8 included."""
     names = odd_names()
     with ThreadPoolExecutor(4) as threads:
         taken = list(threads.map(git_takes, names))

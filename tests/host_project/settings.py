@@ -1,4 +1,4 @@
-"""A project that is not ours and mounts the installed app: its own project model, its own session users, no extras."""
+"""A third-party project that mounts the installed app: its own project model, its own session users, no extras."""
 
 from __future__ import annotations
 

@@ -53,4 +53,4 @@ client.force_login(stranger)
 foreign = client.get(f"/code/projects/{project.pk}/repos")
 assert foreign.status_code == 404, foreign.content
 
-print(f"coderepos {coderepos.__version__} works on Django {django.get_version()} in a project that is not ours")
+print(f"coderepos {coderepos.__version__} works on Django {django.get_version()} in a third-party project")

@@ -116,9 +116,9 @@ def test_connected_repository_ends_in_its_read_only_sandbox(  # noqa: PLR0915  o
     listed = api.get(f"/projects/{project.pk}/repos").body
     assert [row["repo_id"] for row in listed["results"]] == [body["repo_id"]]
 
-    judge = tmp_path / "judge"
-    git("clone", "--quiet", source, judge)
-    assert snapshot(sandbox / "repository") == snapshot(judge)
+    reference = tmp_path / "reference"
+    git("clone", "--quiet", source, reference)
+    assert snapshot(sandbox / "repository") == snapshot(reference)
     assert fsck(sandbox / "git") == ""
     log = git(f"--git-dir={sandbox / 'git'}", "-c", "safe.directory=*", "log", "--format=%H", "HEAD", cwd=tmp_path)
     assert log == git("log", "--format=%H", cwd=source)

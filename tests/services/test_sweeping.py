@@ -121,7 +121,7 @@ def test_row_at_work_is_left_to_its_job(project: Any) -> None:
 
 
 def test_rows_of_other_disks_are_left_alone(project: Any, settings: Settings, tmp_path: Path) -> None:
-    """Another machine's clones, and those in another root of this one, can't be judged from here."""
+    """This machine sees neither another machine's clones nor those in another root of its own."""
     foreign, before = cloned(project, node="another"), cloned(project)
     for repository in (foreign, before):
         removed(engine.sandbox_of(repository).path)

@@ -1,4 +1,4 @@
-"""Runs the build child as the pipeline does, or its parts in this process, and the real git as the judge."""
+"""Runs the build child as the pipeline does, or its parts in this process, and the real git as the reference."""
 
 from __future__ import annotations
 

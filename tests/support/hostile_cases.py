@@ -115,7 +115,7 @@ def serving(content: bytes, head_id: str = ID) -> Answer:
     return v2_server(refs, lambda exchange: sideband(content))
 
 
-def lawful() -> Answer:
+def valid() -> Answer:
     """Return a server with nothing wrong."""
     target = blob(b"file")
     root = packs.tree(
@@ -176,7 +176,7 @@ def many_entries() -> tuple[bytes, str]:
 
 
 def large_delta() -> tuple[bytes, str]:
-    """Return a file of 90 MB, which is lawful, as a delta to one of 45 MB."""
+    """Return a file of 90 MB, which is valid, as a delta to one of 45 MB."""
     size = 45 * MB
     copies = b"".join(copy(start, min(0xFFFFFF, size - start)) for start in range(0, size, 0xFFFFFF))
     base = entry_header(3, size) + bomb(size)
@@ -279,7 +279,7 @@ ENDLESS: Final = b"\xff" * 1_000_000
 
 
 def endless_pack(exchange: Exchange) -> Iterator[bytes]:
-    """Yield a lawful start of a pack, then objects without end."""
+    """Yield a valid start of a pack, then objects without end."""
     yield from sideband(packs.header(400_000))
     noise = bytes(range(256)) * 4_000
     piece = b"".join(sideband(entry(blob(noise), level=0)))
@@ -303,7 +303,7 @@ def chatting(exchange: Exchange) -> Iterator[bytes]:
 
 
 def cut_pack(ending: bytes) -> Callable[[str], Answer]:
-    """Return a server of a lawful pack whose answer ends in this instead of a flush."""
+    """Return a server of a valid pack whose answer ends in this instead of a flush."""
     content, _ = repository(CONTENT, packs.tree(Line(FILE, b"file", CONTENT.id)))
     return lambda _internal: at("pack", body(pkt(b"packfile\n") + b"".join(sideband(content)) + ending))
 
@@ -315,7 +315,7 @@ def packfile_uris(internal: str) -> Answer:
 
 
 def outside_head() -> Answer:
-    """Return a lawful repository whose HEAD points out of ``refs/``."""
+    """Return a valid repository whose HEAD points out of ``refs/``."""
     content, head_id = repository(CONTENT, packs.tree(Line(FILE, b"file", CONTENT.id)))
     inner = v2_server((("HEAD", head_id),), lambda exchange: sideband(content))
 
@@ -450,7 +450,7 @@ PACKS: Final = (
         MALFORMED,
     ),
     pack_case("two deltas to 70 MB each", lambda: packs.pack(raw=list(wide(2, 70 * MB, 1))), MALFORMED),
-    Case(name="lawful delta to 90 MB", answer=lambda _internal: serving(*large_delta()), least_mb=90),
+    Case(name="valid delta to 90 MB", answer=lambda _internal: serving(*large_delta()), least_mb=90),
     tree_case("chain of 20,000 deltas", long_chain),
     tree_case("chain of 20,000 deltas by id, backwards", long_chain_by_id),
     Case(

@@ -1,4 +1,4 @@
-"""The real git as the judge: what it checks out of objects that it would never write itself."""
+"""The real git as the reference: what it checks out of objects that it would never write itself."""
 
 from __future__ import annotations
 

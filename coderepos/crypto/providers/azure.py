@@ -38,8 +38,8 @@ def open_key(name: str) -> AzureKeyWrapper:
 class AzureKeyWrapper:
     """Wraps data keys by RSA-OAEP-256, which knows no AAD: its hash is encrypted before the DEK, and compared.
 
-    The wrapped form is the version of the key, 32 hex digits, and the RSA ciphertext. Who knows the public key can make
-    such a form, so it proves no origin; that the message is whole is proved by its data part.
+    The wrapped form is the version of the key, 32 hex digits, and the RSA ciphertext. Anybody who has the public
+    key can make such a form, so it proves no origin; that the message is whole is proved by its data part.
     """
 
     wrap_alg: Final = WrapAlgorithm.AZURE_KEY_VAULT

@@ -43,7 +43,7 @@ class VaultKeyWrapper:
             mount_point=self._mount,
         )
         ciphertext = call_kms(self.kid, lambda: str(operation()["data"]["ciphertext"]), _classify)
-        expect(self.kid, ciphertext.startswith("vault:v"), "the answer is no ciphertext")
+        expect(self.kid, ciphertext.startswith("vault:v"), "the answer is not a ciphertext")
         return ciphertext.encode()
 
     def unwrap(self, wrapped: bytes, aad: bytes) -> bytes:
@@ -52,7 +52,7 @@ class VaultKeyWrapper:
         :raises EncryptionUnavailable: the service is currently unavailable, or does not allow it.
         :raises TokenUndecryptable: it was wrapped by another key or for another row, or changed.
         """
-        expect(self.kid, wrapped.startswith(b"vault:v") and wrapped.isascii(), "no ciphertext of Vault", opening=True)
+        expect(self.kid, wrapped.startswith(b"vault:v") and wrapped.isascii(), "not a Vault ciphertext", opening=True)
         operation = partial(
             self._transit.decrypt_data,
             name=self._key,

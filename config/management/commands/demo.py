@@ -45,7 +45,7 @@ OVERSIZED_MIB: Final = 34
 
 
 class Command(BaseCommand):
-    """Play the whole way of a repository in a temporary installation: no internet, no ``git``, nothing left behind."""
+    """Play a repository end to end in a temporary installation: no internet, no ``git``, nothing left behind."""
 
     help = (
         "Sets up a temporary installation (SQLite, web server, workers), connects a repository over the API, follows "

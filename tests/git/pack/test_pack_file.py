@@ -1,4 +1,4 @@
-"""Reading packs and writing their indexes; the real git is the judge."""
+"""Reading packs and writing their indexes; the real git is the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names, estimates and the working tree on disk; the real git is the judge."""
+"""Names, estimates and the working tree on disk; the real git is the reference."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_a_single_link_is_judged_by_its_target(path: bytes, target: bytes, is_in
 
 def test_a_link_is_judged_by_the_links_on_its_way() -> None:
     """A chain leaves the tree where any of its links does, and ``..`` counts from where the link led."""
-    judged = links_of(
+    found = links_of(
         {
             b"deep/er/up": b"../..",
             b"d/top": b"../deep/er/up",
@@ -60,7 +60,7 @@ def test_a_link_is_judged_by_the_links_on_its_way() -> None:
         }
     )
 
-    assert {path.decode() for path, is_inside in judged.items() if is_inside} == {"deep/er/up", "d/top", "inside"}
+    assert {path.decode() for path, is_inside in found.items() if is_inside} == {"deep/er/up", "d/top", "inside"}
 
 
 def test_what_counts_as_inside_is_inside_for_the_kernel(tmp_path: Path) -> None:

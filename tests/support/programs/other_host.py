@@ -1,6 +1,6 @@
 """A host that does everything its own way, run as a program; prints as JSON what its callers get.
 
-Its project model is not ours and has integer keys, its clock is not UTC, and each of its defaults of REST framework
+Its project model is its own and has integer keys, its clock is not UTC, and each of its defaults of REST framework
 would change our answers if we let it.
 """
 
