@@ -1,5 +1,6 @@
 # make demo    a repository end to end on this machine: no internet, no git, nothing left behind
-# make test    all tests, on SQLite and on a real PostgreSQL; ARGS="-k name" for some of them, WORKERS=4 on more cores
+# make test    the tests for everyday work, on SQLite and on a real PostgreSQL; ARGS="-k name" for some, WORKERS=4 on more cores
+# make test-all    the slow ones too, real workers as a user who is not root, and chaos
 # make lint    style, types, import directions
 # make fuzz    hostile packs against the pack reader and compared with git, random clones compared with git's, for five minutes; SECONDS=60 for one, ARGS="--seed 1" to repeat a run
 # make chaos   kills, freezes and restarts under clones of two clusters, on both databases; ARGS="--jobs 400 --minutes 15"
@@ -12,14 +13,14 @@ PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 ARGS ?=
 SECONDS ?= 300
 WORKERS ?= 2
-# git/ knows no Django, and hosts bring an SQLite of their own: on PostgreSQL their tests would be the same ones again.
-OF_NO_DATABASE := --ignore tests/git --ignore tests/sandbox --ignore tests/fuzz --ignore tests/chaos \
-    $(addprefix --deselect tests/hosts/test_,hosts.py printed_lines.py uninstall.py)
+# How pytest is started, for a run under coverage.
+RUN ?= -m pytest
+QUIETLY := -q --no-header -n $(WORKERS)
 
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed-$(shell cksum < requirements.txt | tr ' ' '-')
 
-.PHONY: setup demo test of-no-database lint bench fuzz chaos FORCE
+.PHONY: setup demo test test-all test-sqlite test-postgresql test-unprivileged lint bench fuzz chaos FORCE
 
 setup: $(INSTALLED)
 
@@ -41,13 +42,23 @@ $(INSTALLED): $(shell test -x "$(BIN)/python" || echo FORCE)
 demo: setup
 	@"$(BIN)/python" manage.py demo $(ARGS)
 
+# A second database shows nothing new of what touches none.
 test: setup
-	env -u DATABASE_URL "$(BIN)/python" -m pytest -n $(WORKERS) $(ARGS)
-	"$(BIN)/python" -m tests.postgres "$(BIN)/python" -m pytest -n $(WORKERS) $(OF_NO_DATABASE) $(ARGS)
-	@[ "$$(id -u)" != 0 ] || "$(BIN)/python" -m tests.unprivileged -n $(WORKERS) tests/integration tests/sandbox/test_sandbox.py tests/git/test_clone.py $(ARGS)
+	@env -u DATABASE_URL "$(BIN)/python" -m pytest $(QUIETLY) --quick $(ARGS)
+	@"$(BIN)/python" -m tests.postgres "$(BIN)/python" -m pytest $(QUIETLY) --quick --database-tests $(ARGS)
 
-of-no-database:
-	@echo $(OF_NO_DATABASE)
+test-all: test-sqlite test-postgresql test-unprivileged
+	@$(MAKE) --no-print-directory chaos ARGS=
+
+test-sqlite: setup
+	@env -u DATABASE_URL "$(BIN)/python" $(RUN) $(QUIETLY) $(ARGS)
+
+test-postgresql: setup
+	@"$(BIN)/python" -m tests.postgres "$(BIN)/python" $(RUN) $(QUIETLY) --database-tests $(ARGS)
+
+test-unprivileged: setup
+	@[ "$$(id -u)" != 0 ] || "$(BIN)/python" -m tests.unprivileged $(QUIETLY) $(ARGS) \
+	    tests/integration tests/sandbox tests/git/test_clone.py
 
 lint: setup
 	"$(BIN)/ruff" check

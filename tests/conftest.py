@@ -14,6 +14,8 @@ from pytest_django import DjangoAssertNumQueries, DjangoCaptureOnCommitCallbacks
 
 from tests.support.database import ALIAS, connection
 
+pytest_plugins = ["tests.support.selection"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let every test that may use a database use all of them, where the settings have several."""

@@ -21,6 +21,8 @@ from coderepos.models import CodeRepository, ProjectMembership, Role
 from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, ClientOf
 
+pytestmark = pytest.mark.of_any_database
+
 
 @pytest.fixture
 def maintainer(project: Project) -> User:

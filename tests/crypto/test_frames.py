@@ -27,6 +27,8 @@ from tests.support.frames import watched
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer
 
+pytestmark = pytest.mark.of_any_database
+
 TOKEN = "ghp_InNoFrameOfAnyReport/0123456789+abc="
 NEXT = "glpat-InNoFrameOfAnyReportEither0123456"
 DEK = bytes(range(100, 132))
@@ -96,6 +98,7 @@ def test_sealing_opening_and_rotating(new_row: MakeRow, master_key: str, setting
     assert seen.lines > 500
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_connecting_cloning_and_replacing(
     project: Project, maintainer: User, server: GitServer, master_key: str

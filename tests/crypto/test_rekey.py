@@ -276,6 +276,7 @@ def test_every_sealed_column_is_found() -> None:
 ROWS = 120
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_rotation_while_the_site_works(
     new_row: MakeRow, use: Callable[[dict[str, Any]], None], child_environment: dict[str, str]

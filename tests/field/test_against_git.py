@@ -18,6 +18,7 @@ from tests.support.reference_git import Listing
 SECONDS = 20
 
 
+@pytest.mark.slow
 def test_clones_are_those_of_git(capsys: pytest.CaptureFixture[str]) -> None:
     """Trees byte for byte, HEAD, history and tags, from either protocol, at any depth and ref."""
     seed = random.SystemRandom().randrange(2**32)
@@ -38,6 +39,7 @@ def refuse(*_arguments: object, **_options: object) -> None:
     raise RefNotFound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "replacement"),
     [

@@ -31,6 +31,8 @@ from tests.support.servers.hostile import (
 from tests.support.servers.http_server import Exchange
 from tests.support.servers.lacking import LackingServer
 
+pytestmark = pytest.mark.of_any_database
+
 V0 = (
     "multi_ack multi_ack_detailed thin-pack side-band side-band-64k ofs-delta shallow deepen-since deepen-not"
     " deepen-relative no-progress include-tag no-done symref object-format agent allow-tip-sha1-in-want"

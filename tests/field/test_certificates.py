@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.field.conftest import TOKEN, Site
 from tests.support.servers.hostile import HostileServer, v2_server
 
+pytestmark = pytest.mark.of_any_database
+
 
 def certificate(folder: Path, *, names: list[x509.GeneralName] | None, days: int = 1) -> tuple[Path, Path]:
     """Write a self-signed certificate whose subject is localhost, with or without further names, and its key."""

@@ -29,6 +29,8 @@ from tests.support.servers.hostile import (
 )
 from tests.support.servers.http_server import Exchange
 
+pytestmark = pytest.mark.of_any_database
+
 REFS = [("HEAD", "1" * 40), ("refs/heads/main", "1" * 40)]
 PACK = pack_of((3, b"x" * 5_000), (3, bytes(range(256)) * 300))
 

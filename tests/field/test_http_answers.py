@@ -14,6 +14,8 @@ from tests.field.conftest import TOKEN, Site
 from tests.support.servers.hostile import HostileServer, v2_server
 from tests.support.servers.http_server import Exchange
 
+pytestmark = pytest.mark.of_any_database
+
 Answer = Callable[[Exchange], None]
 
 
@@ -268,6 +270,7 @@ def test_answer_that_a_proxy_has_changed(site: Site, host: HostileServer, switch
     site.connected(host.url, access_token=TOKEN)
 
 
+@pytest.mark.slow
 def test_silence_before_the_first_byte(site: Site, host: HostileServer, switch: Switch) -> None:
     """A host may be silent for as long as the configured time, and is given up when that is over.
 

@@ -37,6 +37,8 @@ from tests.support.servers.git_http_backend import GitServer
 from tests.support.servers.hostile import HostileServer
 from tests.support.servers.http_server import Exchange
 
+pytestmark = pytest.mark.of_any_database
+
 PASSWORD = "pr0xy-p@ss:wörd"
 USERINFO = "corp%5Cdora:pr0xy-p%40ss%3Aw%C3%B6rd@"
 

@@ -12,6 +12,8 @@ from tests.support.packs import FILE, Line, Object, blob
 from tests.support.reference_git import repository_of
 from tests.support.servers.git_http_backend import GitServer
 
+pytestmark = pytest.mark.of_any_database
+
 ROOT = packs.tree(Line(FILE, b"file", blob().id))
 HEAD = packs.commit(ROOT)
 NEXT = packs.commit(ROOT, HEAD.id)

@@ -16,6 +16,8 @@ from tests.support.reference_git import ENVIRONMENT, git_run, listing
 from tests.support.servers.git_http_backend import GitServer
 from tests.support.servers.lacking import LackingServer
 
+pytestmark = pytest.mark.of_any_database
+
 
 def cloned(site: Site, url: str, ref: str = "", **values: Any) -> CodeRepository:
     """Connect and clone, and return the row."""
@@ -199,7 +201,13 @@ def many_tags(repository: Path, number: int, *, annotated: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol_v2", "annotated"), [(True, False), (True, True), (False, True)], ids=["v2", "v2 peeled", "v0 peeled"]
+    ("protocol_v2", "annotated"),
+    [
+        (True, True),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+    ],
+    ids=["v2 peeled", "v2", "v0 peeled"],
 )
 def test_very_many_tags(site: Site, tmp_path: Path, protocol_v2: bool, annotated: bool) -> None:
     """A repository with more tags than come along is cloned without the rest: a probe promises what the clone keeps."""

@@ -15,6 +15,7 @@ CPU_SECONDS = 5.0
 PEAK_MB = 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=[shape.__name__ for shape in SHAPES])
 def test_a_repository_costs_little(shape: Callable[[random.Random], Made], tmp_path: Path) -> None:
     """Each shape at a random size, whole or shallow, ends in a clone or in an error of ours, soon and small."""

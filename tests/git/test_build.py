@@ -335,6 +335,7 @@ def mutations(content: bytes) -> Iterator[bytes]:
             yield content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :]
 
 
+@pytest.mark.slow
 def test_no_changed_byte_brings_an_unknown_error(tmp_path: Path) -> None:
     """Trees, commits, names and links that are off by one byte are built or refused, nothing else."""
     target = blob(b"file")

@@ -39,6 +39,7 @@ from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process.emitter import error_event
 from tests.support.fetch_child import ChildRun, Fetched, fetch_request, run_child, run_fetch
+from tests.support.selection import sampled
 from tests.support.servers.certificates import tls_server
 from tests.support.servers.hostile import (
     ADVERTISEMENT,
@@ -439,7 +440,7 @@ def stalls(exchange: Exchange) -> None:
     exchange.wait(30)
 
 
-@pytest.mark.parametrize("stage", ["advertisement", "refs", "pack"])
+@pytest.mark.parametrize("stage", sampled(["advertisement", "refs", "pack"], every=3))
 @pytest.mark.parametrize("hostile", [headers_drip, header_lines_drip, body_drips, chunks_drip, continues, stalls])
 def test_slow_servers_end_at_the_deadline(stage: str, hostile: Answer) -> None:
     """Drips of every kind end at the deadline, silence at the end of one wait (H32)."""

@@ -170,6 +170,7 @@ def test_progress_of_both_is_merged_and_never_goes_back(play: Play) -> None:
     assert order == sorted(order)
 
 
+@pytest.mark.slow
 def test_the_caller_hears_once_a_second_while_nothing_moves(play: Play) -> None:
     """Silence of both children does not silence the pipeline: leases are renewed there."""
     at: list[float] = []

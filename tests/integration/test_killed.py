@@ -18,6 +18,7 @@ from coderepos.projects.models import Project
 from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster
 from tests.support.cluster import Cluster, children_of, wait_until
 from tests.support.git import git, make_repository
+from tests.support.selection import sampled
 from tests.support.servers.git_http_backend import GitServer
 
 CodeSettings = Callable[..., dict[str, Any]]
@@ -40,7 +41,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("victim", ["worker", "cluster"])
+@pytest.mark.parametrize("victim", sampled(["worker", "cluster"], every=2))
 def test_killed_worker(
     victim: str,
     api: Api,

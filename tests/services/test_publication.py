@@ -25,6 +25,7 @@ from coderepos.services import upkeep
 from tests.support.cluster import wait_until
 from tests.support.git import git, make_repository
 from tests.support.programs.interrupted import STEPS
+from tests.support.selection import sampled
 from tests.support.servers.git_http_backend import GitServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -113,7 +114,7 @@ class Interrupted:
         return output.strip()
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", sampled(STEPS, every=3))
 def test_killed_worker(step: str, job: Job, interrupted: Interrupted) -> None:
     """The next attempt publishes, unless the dead one had; what the dead one built is gone by then."""
     interrupted.run_to(step, signal.SIGKILL)
@@ -128,7 +129,7 @@ def test_killed_worker(step: str, job: Job, interrupted: Interrupted) -> None:
     assert_published(job, others_may_be_left=done)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", sampled(STEPS, every=3))
 def test_frozen_worker_that_wakes_after_another_one_published(step: str, job: Job, interrupted: Interrupted) -> None:
     """What the sleeper does after its waking changes nothing; what it had committed stays."""
     interrupted.run_to(step, signal.SIGSTOP)

@@ -53,6 +53,7 @@ def two_cores_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolving_module, "cores", lambda: 2)
 
 
+@pytest.mark.slow
 def test_missing_objects_are_missed_where_git_misses_them(tmp_path: Path) -> None:
     """Random histories from which random objects are taken, whole and at a depth."""
     seed = random.SystemRandom().randrange(2**32)

@@ -207,6 +207,7 @@ def test_many_small_objects_cost_no_square() -> None:
     assert time.process_time() - started < 2.5
 
 
+@pytest.mark.slow
 def test_a_chain_of_large_objects_costs_no_square() -> None:
     """Objects too large for the cache are not rebuilt for each delta on them, however many small ones pay for it."""
     size, depth = 15_000_000, 60
@@ -288,6 +289,7 @@ def comb(depth: int, size: int, growth: int = 0) -> bytes:
     return packs.pack(raw=entries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
