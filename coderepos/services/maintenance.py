@@ -110,9 +110,16 @@ def _errors_logged() -> Iterator[None]:
 
 
 def _start_thread(target: Callable[[], None], name: str) -> None:
-    """Start a thread that ends with the process and gets none of its signals."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        threading.Thread(target=target, name=f"coderepos-{name}", daemon=True).start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """Start a thread that ends with the process and gets none of its signals.
+
+    The thread blocks them itself: a handler that raises while the caller blocked them would leave the caller deaf.
+    """
+    blocked = threading.Event()
+
+    def run() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        blocked.set()
+        target()
+
+    threading.Thread(target=run, name=f"coderepos-{name}", daemon=True).start()
+    blocked.wait()

@@ -6,7 +6,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import transaction
@@ -122,6 +124,29 @@ def test_threads_of_upkeep_take_no_signals() -> None:
     assert done.wait(10)
     assert {signal.SIGALRM, signal.SIGTERM, signal.SIGINT} <= masks[0]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+def test_signal_that_arrives_at_the_start_of_a_thread_leaves_none_blocked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A handler may raise as soon as the mask is set, before the caller knows what to set it back to."""
+    real, before = signal.pthread_sigmask, signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    def interrupted(how: int, mask: Any) -> Any:
+        result = real(how, mask)
+        if threading.current_thread() is threading.main_thread():
+            raise TimeoutError("a handler of the queue's")
+        return result
+
+    monkeypatch.setattr(signal, "pthread_sigmask", interrupted)
+    try:
+        with suppress(TimeoutError):
+            maintenance._start_thread(lambda: None, "look")
+        left = real(signal.SIG_BLOCK, ())
+    finally:
+        real(signal.SIG_SETMASK, before)
+
+    assert left == before
 
 
 @pytest.fixture
