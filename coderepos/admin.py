@@ -30,7 +30,7 @@ from coderepos.models import (
     ProjectMembership,
     TokenStatus,
 )
-from coderepos.models.token_status import database_now
+from coderepos.models.database_clock import database_now
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]

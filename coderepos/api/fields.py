@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from django.db.models import TextChoices
-from django.utils import timezone
 from rest_framework import serializers
 from rest_framework.fields import empty
 
 from coderepos.crypto.fields import MAX_TOKEN_CHARACTERS, validate_token
 from coderepos.crypto.secret import Secret
 from coderepos.hidden import HiddenText
-from coderepos.models.database import vendor
+from coderepos.models.database_clock import utc_text
 from coderepos.services.arguments import (
     LARGEST_DEPTH,
     MAX_USERNAME_CHARACTERS,
@@ -21,15 +20,6 @@ from coderepos.services.arguments import (
     no_colon,
     no_control_characters,
 )
-
-
-def utc_text(value: datetime) -> str:
-    """Return a time of the database as UTC in whole seconds, such as ``2024-01-15T10:30:00Z``."""
-    if timezone.is_naive(value):
-        # Without USE_TZ naive times are in TIME_ZONE, but SQLite's clock, which sets all of ours, is always UTC.
-        zone = UTC if vendor() == "sqlite" else timezone.get_default_timezone()
-        value = value.replace(tzinfo=zone)
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class TokenField(serializers.CharField):

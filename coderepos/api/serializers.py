@@ -17,11 +17,12 @@ from coderepos.api.fields import (
     UserNameField,
     UtcTimeField,
 )
-from coderepos.api.status import RETRYABLE
+from coderepos.conf import conf
 from coderepos.crypto.redaction import redact
 from coderepos.crypto.secret import Secret
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, JobState, TokenStatus
 from coderepos.services.arguments import check_username
+from coderepos.services.status import Status, is_retryable
 
 
 class TokenTakingSerializer(serializers.Serializer[Any]):
@@ -172,7 +173,7 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
 
     def get_retryable(self, repository: CodeRepository) -> bool:
         """Whether the failed work is worth another try without any change by the user."""
-        return RETRYABLE.get(repository.error_code, False)
+        return is_retryable(repository.error_code)
 
     def get_connected_by(self, repository: CodeRepository) -> str | None:
         """Name of the user who connected it, never an e-mail address: many hosts have those as user names."""
@@ -186,28 +187,38 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
 
 
 class ProgressSerializer(serializers.Serializer[Any]):
-    """How far the running attempt has come."""
+    """How far the running attempt has come; made of a ``services.Status``."""
 
-    phase = serializers.CharField(help_text="starting, connecting, receiving, resolving, writing or publishing.")
+    phase = serializers.CharField(
+        source="progress.phase", help_text="starting, connecting, receiving, resolving, writing or publishing."
+    )
     received_mb = MegabytesField()
-    limit_mb = MegabytesField()
-    objects = serializers.IntegerField()
+    limit_mb = serializers.SerializerMethodField()
+    objects = serializers.IntegerField(source="progress.objects")
     percent = serializers.IntegerField(allow_null=True, help_text="Share of the phase that is done, where it is known.")
+
+    def get_attribute(self, instance: Status) -> Status | None:
+        """Return the status itself; ``None`` unless an attempt is running."""
+        return instance if instance.progress else None
+
+    def get_limit_mb(self, status: Status) -> float:
+        """MB that a repository may have."""
+        return conf.MAX_REPO_SIZE_MB
 
 
 class StatusSerializer(serializers.Serializer[Any]):
-    """What happens now, and why; made of a ``status.Status``."""
+    """What happens now, and why; made of a ``services.Status``."""
 
-    repo_id = serializers.UUIDField()
-    clone_status = NamedChoiceField(CloneStatus)
-    repository_size_mb = MegabytesField(allow_null=True)
-    sandbox_path = serializers.CharField(allow_null=True)
+    repo_id = serializers.UUIDField(source="repository.id")
+    clone_status = NamedChoiceField(CloneStatus, source="repository.clone_status")
+    repository_size_mb = MegabytesField(source="repository.repository_size_mb", allow_null=True)
+    sandbox_path = serializers.CharField(source="repository.sandbox_path", allow_null=True)
     progress_message = serializers.CharField()
-    error_message = TextOrNullField()
-    error_code = TextOrNullField()
+    error_message = TextOrNullField(source="repository.error_message")
+    error_code = TextOrNullField(source="repository.error_code")
     retryable = serializers.BooleanField()
-    token_status = NamedChoiceField(TokenStatus)
-    token_expires_at = UtcTimeField(allow_null=True)
+    token_status = NamedChoiceField(TokenStatus, source="repository.token_status")
+    token_expires_at = UtcTimeField(source="repository.token_expires_at", allow_null=True)
     task_id = serializers.UUIDField(source="job.id", default=None, allow_null=True)
     attempt = serializers.IntegerField(source="job.attempt", default=0)
     max_attempts = serializers.IntegerField(source="job.max_attempts", default=None, allow_null=True)
@@ -215,7 +226,7 @@ class StatusSerializer(serializers.Serializer[Any]):
     heartbeat_at = UtcTimeField(source="job.heartbeat_at", default=None, allow_null=True)
     progress = ProgressSerializer(allow_null=True)
     queue_position = serializers.IntegerField(allow_null=True, help_text="Jobs ahead of this one, while it waits.")
-    updated_at = UtcTimeField()
+    updated_at = UtcTimeField(source="repository.updated_at")
 
 
 class JobStartedSerializer(serializers.Serializer[Any]):

@@ -41,11 +41,11 @@ from coderepos.api.serializers import (
     StatusSerializer,
     TokenSerializer,
 )
-from coderepos.api.status import Status
 from coderepos.conf import conf
 from coderepos.exceptions import NotFound
 from coderepos.models import AuditEntry, CodeRepository, Job
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
+from coderepos.services.status import status_of_row
 
 ASKING_ACTIONS: Final = ("connect", "change", "replace")
 """Actions that ask a Git host while the caller waits."""
@@ -154,7 +154,7 @@ class RepositoryViewSet(CodeReposViewSet):
 
     def status(self, request: Request, **kwargs: str) -> Response:
         """Say what happens to a repository now, and why."""
-        return Response(dict(StatusSerializer(Status.read(self._repository())).data))
+        return Response(dict(StatusSerializer(status_of_row(self._repository())).data))
 
     def jobs(self, request: Request, **kwargs: str) -> Response:
         """List the jobs of a repository, the newest first."""

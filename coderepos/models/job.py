@@ -162,7 +162,7 @@ class Job(models.Model):
     node = models.TextField(default="")
     isolation_level = models.PositiveSmallIntegerField(null=True)
     progress = models.JSONField(default=dict)
-    """Phase and figures of the running attempt, in the names of ``git.reports.Progress``."""
+    """Phase and figures of the running attempt, in the names of ``git.results.Progress``."""
 
     result = models.JSONField(default=dict)
     """What the finished job counted: objects, entries, substitutions, seconds per phase."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
-from django.conf import settings
 from django.db import models
 from django.db.models import Case, Value, When
 from django.db.models.functions import Now
-from django.utils import timezone
-
-from coderepos.models.database import vendor
 
 EXPIRING_DAYS: Final = 14
 """A token is called expiring this many days before its end."""
@@ -46,18 +42,3 @@ def token_status() -> Case:
         default=Value(TokenStatus.UNKNOWN.value),
         output_field=models.TextField(),
     )
-
-
-def database_now() -> datetime:
-    """Return the present time as the database's clock would write it, to compare with times that it wrote."""
-    now = database_time(datetime.now(UTC))
-    assert now is not None  # noqa: S101  what goes in comes out
-    return now
-
-
-def database_time(moment: datetime | None) -> datetime | None:
-    """Return an aware time as the database stores it: without USE_TZ naive, in the zone of the database's own clock."""
-    if moment is None or settings.USE_TZ:
-        return moment
-    zone = UTC if vendor() == "sqlite" else timezone.get_default_timezone()
-    return moment.astimezone(zone).replace(tzinfo=None)

@@ -23,8 +23,8 @@ from coderepos.git.probe import probe
 from coderepos.git.url import parse_git_url
 from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, alias
+from coderepos.models.database_clock import database_time
 from coderepos.models.locking import RowHeld, row_transaction
-from coderepos.models.token_status import database_time
 from coderepos.services.arguments import (
     as_secret,
     check_username,

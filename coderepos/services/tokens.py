@@ -18,8 +18,8 @@ from coderepos.exceptions import CodeReposError, NotFound, RemoteAuthFailed, Rep
 from coderepos.git.probe import probe
 from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, alias
+from coderepos.models.database_clock import database_time
 from coderepos.models.locking import RowHeld, row_transaction
-from coderepos.models.token_status import database_time
 from coderepos.services.arguments import (
     as_secret,
     changed_meanwhile,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from coderepos.api.fields import utc_text
+from coderepos.models.database_clock import utc_text
 from tests.support.database import connection
 
 Host = dict[str, Any]

@@ -14,7 +14,7 @@ from pytest_django import Settings
 
 from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, TokenStatus
-from coderepos.models.token_status import database_time
+from coderepos.models.database_clock import database_time
 from coderepos.projects.models import Project
 from tests.support.database import connection
 

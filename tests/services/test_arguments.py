@@ -14,11 +14,11 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from coderepos import services
-from coderepos.api.status import Progress
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, PermissionDenied
-from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership, Role
+from coderepos.models import AuditEntry, CodeRepository, Job, JobState, ProjectMembership, Role
 from coderepos.projects.models import Project
+from coderepos.services.status import Status
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer
 
@@ -272,9 +272,12 @@ def test_a_denied_call_of_a_service_is_written_down(server: GitServer, project: 
 )
 def test_the_share_that_was_received_is_that_of_the_estimate(received: int, estimated: Any, percent: int) -> None:
     """Not of the limit, and never more than all."""
-    job = Job(progress={"phase": "receiving", "received_bytes": received})
+    status = Status(
+        repository=CodeRepository(estimated_size_mb=estimated and Decimal(estimated)),
+        job=Job(state=JobState.RUNNING, progress={"phase": "receiving", "received_bytes": received}),
+    )
 
-    assert Progress.of(job, estimated_size_mb=estimated and Decimal(estimated)).percent == percent
+    assert status.percent == percent
 
 
 @pytest.mark.parametrize(

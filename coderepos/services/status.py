@@ -1,0 +1,170 @@
+"""The status of a repository: what happens now, in one sentence and in figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from django.db.models import Q, Subquery
+from django.db.models.functions import Now
+
+from coderepos.conf import conf
+from coderepos.exceptions import NotFound, error_classes
+from coderepos.git.results import Progress
+from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
+from coderepos.models.database_clock import utc_text
+
+_RETRYABLE: Final = {code: kind.retryable for code, kind in error_classes().items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A repository with its latest job, read at ``now`` of the database's clock."""
+
+    repository: CodeRepository
+    job: Job | None = None
+    now: datetime | None = None
+    queue_position: int | None = None
+    """Due jobs that were created before this one; ``None`` unless this one is due too."""
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the failed work is worth another try without any change by the user."""
+        return is_retryable(self.repository.error_code)
+
+    @property
+    def progress(self) -> Progress | None:
+        """What the worker reported last; ``None`` unless the job is running."""
+        if self.job is None or self.job.state != JobState.RUNNING:
+            return None
+        figures: Mapping[str, Any] = self.job.progress
+        return Progress(
+            phase=figures.get("phase", "starting"),
+            received_bytes=figures.get("received_bytes", 0),
+            objects=figures.get("objects", 0),
+            total_objects=figures.get("total_objects", 0),
+        )
+
+    @property
+    def percent(self) -> int | None:
+        """Share of the running phase that is done, if that is known."""
+        if (progress := self.progress) is None:
+            return None
+        done, total = progress.objects, progress.total_objects
+        if self.repository.estimated_size_mb and progress.phase == "receiving":
+            done, total = progress.received_bytes, int(self.repository.estimated_size_mb * 10**6)
+        return min(100, 100 * done // total) if total else None
+
+    @property
+    def received_mb(self) -> float | None:
+        """MB that the running attempt has received."""
+        return None if self.progress is None else round(self.progress.received_bytes / 10**6, 1)
+
+    @property
+    def progress_message(self) -> str:
+        """What happens now, in one sentence."""
+        match self.repository.clone_status:
+            case CloneStatus.PENDING:
+                return self._waiting()
+            case CloneStatus.CLONING:
+                return self._cloning()
+            case CloneStatus.COMPLETED:
+                return self._completed()
+            case CloneStatus.FAILED if self.repository.error_code == "cancelled":
+                return "The clone was cancelled"
+            case CloneStatus.FAILED if self.repository.error_code == "sandbox_missing":
+                return "The clone is no longer on the disk; clone again to get it back"
+            case CloneStatus.FAILED:
+                return "Repository could not be cloned"
+            case CloneStatus.CLEANING:
+                return "Removing the clone from disk"
+            case _:
+                return "The clone was removed from disk; clone again to get it back"
+
+    def _completed(self) -> str:
+        done = "Repository successfully cloned"
+        if self.job is None or self.job.kind != JobKind.UPDATE:
+            return done
+        match self.job.state:
+            case JobState.QUEUED:
+                return f"{done}, to be cloned again. {self._waiting()}"
+            case JobState.RUNNING:
+                return f"{done}, now being cloned again. {self._cloning()}"
+            case JobState.FAILED:
+                return f"{done}; cloning it again failed, so the earlier clone stays. {self.job.error_message}"
+            case _:
+                return done
+
+    def _waiting(self) -> str:
+        job = self.job
+        if job and self.now and job.next_attempt_at and job.next_attempt_at > self.now:
+            seconds = math.ceil((job.next_attempt_at - self.now).total_seconds())
+            return (
+                f"Attempt {job.attempt} of {job.max_attempts} failed; "
+                f"the next one starts in {seconds} s, at {utc_text(job.next_attempt_at)}"
+            )
+        match self.queue_position:
+            case None | 0:
+                return "Waiting for a worker"
+            case 1:
+                return "Waiting for a worker; 1 job is ahead"
+            case ahead:
+                return f"Waiting for a worker; {ahead} jobs are ahead"
+
+    def _cloning(self) -> str:
+        if not (self.job and self.progress):
+            return "Starting to clone"
+        again = f" (attempt {self.job.attempt} of {self.job.max_attempts})" if self.job.attempt > 1 else ""
+        return self._phase(self.progress.phase) + again
+
+    def _phase(self, phase: str) -> str:
+        percent = "" if self.percent is None else f": {self.percent} %"
+        match phase:
+            case "connecting":
+                return "Connecting to the Git host"
+            case "receiving":
+                return f"Receiving objects: {self.received_mb} of at most {conf.MAX_REPO_SIZE_MB:g} MB"
+            case "resolving":
+                return f"Resolving deltas{percent}"
+            case "writing":
+                return f"Writing files{percent}"
+            case "publishing":
+                return "Publishing the clone"
+            case _:
+                return "Starting to clone"
+
+
+def status_of(repository: CodeRepository) -> Status:
+    """Return the status of a repository, read anew with its latest job; the role of no user is checked.
+
+    :raises NotFound: it was deleted.
+    """
+    fresh = CodeRepository.objects.without_token().with_token_status().filter(pk=repository.pk).first()
+    if fresh is None:
+        raise NotFound
+    return status_of_row(fresh)
+
+
+def status_of_row(repository: CodeRepository) -> Status:
+    """Return the status of a repository that was just read, in two queries at most."""
+    job = Job.objects.filter(repository_id=repository.pk).annotate(now=Now()).newest_first().first()
+    if job is None:
+        return Status(repository=repository)
+    now: datetime = job.now  # type: ignore[attr-defined]  # annotated
+    due = job.state == JobState.QUEUED and (job.next_attempt_at is None or job.next_attempt_at <= now)
+    return Status(repository=repository, job=job, now=now, queue_position=_jobs_ahead_of(job) if due else None)
+
+
+def is_retryable(error_code: str) -> bool:
+    """Return whether the failure with this code is worth another try without any change by the user."""
+    return _RETRYABLE.get(error_code, False)
+
+
+def _jobs_ahead_of(job: Job) -> int:
+    # Compared inside the database: SQLite keeps its own times with fewer digits than those that Python sends.
+    created_at = Subquery(Job.objects.filter(pk=job.pk).values("created_at")[:1])
+    earlier = Q(created_at__lt=created_at) | Q(created_at=created_at, pk__lt=job.pk)
+    return Job.objects.due().filter(earlier).count()
