@@ -1,4 +1,4 @@
-"""The child process that talks to the Git host: it owns the token, writes no file and parses no Git object.
+"""The child process that talks to the Git host: it has the token, writes no files and parses no Git objects.
 
 It reads its request on standard input, writes pack bytes to a pipe and events to standard output (see
 :mod:`coderepos.git.wire`).
@@ -26,10 +26,10 @@ from coderepos.git.platforms import KNOWN_HOSTS, KnownHost
 from coderepos.git.process.emitter import Emit, emit_to, error_event
 from coderepos.git.refs import RefListing
 from coderepos.git.remote_text import is_harmless, remote_error
-from coderepos.git.transport.discovery import open_repository, repository_connection
+from coderepos.git.transport.discovery import discover, repository_connection
 from coderepos.git.transport.exchange import Exchange
 from coderepos.git.transport.meter import Meter
-from coderepos.git.transport.pack_sink import PackWriter
+from coderepos.git.transport.pack_sink import PackSink
 from coderepos.git.transport.platform_api import expiry_from_headers
 from coderepos.git.transport.platform_queries import start_platform_queries
 from coderepos.git.transport.upload_pack import UploadPackClient
@@ -69,7 +69,7 @@ def run(line: bytes, pack_fd: int, emit: Emit) -> int:
 
 
 def connect_ports(url: GitUrl, policy: NetworkPolicy, known: KnownHost | None) -> set[int]:
-    """Return the TCP ports that are connected to: of the host and its platform's API, or of the proxy."""
+    """Return the TCP ports that may be connected to: of the host and its platform's API, or of the proxy."""
     apis = (known.api, known.token_api) if known else ()
     origins = [url, *(read_git_url(api) for api in apis if api)]
     return {(proxy_of(origin, policy) or origin).port for origin in origins}
@@ -84,7 +84,7 @@ def fetch(
 
     :param url: the URL of the request, parsed.
     :param hosts: the Git hosts whose platform is known.
-    :raises GitError: a subclass that says what went wrong.
+    :raises GitError: the subclass for what went wrong.
     :raises InternalError: nobody reads the pack any more.
     """
     emit({"event": "progress", "phase": "connecting"})
@@ -103,25 +103,25 @@ def fetch(
     headers = {"Pragma": "no-cache", **authorization(request)}
     queries = start_platform_queries(request, url, hosts)
     try:
-        opening = open_repository(url, connection, headers)
+        discovery = discover(url, connection, headers)
         secrets = (request.username or "", request.password or "")
         refs = RefListing(request.ref, limits, with_tags=not request.count_only)
         client = UploadPackClient(
-            connection, opening, headers, limits, refs, remote_error=lambda text: remote_error(text, secrets)
+            connection, discovery, headers, limits, refs, remote_error=lambda text: remote_error(text, secrets)
         )
-        writer = PackWriter(request, pack_fd, meter, emit)
-        outcome = Exchange(request, client, refs, writer, is_harmless=lambda name: is_harmless(name, secrets)).outcome()
+        sink = PackSink(request, pack_fd, meter, emit)
+        exchange = Exchange(request, client, refs, sink, is_harmless=lambda name: is_harmless(name, secrets))
         return {
-            **outcome,
+            **exchange.run(),
             "platform_size_bytes": queries.size_bytes(),
-            "token_expires_at": queries.token_expires_at() or expiry_from_headers(opening.advertisement.headers),
+            "token_expires_at": queries.token_expires_at() or expiry_from_headers(discovery.advertisement.headers),
         }
     finally:
         connection.close()
 
 
 def authorization(request: FetchRequest) -> dict[str, str]:
-    """Return the header with the credentials (RFC 7617), none where there are none."""
+    """Return the ``Authorization`` header; nothing without credentials."""
     if not request.username and not request.password:
         return {}
     return {"Authorization": basic_authorization(request.username or "", request.password or "")}

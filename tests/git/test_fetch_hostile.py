@@ -287,7 +287,7 @@ def test_bad_names_are_dropped(name: str) -> None:
     fetched = fetch_from(at("refs", body(refs + pkt(f"{ID} refs/tags/good\n".encode()) + FLUSH)))
 
     assert fetched.outcome["head_branch"] == ""
-    assert fetched.outcome["tags"] == [["refs/tags/good", ID]]
+    assert fetched.outcome["tags"] == (("refs/tags/good", ID),)
 
 
 def test_packfile_uris_are_not_followed() -> None:

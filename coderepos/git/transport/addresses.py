@@ -1,7 +1,7 @@
-"""Which IP addresses may be connected to.
+"""Decides which IP addresses may be connected to, and resolves host names to such addresses.
 
-An own table, since :attr:`ipaddress.IPv4Address.is_global` differs between versions of Python and lets multicast,
-translated (NAT64, 6to4) and cloud metadata addresses through. Sources: the IANA registries of special-purpose IPv4
+The table is our own, since :attr:`ipaddress.IPv4Address.is_global` differs between versions of Python and allows
+multicast, translated (NAT64, 6to4) and cloud metadata addresses. Sources: the IANA registries of special-purpose IPv4
 and IPv6 addresses (RFC 6890) and the documentation of the cloud providers.
 """
 
@@ -73,16 +73,16 @@ _METADATA: Final = (
     IPv6Network("fd00:ec2::/32"),  # Amazon
     IPv6Network("fd20:ce::254/128"),  # Google
 )
-"""Metadata services inside private ranges; a listed host does not open them."""
+"""Metadata services inside private ranges, which listing a host does not allow."""
 
 MAX_ADDRESSES: Final = 4
-"""Addresses of one name that are tried."""
+"""Most addresses of one name that are tried."""
 
 
 def look_up(host: str, port: int, **options: Any) -> Iterable[tuple[Any, ...]]:
-    """Ask the system for the addresses of a host (:func:`socket.getaddrinfo`).
+    """Resolve a host with :func:`socket.getaddrinfo`.
 
-    As bytes, since Python would load its tables for international names for any text; the gate for URLs lets none by.
+    The host is passed as bytes: for text Python loads its tables for international names, which no Git URL may have.
     """
     return socket.getaddrinfo(host.encode("ascii"), port, **options)
 
@@ -90,7 +90,7 @@ def look_up(host: str, port: int, **options: Any) -> Iterable[tuple[Any, ...]]:
 def address_allowed(ip_text: str, *, private_ok: bool) -> bool:
     """Return whether this address may be connected to.
 
-    :param private_ok: private and loopback addresses too, because the settings list the host.
+    :param private_ok: whether private and loopback addresses are allowed too, because the settings list the host.
     """
     try:
         address = ipaddress.ip_address(ip_text)
@@ -113,12 +113,12 @@ def resolve(
     :raises RemoteUnreachable: the name has no address, or one that may not be connected to.
     """
     try:
-        answers = list(resolver(host, port, type=socket.SOCK_STREAM))
+        found = list(resolver(host, port, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError):
         raise RemoteUnreachable from None
-    if not answers or not all(address_allowed(str(answer[4][0]), private_ok=private_ok) for answer in answers):
+    if not found or not all(address_allowed(str(info[4][0]), private_ok=private_ok) for info in found):
         raise RemoteUnreachable
-    return [(answer[0], answer[4]) for answer in answers[:MAX_ADDRESSES]]
+    return [(info[0], info[4]) for info in found[:MAX_ADDRESSES]]
 
 
 def _within(address: IPv4Address | IPv6Address, networks: Iterable[IPv4Network | IPv6Network]) -> bool:

@@ -1,4 +1,4 @@
-"""What a server advertises: its protocol version, capabilities and refs (gitprotocol-pack(5), gitprotocol-v2(5))."""
+"""Reads what a server advertises: protocol version, capabilities and refs (gitprotocol-pack(5), gitprotocol-v2(5))."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SHALLOW: Final = re.compile(rb"shallow ([0-9a-f]{40})\Z")
 
 
 class Advertisement:
-    """The first answer of a server.
+    """The protocol version and the capabilities of a server.
 
-    :param version: 2, or 0 for the protocol before it, which version 1 only puts a line in front of.
+    :param version: 2, or 0, which also stands for version 1: it differs from 0 by one line only.
     :param capabilities: values by name; several of one name are joined by spaces, those without a value are empty.
-    :param shallow: commits whose parents the repository itself does not have, as version 0 tells them.
+    :param shallow: ids of the commits whose parents the server's own repository lacks; listed in version 0 only.
     """
 
     def __init__(self, version: int, capabilities: dict[bytes, bytes], shallow: Iterable[bytes] = ()) -> None:
@@ -33,15 +33,15 @@ class Advertisement:
 
 
 def read_advertisement(lines: PktLines, refs: RefListing) -> Advertisement:
-    """Read the first answer of a server.
+    """Read the response to the first request.
 
-    :param refs: takes the refs, which come along in version 0.
-    :raises TooManyRefs: there are more than the limit, noticed while they arrive.
+    :param refs: receives the refs, which version 0 lists here.
+    :raises TooManyRefs: there are more than the limit.
     :raises RemoteProtocolError: it is malformed, or of a repository with SHA-256 ids.
     """
     line = lines.line()
     if line == _SERVICE:
-        # gitprotocol-http(5) puts this before the advertisement, which most servers leave out in version 2.
+        # gitprotocol-http(5) requires this line, but most servers leave it out in version 2.
         if lines.line() is not None or lines.is_delimited:
             raise malformed()
         line = lines.line()
@@ -50,10 +50,10 @@ def read_advertisement(lines: PktLines, refs: RefListing) -> Advertisement:
     if line == b"version 1":
         line = lines.line()
     if line is None:
-        # What old servers say of an empty repository.
+        # An old server, and an empty repository.
         return Advertisement(0, {})
-    first, nul, told = line.partition(b"\0")
-    capabilities = _capabilities(told.split()) if nul else {}
+    first, nul, names = line.partition(b"\0")
+    capabilities = _capabilities(names.split()) if nul else {}
     shallow = _read_refs(lines, first, refs)
     for symref in capabilities.get(b"symref", b"").split():
         name, _, target = symref.partition(b":")
@@ -63,10 +63,10 @@ def read_advertisement(lines: PktLines, refs: RefListing) -> Advertisement:
 
 
 def read_ls_refs(lines: PktLines, refs: RefListing) -> None:
-    """Read the answer to the command ``ls-refs`` of protocol version 2.
+    """Read the response to the command ``ls-refs`` of protocol version 2.
 
-    :param refs: takes the refs.
-    :raises TooManyRefs: there are more than the limit, noticed while they arrive.
+    :param refs: receives the refs.
+    :raises TooManyRefs: there are more than the limit.
     :raises RemoteProtocolError: it is malformed.
     """
     for line in lines.section():
@@ -86,10 +86,10 @@ def read_ls_refs(lines: PktLines, refs: RefListing) -> None:
         raise malformed()
 
 
-def _capabilities(told: Iterable[bytes]) -> dict[bytes, bytes]:
+def _capabilities(lines: Iterable[bytes]) -> dict[bytes, bytes]:
     values: dict[bytes, list[bytes]] = {}
-    for one in told:
-        name, _, value = one.partition(b"=")
+    for line in lines:
+        name, _, value = line.partition(b"=")
         values.setdefault(name, []).append(value)
     capabilities = {name: b" ".join(filter(None, several)) for name, several in values.items()}
     if b"sha1" not in capabilities.get(b"object-format", b"sha1").split():

@@ -1,4 +1,4 @@
-"""Calls that run beside the rest of the fetch; imported where there is one."""
+"""Runs calls in threads, beside the rest of the fetch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def in_background(call: Callable[[], T]) -> Callable[[float | None], T]:
-    """Run ``call`` in a thread of its own from now on, and return a function that waits for its value.
+    """Start ``call`` in a thread of its own, and return a function that waits for its value.
 
-    That function takes the seconds, counted from now, that the call may take (``None``: any), raises what the call
-    raised, and :class:`TimeoutError` where it takes longer.
+    That function takes how many seconds the call may take, counted from now, or ``None``. It raises what the call
+    raised, or :class:`TimeoutError` if the call takes longer.
     """
     started = time.monotonic()
     values: list[T] = []

@@ -1,4 +1,4 @@
-"""A TCP or TLS connection that is pinned to checked addresses and read through a meter."""
+"""A TCP or TLS connection that is pinned to checked addresses and counts what arrives on it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.transport.addresses import Resolver, address_allowed, resolve
 from coderepos.git.transport.background import in_background
 from coderepos.git.transport.meter import Meter
-from coderepos.git.transport.proxy import tunnelled
-from coderepos.git.transport.tls import encrypted, tls_context
+from coderepos.git.transport.proxy import open_tunnel
+from coderepos.git.transport.tls import start_tls, tls_context
 from coderepos.git.url import GitUrl, is_resolved_by_proxy, may_be_private, proxy_of
 
 CONNECT_SECONDS: Final = 10.0
-"""Longest wait for one address to take the connection."""
+"""Longest wait for a connection to one address."""
 
 CONNECT_SHARE_SECONDS: Final = 3.0
-"""Longest wait for one address where further ones are left to try."""
+"""Longest wait for a connection to one address while there are others to try."""
 
 
 class PinnedConnection:
-    """Resolves its host once, connects to the numbers that it got, and reads through the meter.
+    """Resolves its host once, connects to the addresses found then, and counts received bytes in a meter.
 
-    What sockets and TLS raise becomes an error of ours by its type alone; remote text stays out of it.
+    Exceptions of sockets and TLS are translated by their type alone, so that no remote text gets into an error.
     """
 
     def __init__(self, url: GitUrl, policy: NetworkPolicy, meter: Meter, resolver: Resolver) -> None:
@@ -45,18 +45,18 @@ class PinnedConnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether it was opened and not closed since, by this side."""
+        """Whether this side has opened it and not closed it since."""
         return self._socket is not None
 
     def open(self) -> None:
         """Connect.
 
-        :raises RemoteUnreachable: there is no address, none that may be connected to, or none that answers as it must.
+        :raises RemoteUnreachable: there is no address that may be connected to and accepts a connection.
         :raises RemoteCertificate: the certificate cannot be verified.
         :raises RemoteTimeout: it takes too long.
         """
         try:
-            self._socket = self._encrypted() if self._is_tls else self._connected()
+            self._socket = self._connect_tls() if self._is_tls else self._connect()
         except (OSError, ValueError) as error:
             raise _remote_error(error) from None
 
@@ -86,13 +86,13 @@ class PinnedConnection:
         return size
 
     def close(self) -> None:
-        """Close it; what was not read is dropped."""
+        """Close it; unread bytes are discarded."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def _ready(self) -> socket.socket:
-        """Return the socket with the time set that the next step may take."""
+        """Return the socket, with the timeout that applies to the next call."""
         if self._socket is None:
             raise RemoteUnreachable
         seconds = self.meter.wait_seconds()
@@ -101,49 +101,49 @@ class PinnedConnection:
             self._timeout_seconds = seconds
         return self._socket
 
-    def _encrypted(self) -> socket.socket:
-        # The certificates of all authorities take 40 ms to read, while the host is looked up and connected to.
-        trust = in_background(self._trust)
-        connected = self._connected()
+    def _connect_tls(self) -> socket.socket:
+        # Reading the certificates of all authorities takes 40 ms, which pass while the host is resolved and connected.
+        context = in_background(self._load_context)
+        connected = self._connect()
         try:
-            self._tls_context = trust(None)
+            self._tls_context = context(None)
             connected.settimeout(self.meter.wait_seconds())
-            return encrypted(connected, self._tls_context, self._host)
+            return start_tls(connected, self._tls_context, self._host)
         except BaseException:
             connected.close()
             raise
 
-    def _trust(self) -> ssl.SSLContext:
+    def _load_context(self) -> ssl.SSLContext:
         return self._tls_context or tls_context(self._ca_bundle)
 
-    def _connected(self) -> socket.socket:
+    def _connect(self) -> socket.socket:
         self._timeout_seconds = 0.0
         if self._proxy is not None:
-            return tunnelled(self._proxy, self._targets(), self.meter)
+            return open_tunnel(self._proxy, self._targets(), self.meter)
         self._resolve()
         *others, last = self._addresses
         for family, address in others:
             try:
-                return self._connected_to(family, address, min(self.meter.wait_seconds(), CONNECT_SHARE_SECONDS))
+                return self._connect_to(family, address, min(self.meter.wait_seconds(), CONNECT_SHARE_SECONDS))
             except OSError:
                 continue
-        return self._connected_to(*last, min(self.meter.wait_seconds(), CONNECT_SECONDS))
+        return self._connect_to(*last, min(self.meter.wait_seconds(), CONNECT_SECONDS))
 
     def _resolve(self) -> None:
-        """Look the host up, once."""
+        """Resolve the host, once."""
         self._addresses = self._addresses or resolve(
             self._host, self._port, private_ok=self._private_ok, resolver=self._resolver
         )
 
     def _targets(self) -> list[str]:
-        """Return what the proxy is told: checked addresses, or the name where the proxy resolves names itself."""
+        """Return the targets for the proxy: checked addresses, or the name if the proxy is to resolve it."""
         hosts = [self._host]
         if not self._is_resolved_by_proxy:
             self._resolve()
             hosts = [str(address[0]) for _, address in self._addresses]
         return [f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}" for host in hosts]
 
-    def _connected_to(self, family: socket.AddressFamily, address: tuple[Any, ...], seconds: float) -> socket.socket:
+    def _connect_to(self, family: socket.AddressFamily, address: tuple[Any, ...], seconds: float) -> socket.socket:
         candidate = socket.socket(family, socket.SOCK_STREAM)
         try:
             candidate.settimeout(seconds)
@@ -156,7 +156,7 @@ class PinnedConnection:
         return candidate
 
     def _check_peer(self, connected: socket.socket) -> None:
-        """Check the address once more; one of this machine's own public addresses is private too."""
+        """Check the address once more; a public address of this machine itself counts as private."""
         peer = str(connected.getpeername()[0])
         own = peer == connected.getsockname()[0]
         if not address_allowed(peer, private_ok=self._private_ok) or (own and not self._private_ok):

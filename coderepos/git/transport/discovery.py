@@ -1,4 +1,4 @@
-"""The first request to a repository: its advertisement, under the URL as it is written or with ``.git`` added."""
+"""Finds the repository: requests its advertisement under the URL as given and, if need be, with ``.git`` appended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from coderepos.exceptions import GitError, RemoteAuthFailed, RemoteMoved, RemoteNotFound, RemoteProtocolError
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.transport.http_connection import Answer, GuardedConnection
+from coderepos.git.transport.http_connection import GuardedConnection, Response
 from coderepos.git.transport.meter import Meter
 from coderepos.git.url import GitUrl
 
@@ -17,19 +17,19 @@ RESULT: Final = "application/x-git-upload-pack-result"
 SUFFIX: Final = ".git"
 
 
-class Opening:
-    """Where the repository was found, and what it advertises.
+class Discovery:
+    """Where the repository was found, and the response with its advertisement.
 
     :param base: URL of the repository without a trailing slash.
     """
 
-    def __init__(self, base: str, advertisement: Answer) -> None:
+    def __init__(self, base: str, advertisement: Response) -> None:
         self.base: Final = base
         self.advertisement: Final = advertisement
 
 
 def repository_connection(url: GitUrl, policy: NetworkPolicy, meter: Meter) -> GuardedConnection:
-    """Return a connection that serves the two requests of smart HTTP (gitprotocol-http(5)) and nothing else."""
+    """Return a connection that allows the two requests of smart HTTP (gitprotocol-http(5)) and nothing else."""
     requests = {}
     for base in _bases(url):
         requests["GET", _advertisement_url(base)] = ADVERTISEMENT
@@ -37,27 +37,27 @@ def repository_connection(url: GitUrl, policy: NetworkPolicy, meter: Meter) -> G
     return GuardedConnection(url, policy, meter, requests=requests)
 
 
-def open_repository(url: GitUrl, connection: GuardedConnection, headers: Mapping[str, str]) -> Opening:
-    """Ask for the advertisement.
+def discover(url: GitUrl, connection: GuardedConnection, headers: Mapping[str, str]) -> Discovery:
+    """Request the advertisement.
 
-    No redirect is followed. But GitLab redirects every URL without ``.git`` to the one with it, which is what users
-    copy from their browser, so that one is tried where the first is redirected, wherever that leads.
+    No redirect is followed. But GitLab redirects every URL without ``.git``, as users copy it from their browser, to
+    the one with it. So where the first URL is redirected, wherever to, the one with ``.git`` is tried.
 
-    :raises GitError: a subclass that says what went wrong.
+    :raises GitError: the subclass for what went wrong.
     """
-    asked = {"Accept": "*/*", "Git-Protocol": "version=2", **headers}
+    headers = {"Accept": "*/*", "Git-Protocol": "version=2", **headers}
     base, *others = _bases(url)
     try:
-        return Opening(base, connection.request("GET", _advertisement_url(base), asked))
+        return Discovery(base, connection.request("GET", _advertisement_url(base), headers))
     except (RemoteAuthFailed, RemoteMoved, RemoteProtocolError) as error:
         if not others or not _is_redirect(error):
             raise
         first = error
     [base] = others
     try:
-        return Opening(base, connection.request("GET", _advertisement_url(base), asked))
+        return Discovery(base, connection.request("GET", _advertisement_url(base), headers))
     except RemoteNotFound:
-        # There is nothing under that spelling, so that the redirect of the other one is what is known.
+        # There is nothing under that URL, so the redirect of the first one is all that is known.
         raise first from None
 
 

@@ -1,6 +1,6 @@
 """Reads and writes pkt-lines and side bands (gitprotocol-common(5), gitprotocol-pack(5)).
 
-Pack bytes leave as parts of the buffer that they were received into; only short lines are copied.
+Pack bytes are passed on as views of the receive buffer; only short lines are copied.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from coderepos.exceptions import GitError, RemoteProtocolError
-from coderepos.git.transport.http_connection import Answer
+from coderepos.git.transport.http_connection import Response
 
 PKT_LINE_BYTES: Final = 65_520
-"""Longest pkt-line, its length of four digits included."""
+"""Longest pkt-line, including its four digits of length."""
 
 FLUSH_PKT: Final = b"0000"
 DELIM_PKT: Final = b"0001"
@@ -21,7 +21,7 @@ TOO_MANY_LINES: Final = "too many lines"
 """Reason of the error for more lines than are allowed."""
 
 PARTS_AT_ONCE: Final = 512
-"""Most parts that are gathered: the system writes 1,024 in one call."""
+"""Most parts that are passed on at once: the system writes at most 1,024 in one call."""
 
 _PACK_BAND: Final = b"\1"
 _PROGRESS_BAND: Final = b"\2"
@@ -35,31 +35,31 @@ _HEX_DIGITS: Final = b"0123456789abcdefABCDEF"
 
 
 def pkt_line(text: bytes) -> bytes:
-    """Return one pkt-line; a line feed ends it, as the protocol asks for where it is text."""
+    """Return a pkt-line of text, which the protocol wants to end in a line feed."""
     return b"%04x%s\n" % (_LENGTH_BYTES + len(text) + 1, text)
 
 
 def malformed() -> RemoteProtocolError:
-    """Return the error for an answer that breaks the protocol."""
+    """Return the error for a response that breaks the protocol."""
     return RemoteProtocolError(reason="malformed answer")
 
 
 class PktLines:
-    """The pkt-lines of one answer.
+    """The pkt-lines of one response.
 
-    :param answer: stands at the beginning of its body.
-    :param most_lines: lines that the answer may have besides those of side bands; each costs time, however short it is.
-    :param remote_error: makes the error of what the server itself reports as one, out of its text.
+    :param response: positioned at the start of its body.
+    :param max_lines: most lines outside of side bands; each costs time, however short it is.
+    :param remote_error: returns the error for an error message of the server.
     """
 
-    def __init__(self, answer: Answer, *, most_lines: int, remote_error: Callable[[bytes], GitError]) -> None:
+    def __init__(self, response: Response, *, max_lines: int, remote_error: Callable[[bytes], GitError]) -> None:
         self.is_delimited = False
-        """Whether the last section ended with a delimiter, so that another one follows."""
-        self._answer: Final = answer
-        self._body: Final = answer.body
+        """Whether the last section ended with a delimiter, so that another section follows."""
+        self._response: Final = response
+        self._body: Final = response.body
         self._part = memoryview(b"")
         self._at = 0
-        self._left_lines = most_lines
+        self._left_lines = max_lines
         self._remote_error: Final = remote_error
 
     def section(self) -> Iterator[bytes]:
@@ -71,7 +71,7 @@ class PktLines:
         """Return the next line without its line feed, ``None`` at a flush or delimiter.
 
         :raises RemoteProtocolError: it is malformed, or one too many.
-        :raises GitError: the one for an error that the server reports.
+        :raises GitError: the server reports an error.
         """
         self._left_lines -= 1
         if self._left_lines < 0:
@@ -88,26 +88,26 @@ class PktLines:
         return line.removesuffix(b"\n")
 
     def side_bands(self, take: Callable[[list[memoryview], int], None]) -> None:
-        """Read side bands up to their flush; bytes of the pack's band go to ``take``, those of progress nowhere.
+        """Read side bands up to their flush; pack data goes to ``take``, progress messages are discarded.
 
-        :param take: is given all parts that one receive has brought, and the number of lines since it was called last.
-        :raises RemoteProtocolError: a line is malformed, or of a band that does not exist.
-        :raises GitError: the one for an error that the server reports.
+        :param take: called with the parts of the pack from one receive, and the number of lines since the last call.
+        :raises RemoteProtocolError: a line is malformed, or of an unknown band.
+        :raises GitError: the server reports an error.
         """
         parts: list[memoryview] = []
         lines = 0
 
-        def give() -> None:
+        def flush() -> None:
             nonlocal parts, lines
-            given, parts = parts, []
+            taken, parts = parts, []
             number, lines = lines, 0
-            take(given, number)
+            take(taken, number)
 
-        self._answer.before_receive(give)
+        self._response.before_receive(flush)
         while size := self._length():
             band = self._exactly(1) if size > _LENGTH_BYTES else b""
             if band not in (_PACK_BAND, _PROGRESS_BAND):
-                give()
+                flush()
                 if band == _ERROR_BAND:
                     raise self._remote_error(self._exactly(size - _LENGTH_BYTES - 1))
                 raise malformed()
@@ -119,11 +119,11 @@ class PktLines:
                 if band == _PACK_BAND:
                     parts.append(part)
                     if len(parts) >= PARTS_AT_ONCE:
-                        give()
-        give()
+                        flush()
+        flush()
 
     def rest(self, take: Callable[[list[memoryview], int], None]) -> None:
-        """Give everything that is left, which is no pkt-line, to ``take``."""
+        """Pass the rest of the body, which has no pkt-lines, to ``take``."""
         if part := self._part[self._at :]:
             take([part], 0)
         while part := self._body():

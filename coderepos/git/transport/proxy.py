@@ -1,6 +1,6 @@
-"""The way through an HTTP proxy: its URL, and a tunnel to one address (CONNECT, RFC 9110, section 9.3.6).
+"""Connects through an HTTP proxy: parses its URL and opens a tunnel (CONNECT, RFC 9110, section 9.3.6).
 
-Imported where a proxy is set. No text of the proxy's is stored or shown.
+No text from the proxy is stored or shown.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from coderepos.exceptions import GitError, ProxyUnavailable, RemoteProtocolError
 from coderepos.git.credentials import basic_authorization
 from coderepos.git.network_policy import Proxy
 from coderepos.git.transport.addresses import MAX_ADDRESSES, look_up
-from coderepos.git.transport.http_reader import Head, HttpReader
+from coderepos.git.transport.http_reader import HttpReader, ResponseHead
 from coderepos.git.transport.meter import Meter
 from coderepos.hidden import HiddenBytes, HiddenText
 
 CONNECT_SECONDS: Final = 10.0
-"""Longest wait for the proxy to take a connection."""
+"""Longest wait for a connection to the proxy."""
 
 _URL: Final = re.compile(
     r"http://(?:(?P<username>[!-~]*?)(?::(?P<password>[!-~]*))?@)?"
@@ -29,20 +29,20 @@ _URL: Final = re.compile(
 
 
 def parse_proxy_url(text: str) -> Proxy:
-    """Return the proxy of a URL ``http://[user:password@]host:port``, user and password percent-encoded where needed.
+    """Parse a URL ``http://[user:password@]host:port``; user and password are percent-encoded where needed.
 
-    :raises ValueError: it looks different; the message holds nothing of it.
+    :raises ValueError: it has another form; the message contains no part of it.
     """
     username, password, host, port = _parts(text)
     if not 0 < int(port) < 65_536:
         raise ValueError("It must look like http://host:port or http://user:password@host:port.")
     if ":" in username:
-        raise ValueError("A user name has no colon (RFC 7617).")
+        raise ValueError("A user name must not contain a colon (RFC 7617).")
     return Proxy(host=host.strip("[]").lower(), port=int(port), username=username, password=password)
 
 
 def _parts(text: str) -> tuple[str, str, str, str]:
-    """Return user name, password, host and port, the port 0 where the URL looks different."""
+    """Return user name, password, host and port; the port is 0 if the URL has another form."""
     found = _URL.match(text)
     if found is None:
         return "", "", "", "0"
@@ -50,30 +50,30 @@ def _parts(text: str) -> tuple[str, str, str, str]:
     return username, password, found["host"], found["port"]
 
 
-class _NoAnswer(Exception):
-    """The proxy said nothing, or what is no answer."""
+class _NoResponse(Exception):
+    """The proxy sent no valid response."""
 
 
-def tunnelled(proxy: Proxy, targets: Iterable[str], meter: Meter) -> socket.socket:
-    """Return a connection through the proxy to the first of ``targets`` that it reaches.
+def open_tunnel(proxy: Proxy, targets: Iterable[str], meter: Meter) -> socket.socket:
+    """Return a connection through the proxy to the first of ``targets`` that it can reach.
 
     :param targets: each as ``host:port``.
-    :raises ProxyUnavailable: the proxy does not answer as it must, or does not take its credentials.
-    :raises RemoteUnreachable: it reaches none, or may not.
+    :raises ProxyUnavailable: the proxy sends no valid response, or refuses its credentials.
+    :raises RemoteUnreachable: the proxy cannot reach, or does not allow, any of the targets.
     :raises RemoteTimeout: it takes too long.
     """
     failure: GitError = RemoteUnreachable(reason="proxy")
     for target in targets:
-        connected = _connected_to(proxy, meter)
+        connected = _connect(proxy, meter)
         try:
-            head = _asked(connected, proxy, target, meter)
+            head = _request_tunnel(connected, proxy, target, meter)
             if 200 <= head.status < 300:
                 return connected
             if head.status == 407:
                 raise ProxyUnavailable(reason="proxy credentials")
             failure = RemoteUnreachable(reason="proxy")
-        except _NoAnswer:
-            # Some proxies hang up where others would say that they do not reach a target.
+        except _NoResponse:
+            # Some proxies hang up where others would respond that they cannot reach a target.
             failure = ProxyUnavailable(reason="proxy answer")
         except BaseException:
             connected.close()
@@ -82,10 +82,10 @@ def tunnelled(proxy: Proxy, targets: Iterable[str], meter: Meter) -> socket.sock
     raise failure
 
 
-def _connected_to(proxy: Proxy, meter: Meter) -> socket.socket:
-    """Return a connection to the proxy, whose address the settings answer for."""
+def _connect(proxy: Proxy, meter: Meter) -> socket.socket:
+    """Connect to the proxy, whose address is not checked: the settings name it."""
     try:
-        addresses = [(answer[0], answer[4]) for answer in look_up(proxy.host, proxy.port, type=socket.SOCK_STREAM)]
+        addresses = [(info[0], info[4]) for info in look_up(proxy.host, proxy.port, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError):
         addresses = []
     for family, address in addresses[:MAX_ADDRESSES]:
@@ -104,10 +104,10 @@ def _connected_to(proxy: Proxy, meter: Meter) -> socket.socket:
     raise ProxyUnavailable(reason="proxy connection")
 
 
-def _asked(connected: socket.socket, proxy: Proxy, target: str, meter: Meter) -> Head:
-    """Ask for a tunnel, and return the head of the answer.
+def _request_tunnel(connected: socket.socket, proxy: Proxy, target: str, meter: Meter) -> ResponseHead:
+    """Send the CONNECT request, and return the head of the response.
 
-    :raises _NoAnswer: there is none that could be understood.
+    :raises _NoResponse: there is no valid one.
     """
 
     def receive_into(buffer: memoryview) -> int:
@@ -124,10 +124,10 @@ def _asked(connected: socket.socket, proxy: Proxy, target: str, meter: Meter) ->
     except TimeoutError:
         raise RemoteTimeout from None
     except (OSError, RemoteProtocolError, RemoteUnreachable):
-        raise _NoAnswer from None
-    if reader.has_rest and 200 <= head.status < 300:
-        # The Git host speaks second in TLS, so that nobody but the proxy can have said this.
-        raise _NoAnswer
+        raise _NoResponse from None
+    if reader.has_unread and 200 <= head.status < 300:
+        # In TLS the client speaks first, so only the proxy can have sent this.
+        raise _NoResponse
     return head
 
 

@@ -1,4 +1,4 @@
-"""The TLS side of a connection; imported for ``https`` alone."""
+"""TLS for a connection: verification of the certificate, and its errors."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _REASONS: Final = {
     62: "other name",
     64: "other name",
 }
-"""By OpenSSL's ``X509_V_ERR_*`` (``x509_vfy.h``)."""
+"""Reasons by OpenSSL's ``X509_V_ERR_*`` (``x509_vfy.h``)."""
 
 
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Return a verifying client context; unlike ``create_default_context`` it logs no keys to ``SSLKEYLOGFILE``.
+    """Return a client context that verifies; unlike ``create_default_context`` it never writes to ``SSLKEYLOGFILE``.
 
     :param ca_bundle: PEM file that replaces the system's certificate authorities.
     :raises RemoteCertificate: the trust store cannot be read.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # A name in the subject alone names no host (RFC 9525).
+    # A host name counts only in the subject alternative names (RFC 9525).
     context.hostname_checks_common_name = False
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -41,8 +41,8 @@ def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     return context
 
 
-def encrypted(connected: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
-    """Return the socket after the handshake.
+def start_tls(connected: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
+    """Do the handshake and return the TLS socket.
 
     :raises RemoteCertificate: the certificate cannot be verified.
     :raises OSError: the handshake fails in another way.

@@ -15,10 +15,10 @@ from coderepos.git.transport.http_reader import (
     CHUNK_OVERHEAD_BYTES,
     HEAD_BYTES,
     HEADERS,
-    INTERIM_ANSWERS,
+    INTERIM_RESPONSES,
     READ_BYTES,
-    Head,
     HttpReader,
+    ResponseHead,
 )
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -49,7 +49,7 @@ def reader_of(data: bytes, sizes: list[int] | None = None) -> HttpReader:
     return HttpReader(wire.receive_into, wire.count)
 
 
-def read(data: bytes, sizes: list[int] | None = None) -> tuple[Head, bytes, bool]:
+def read(data: bytes, sizes: list[int] | None = None) -> tuple[ResponseHead, bytes, bool]:
     """Return head and body of an answer, and whether another one may follow on the connection."""
     reader = reader_of(data, sizes)
     head = reader.head()
@@ -57,11 +57,11 @@ def read(data: bytes, sizes: list[int] | None = None) -> tuple[Head, bytes, bool
     body = bytearray()
     while part := reader.body():
         body += part
-    return head, bytes(body), reader.may_go_on
+    return head, bytes(body), reader.is_reusable
 
 
 @pytest.mark.parametrize(
-    ("data", "body", "may_go_on"),
+    ("data", "body", "is_reusable"),
     [
         (OK + b"Content-Length: 5\r\n\r\nhello", b"hello", True),
         (OK + b"content-length:005\r\n\r\nhello", b"hello", True),
@@ -88,11 +88,11 @@ def read(data: bytes, sizes: list[int] | None = None) -> tuple[Head, bytes, bool
         ),
     ],
 )
-def test_well_formed_answers(data: bytes, body: bytes, may_go_on: bool) -> None:
+def test_well_formed_answers(data: bytes, body: bytes, is_reusable: bool) -> None:
     """Each way to tell a body's length is understood, and whether the connection can be used again."""
     head, found, goes_on = read(data)
 
-    assert (head.status, found, goes_on) == (200, body, may_go_on)
+    assert (head.status, found, goes_on) == (200, body, is_reusable)
 
 
 def test_headers() -> None:
@@ -251,8 +251,8 @@ def accepted(data: bytes) -> bool:
             OK + b"X: " + b"y" * HEAD_BYTES + b"\r\n\r\n",
         ),
         (
-            b"HTTP/1.1 100 x\r\n\r\n" * INTERIM_ANSWERS + OK + b"\r\n",
-            b"HTTP/1.1 100 x\r\n\r\n" * (INTERIM_ANSWERS + 1) + OK + b"\r\n",
+            b"HTTP/1.1 100 x\r\n\r\n" * INTERIM_RESPONSES + OK + b"\r\n",
+            b"HTTP/1.1 100 x\r\n\r\n" * (INTERIM_RESPONSES + 1) + OK + b"\r\n",
         ),
         (
             CHUNKED + b"1;" + b"x" * (CHUNK_LINE_BYTES - 2) + b"\r\nx\r\n0\r\n\r\n",

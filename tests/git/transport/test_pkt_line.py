@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coderepos.exceptions import RemoteError, RemoteProtocolError
 from coderepos.git.remote_text import remote_error
-from coderepos.git.transport.http_connection import Answer
+from coderepos.git.transport.http_connection import Response
 from coderepos.git.transport.http_reader import READ_BYTES, HttpReader
 from coderepos.git.transport.pkt_line import PARTS_AT_ONCE, PKT_LINE_BYTES, PktLines, pkt_line
 from tests.git.transport.test_http_reader import Wire
@@ -18,14 +18,14 @@ DELIM = b"0001"
 MALFORMED = {"reason": "malformed answer"}
 
 
-def lines_of(data: bytes, sizes: list[int] | None = None, *, most_lines: int = 100) -> PktLines:
+def lines_of(data: bytes, sizes: list[int] | None = None, *, max_lines: int = 100) -> PktLines:
     """Return the pkt-lines of an answer with this body, received in pieces of these sizes after its head."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data)
     wire = Wire(head + data, [len(head), *(sizes or [])])
     reader = HttpReader(wire.receive_into, wire.count)
     reader.expect_body(reader.head())
     return PktLines(
-        Answer({}, reader, wire.count), most_lines=most_lines, remote_error=lambda text: remote_error(text, ())
+        Response({}, reader, wire.count), max_lines=max_lines, remote_error=lambda text: remote_error(text, ())
     )
 
 

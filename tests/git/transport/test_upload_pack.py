@@ -23,7 +23,7 @@ from coderepos.exceptions import (
 from coderepos.git.limits import Limits
 from coderepos.git.transport.http_connection import USER_AGENT
 from coderepos.git.transport.pkt_line import TOO_MANY_LINES
-from coderepos.git.transport.upload_pack import MOST_SHALLOW
+from coderepos.git.transport.upload_pack import MAX_SHALLOW
 from coderepos.git.wire import MESSAGE_BYTES, dump_line
 from tests.support.fetch_child import Fetched
 from tests.support.servers.hostile import (
@@ -407,7 +407,7 @@ def test_refs_are_counted_while_they_arrive() -> None:
 @pytest.mark.parametrize("more", [0, 1])
 def test_outcome_fits_into_a_message(more: int) -> None:
     """However many tags there are and commits that history ends at; further ones are an error that says so."""
-    ends = b"".join(pkt(b"shallow %040x" % number) for number in range(MOST_SHALLOW + more))
+    ends = b"".join(pkt(b"shallow %040x" % number) for number in range(MAX_SHALLOW + more))
     tags = [("HEAD", ID), ("refs/heads/main", ID), *((f"refs/tags/{number:025}", ID) for number in range(49_000))]
     v2 = {
         "advertisement": capabilities(),
@@ -419,7 +419,7 @@ def test_outcome_fits_into_a_message(more: int) -> None:
         assert refused(v2, depth=1) == refused(v0) == {"reason": TOO_MANY_LINES}
     else:
         for outcome in (fetched(v2, depth=1).outcome, fetched(v0).outcome):
-            assert len(outcome["shallow"]) == MOST_SHALLOW
+            assert len(outcome["shallow"]) == MAX_SHALLOW
             assert len(dump_line({"event": "outcome", **outcome})) < MESSAGE_BYTES
 
 

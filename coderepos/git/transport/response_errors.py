@@ -1,7 +1,7 @@
-"""What an answer means that is not the one that was asked for: an error that is true, and says what to do.
+"""Turns an unexpected HTTP response into the error that explains it.
 
-Remote text stays out of it. The one exception is the path to which a repository has moved on its own host, which has to
-pass the gate for Git URLs. Imported once something was refused.
+Remote text stays out of the error, except for the path to which a repository has moved on its own host, which has to
+pass the checks for Git URLs.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from coderepos.exceptions import (
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.remote_text import harmless_text
 from coderepos.git.transport.content_coding import CODINGS, IDENTITY
-from coderepos.git.transport.http_reader import Head
+from coderepos.git.transport.http_reader import ResponseHead
 from coderepos.git.url import parse_git_url
 
 REDIRECT: Final = "redirect"
-"""Reason of the error for a redirect to what is not a repository."""
+"""Reason of the error for a redirect to something other than a repository."""
 
 REDIRECT_ELSEWHERE: Final = "redirect to another host"
 """Reason of the error for a redirect to a repository of another origin."""
@@ -48,18 +48,18 @@ _SERVICES: Final = ("/info/refs", "/git-upload-pack")
 _SECONDS: Final = re.compile(r"[0-9]{1,20}\Z")
 
 
-def refusal(head: Head, asked_url: str, policy: NetworkPolicy, *, authorization: str) -> GitError:
-    """Return the error that fits an answer.
+def response_error(head: ResponseHead, requested_url: str, policy: NetworkPolicy, *, authorization: str) -> GitError:
+    """Return the error for a response.
 
-    Hosts hide what a token may not see, each in its own way: GitHub answers 401 for repositories that do not exist,
-    Azure DevOps a dead token with 203 and a page for signing in, others with a redirect to such a page.
+    Hosts hide what a token may not see, each in its own way: GitHub sends 401 for repositories that do not exist,
+    Azure DevOps a sign-in page with 203 for an expired token, others a redirect to such a page.
 
-    :param asked_url: what was asked for.
-    :param authorization: value of the header with the credentials that were sent, empty without any.
+    :param requested_url: URL of the request.
+    :param authorization: value of its ``Authorization`` header; empty without one.
     """
     status, headers = head.status, head.headers
     if status in _REDIRECTS:
-        return _redirected(headers.get("location", ""), asked_url, policy, authorization)
+        return _redirected(headers.get("location", ""), requested_url, policy, authorization)
     if status == 429 or (status == 403 and _is_rate_limit(headers)):
         return RemoteThrottled(retry_after_seconds=retry_after(headers))
     if status in (401, 403):
@@ -73,8 +73,8 @@ def refusal(head: Head, asked_url: str, policy: NetworkPolicy, *, authorization:
     return _not_git(head, authorization)
 
 
-def _not_git(head: Head, authorization: str) -> GitError:
-    """Return the error for an answer that is not an error to HTTP, but nothing that Git says."""
+def _not_git(head: ResponseHead, authorization: str) -> GitError:
+    """Return the error for a response that is not an HTTP error, but not of the Git protocol either."""
     status = head.status
     if head.media_type in ("text/html", "application/xhtml+xml") or status == 203:
         return RemoteAuthFailed(reason=SIGN_IN_PAGE) if authorization else RemoteProtocolError(reason=WEB_PAGE)
@@ -86,10 +86,10 @@ def _not_git(head: Head, authorization: str) -> GitError:
 
 
 def retry_after(headers: Mapping[str, str]) -> int | None:
-    """Return the seconds that ``Retry-After`` asks to wait (RFC 9110, section 10.2.3); ``None`` where nothing is said.
+    """Return how many seconds to wait by ``Retry-After`` (RFC 9110, section 10.2.3), or ``None``.
 
-    Without it the end of a used-up rate limit counts, which GitHub tells as a Unix time. Times are compared with the
-    host's own ``Date`` where there is one: clocks differ.
+    Without that header the reset of an exhausted rate limit counts, which GitHub gives as a Unix time. Times are
+    compared with the host's own ``Date``, if it is there, since clocks differ.
 
     :param headers: by their lower-case names.
     """
@@ -117,16 +117,16 @@ def _date(text: str) -> datetime | None:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
-def _redirected(location: str, asked_url: str, policy: NetworkPolicy, authorization: str) -> GitError:
-    """Return the error for a redirect: a repository that has moved, on its host or elsewhere, or a page for people."""
+def _redirected(location: str, requested_url: str, policy: NetworkPolicy, authorization: str) -> GitError:
+    """Return the error for a redirect: to a moved repository, on its host or elsewhere, or to a web page."""
     try:
-        target = urlsplit(urljoin(asked_url, location))
+        target = urlsplit(urljoin(requested_url, location))
     except ValueError:
         return RemoteProtocolError(reason=REDIRECT)
     service = next((service for service in _SERVICES if target.path.endswith(service)), None)
     if not location or service is None:
         return RemoteAuthFailed(reason=REDIRECT) if authorization else RemoteProtocolError(reason=REDIRECT)
-    asked = parse_git_url(asked_url.partition("?")[0], policy)
+    requested = parse_git_url(requested_url.partition("?")[0], policy)
     place = f"{target.scheme}://{target.netloc}{target.path.removesuffix(service)}"
     try:
         moved_to = parse_git_url(place, policy)
@@ -134,15 +134,15 @@ def _redirected(location: str, asked_url: str, policy: NetworkPolicy, authorizat
         return RemoteProtocolError(reason=REDIRECT)
     except GitError:
         return RemoteProtocolError(reason=REDIRECT_ELSEWHERE)
-    if moved_to.origin != asked.origin:
+    if moved_to.origin != requested.origin:
         return RemoteProtocolError(reason=REDIRECT_ELSEWHERE)
-    if asked.path == moved_to.path + service or not _is_harmless(moved_to.path, authorization):
+    if requested.path == moved_to.path + service or not _is_harmless(moved_to.path, authorization):
         return RemoteProtocolError(reason=REDIRECT)
     return RemoteMoved(moved_to=moved_to.path)
 
 
 def _is_harmless(path: str, authorization: str) -> bool:
-    """Return whether a path may be shown: it is short, and holds no part of the credentials, which hosts print back."""
+    """Return whether a path may be shown: it is short and contains no part of the credentials, which hosts may echo."""
     encoded = authorization.rpartition(" ")[2]
     try:
         username, _, password = b64decode(encoded, validate=True).decode().partition(":")
