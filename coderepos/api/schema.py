@@ -6,23 +6,27 @@ The views stay free of it: each extension hands drf-spectacular an annotated sub
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 from drf_spectacular.drainage import set_override
 from drf_spectacular.extensions import OpenApiSerializerFieldExtension, OpenApiViewExtension
 from drf_spectacular.plumbing import ResolvedComponent
-from drf_spectacular.utils import (
-    OpenApiExample,
-    OpenApiParameter,
-    OpenApiResponse,
-    extend_schema,
-)
-from rest_framework import serializers
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.settings import api_settings
 
 from coderepos.api.listing import AllRepositoriesQuery, RepositoryQuery
+from coderepos.api.schema_errors import (
+    CHANGE,
+    CLONE,
+    CONNECT,
+    READ,
+    REPLACE,
+    WRITE,
+    ErrorDetailSerializer,
+    ErrorSerializer,
+    error_responses,
+)
 from coderepos.api.serializers import (
     AuditEntrySerializer,
     ChangeSerializer,
@@ -36,17 +40,6 @@ from coderepos.api.serializers import (
     StatusSerializer,
     TokenSerializer,
 )
-from coderepos.api.statuses import STATUS
-from coderepos.exceptions import (
-    LimitExceeded,
-    RemoteError,
-    RemoteMoved,
-    RemoteThrottled,
-    RepositoryTooLarge,
-    default_message,
-    error_classes,
-)
-from coderepos.git.limits import MB
 
 PREFIX: Final = "CodeRepos"
 """What the name of every component starts with; operation ids start with ``coderepos_``."""
@@ -54,59 +47,6 @@ PREFIX: Final = "CodeRepos"
 TAGS: Final = ["Code repositories"]
 REPO_ID: Final = OpenApiParameter("repo_id", str, OpenApiParameter.PATH, description="UUID of the repository.")
 PROJECT_ID: Final = OpenApiParameter("project_id", str, OpenApiParameter.PATH, description="Key of the project.")
-
-READ: Final = ("not_authenticated", "not_found")
-WRITE: Final = (*READ, "permission_denied")
-CONNECT: Final = (
-    *WRITE,
-    "invalid_request",
-    "already_connected",
-    *error_classes(LimitExceeded),
-    "invalid_git_url",
-    "url_not_allowed",
-    "remote_auth_failed",
-    "remote_not_found",
-    "remote_moved",
-    "ref_not_found",
-    "repository_empty",
-    "throttled",
-    "remote_unreachable",
-    "remote_certificate",
-    "remote_throttled",
-    "remote_unavailable",
-    "proxy_unavailable",
-    "remote_protocol_error",
-    "remote_error",
-    "remote_timeout",
-    "encryption_unavailable",
-    "isolation_unavailable",
-)
-REPLACE: Final = (
-    *(code for code in CONNECT if code not in {"already_connected", "repository_too_large"}),
-    "invalid_state",
-)
-CHANGE: Final = (*CONNECT, "job_running", "invalid_state", "token_undecryptable")
-CLONE: Final = (*WRITE, "job_running", "invalid_state")
-"""Codes that each kind of call may answer with."""
-
-FRAMEWORK: Final = {
-    "invalid_request": (400, "The request has invalid values; see the fields."),
-    "not_authenticated": (401, "Authentication credentials were not provided or are not valid."),
-}
-
-
-class ErrorDetailSerializer(serializers.Serializer[Any]):
-    """What went wrong; further names stand beside these two, such as `fields`, `repo_id` or `limit_mb`."""
-
-    error = serializers.CharField(help_text="Stable code of the error.")
-    message = serializers.CharField(help_text="What to do about it, in one sentence.")
-
-
-class ErrorSerializer(serializers.Serializer[Any]):
-    """The body of every error."""
-
-    detail = ErrorDetailSerializer()
-
 
 for _serializer in (
     AuditEntrySerializer,
@@ -155,51 +95,6 @@ class NamedChoiceExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-
         return component.ref
 
 
-def _status(code: str) -> int:
-    return FRAMEWORK[code][0] if code in FRAMEWORK else STATUS[code]
-
-
-def _example(code: str) -> OpenApiExample:
-    message = FRAMEWORK[code][1] if code in FRAMEWORK else default_message(error_classes()[code])
-    fields: dict[str, object] = {}
-    match code:
-        case "repository_too_large":
-            error = RepositoryTooLarge.of(156_800_000, 100 * MB)
-            message, fields = error.message, error.fields
-        case "invalid_request":
-            fields = {"fields": {"git_url": ["This field is required."]}}
-        case "already_connected":
-            fields = {"repo_id": "660e8400-e29b-41d4-a716-446655440001"}
-        case "remote_error":
-            error_of_host = RemoteError(remote_text="access denied or repository not exported")
-            message, fields = error_of_host.message, error_of_host.fields
-        case "throttled":
-            fields = {"retry_after_seconds": 60}
-        case "remote_throttled":
-            throttled = RemoteThrottled(retry_after_seconds=120)
-            message, fields = throttled.message, throttled.fields
-        case "remote_moved":
-            moved = RemoteMoved(moved_to="https://github.com/user/new-name.git")
-            message, fields = moved.message, moved.fields
-    return OpenApiExample(
-        code,
-        {"detail": {"error": code, "message": message, **fields}},
-        response_only=True,
-        status_codes=[_status(code)],
-    )
-
-
-def _errors(codes: Iterable[str]) -> dict[int, OpenApiResponse]:
-    """Return the description of every status that ``codes`` answer with."""
-    by_status: defaultdict[int, list[str]] = defaultdict(list)
-    for code in codes:
-        by_status[_status(code)].append(code)
-    return {
-        status: OpenApiResponse(ErrorSerializer, ", ".join(codes), [_example(code) for code in codes])
-        for status, codes in sorted(by_status.items())
-    }
-
-
 def _described(view: type[Any], **descriptions: Callable[[Any], Any]) -> type[Any]:
     """Return a subclass of ``view`` whose methods carry ``descriptions``; those of ``view`` itself stay as they are."""
 
@@ -229,7 +124,7 @@ class ConnectExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]  
                 summary="Connect a repository",
                 tags=TAGS,
                 request=ConnectSerializer,
-                responses={201: ConnectedSerializer, **_errors(CONNECT)},
+                responses={201: ConnectedSerializer, **error_responses(CONNECT)},
             ),
         )
 
@@ -248,21 +143,21 @@ class RepositoryExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call
                 summary="List the repositories of all projects",
                 tags=TAGS,
                 parameters=[AllRepositoriesQuery],
-                responses={200: RepositorySerializer(many=True), **_errors((*READ, "invalid_request"))},
+                responses={200: RepositorySerializer(many=True), **error_responses((*READ, "invalid_request"))},
             ),
             list_of_project=extend_schema(
                 operation_id="coderepos_list_project_repositories",
                 summary="List the repositories of a project",
                 tags=TAGS,
                 parameters=[PROJECT_ID, RepositoryQuery],
-                responses={200: RepositorySerializer(many=True), **_errors((*READ, "invalid_request"))},
+                responses={200: RepositorySerializer(many=True), **error_responses((*READ, "invalid_request"))},
             ),
             retrieve=extend_schema(
                 operation_id="coderepos_get_repository",
                 summary="Get the details of a repository",
                 tags=TAGS,
                 parameters=[REPO_ID],
-                responses={200: RepositorySerializer, **_errors(READ)},
+                responses={200: RepositorySerializer, **error_responses(READ)},
             ),
             change=extend_schema(
                 operation_id="coderepos_change_repository",
@@ -270,28 +165,28 @@ class RepositoryExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call
                 tags=TAGS,
                 parameters=[REPO_ID],
                 request=ChangeSerializer,
-                responses={202: JobStartedSerializer, **_errors(CHANGE)},
+                responses={202: JobStartedSerializer, **error_responses(CHANGE)},
             ),
             status=extend_schema(
                 operation_id="coderepos_get_repository_status",
                 summary="Get the status of a repository",
                 tags=TAGS,
                 parameters=[REPO_ID],
-                responses={200: StatusSerializer, **_errors(READ)},
+                responses={200: StatusSerializer, **error_responses(READ)},
             ),
             jobs=extend_schema(
                 operation_id="coderepos_list_repository_jobs",
                 summary="List the jobs of a repository",
                 tags=TAGS,
                 parameters=[REPO_ID],
-                responses={200: JobSerializer(many=True), **_errors(READ)},
+                responses={200: JobSerializer(many=True), **error_responses(READ)},
             ),
             audit=extend_schema(
                 operation_id="coderepos_list_repository_audit",
                 summary="List the audit trail of a repository",
                 tags=TAGS,
                 parameters=[REPO_ID],
-                responses={200: AuditEntrySerializer(many=True), **_errors(WRITE)},
+                responses={200: AuditEntrySerializer(many=True), **error_responses(WRITE)},
             ),
             clone=extend_schema(
                 operation_id="coderepos_clone_repository",
@@ -299,7 +194,7 @@ class RepositoryExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call
                 tags=TAGS,
                 parameters=[REPO_ID],
                 request=None,
-                responses={202: JobStartedSerializer, **_errors(CLONE)},
+                responses={202: JobStartedSerializer, **error_responses(CLONE)},
             ),
         )
 
@@ -319,6 +214,6 @@ class TokenExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]  # 
                 tags=TAGS,
                 parameters=[REPO_ID],
                 request=ReplaceTokenSerializer,
-                responses={200: TokenSerializer, **_errors(REPLACE)},
+                responses={200: TokenSerializer, **error_responses(REPLACE)},
             ),
         )

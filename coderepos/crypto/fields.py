@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from django import forms
 from django.core import checks
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.module_loading import import_string
 
+from coderepos.crypto.form_fields import TokenFormField
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.message import Context, Envelope
 from coderepos.crypto.secret import Secret
@@ -39,14 +39,6 @@ if TYPE_CHECKING:
     _Field = models.Field[Any, Any]
 else:
     _Field = models.Field
-
-
-class TokenFormField(forms.CharField):
-    """A form's field for a token, whose value hides itself as soon as it is read."""
-
-    def to_python(self, value: Any) -> str:
-        """Return the text."""
-        return HiddenText(super().to_python(value))
 
 
 class EncryptedTokenField(_Field):
@@ -279,18 +271,7 @@ class EncryptedTokenField(_Field):
 
     def formfield(self, **kwargs: Any) -> Any:
         """Return a password field that is never rendered back and, left empty, changes nothing."""
-        widget = forms.PasswordInput(render_value=False, attrs={"autocomplete": "off"})
-        return TokenFormField(
-            **{
-                "required": False,
-                "strip": False,
-                "max_length": MAX_TOKEN_CHARACTERS,
-                "validators": [validate_token],
-                "label": "Access token",
-                "widget": widget,
-                **{name: value for name, value in kwargs.items() if name in ("label", "help_text")},
-            }
-        )
+        return TokenFormField(**{name: value for name, value in kwargs.items() if name in ("label", "help_text")})
 
     def value_from_object(self, obj: models.Model) -> str | None:
         """Return nothing: forms never see a stored token; ``None`` where there is none, which fixtures keep."""
