@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 from rest_framework.authtoken.models import Token
 
+from coderepos.crypto.redaction import RedactingFilter
 from coderepos.models import ProjectMembership, Role
 from coderepos.projects.models import Project
 from tests.support.cluster import Cluster, wait_until
@@ -134,3 +136,26 @@ def user(project: Project) -> Any:
 def api(live_server: LiveServer, user: Any) -> Api:
     """The API, called by the user."""
     return Api(live_server.url, Token.objects.create(user=user).key)
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Iterator[Path]:
+    """A folder with two logs of everything that this process does: a redacted one, and one that is not."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    handlers = [logging.FileHandler(folder / f"web-{name}.log") for name in ("plain", "redacted")]
+    handlers[1].addFilter(RedactingFilter())
+    loggers = [logging.getLogger(name) for name in ("", "django", "django.db.backends", "coderepos", "urllib3")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG)
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(name)s %(levelname)s %(message)s %(pathname)s"))
+    # The plain one comes first: before Python 3.12 the filter redacts for the handlers after its own too.
+    logging.getLogger().handlers[:0] = handlers
+    yield folder
+    for handler in handlers:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)

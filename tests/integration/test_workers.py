@@ -55,8 +55,10 @@ def test_workers_live_with_a_root_that_cannot_be_used(
         # Upkeep, with its sweep of a root that is not there, has run.
         wait_until(lambda: Node.objects.filter(swept_at__isnull=False).exists(), seconds=30, what="a sweep")
         wait_until(lambda: "can't be swept" in cluster.log.read_text(), seconds=30, what="a line in the log")
+        # Neither the second worker nor the end of the first round of upkeep has to come before all that.
+        wait_until(lambda: cluster.log.read_text().count("ready for work") >= 2, seconds=30, what="two workers")
+        wait_until(lambda: health() == (200, {"database": "ok", "worker": "ok"}), seconds=30, what="a live worker")
         log = cluster.log.read_text()
-        assert health() == (200, {"database": "ok", "worker": "ok"})
 
     job.refresh_from_db()
     assert (job.state, job.error_code.split("_")[0]) == (JobState.QUEUED, "sandbox")
@@ -91,9 +93,8 @@ def test_queue_is_kept_up_while_all_workers_are_busy(
             lambda: Job.objects.filter(pk=silent.pk, state=JobState.QUEUED).exists(), seconds=30, what="the reaper"
         )
         # A machine is seen at the end of a round, and the silent job came back in the midst of one.
-        wait_until(Node.objects.alive(within_seconds=15).exists, seconds=10, what="the machine that is seen")
+        wait_until(lambda: health() == (200, {"database": "ok", "worker": "ok"}), seconds=10, what="the end of a round")
         assert busy.count() == 2
-        assert health() == (200, {"database": "ok", "worker": "ok"})
         git_server.bytes_per_second = None
 
 

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pickle
+import secrets
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,11 @@ SAMPLE_SECONDS = 0.02
 
 Places = dict[str, bytes]
 """Content by the name of where it was found."""
+
+
+def new_token() -> str:
+    """Return a token that differs in each of its forms."""
+    return f'ghp_{secrets.token_hex(16)}"&%+/=<>?'
 
 
 def forms_of(secret: bytes) -> dict[str, bytes]:
@@ -50,10 +56,10 @@ def forms_of(secret: bytes) -> dict[str, bytes]:
     return forms
 
 
-def hunt(places: Mapping[str, bytes], secrets: Mapping[str, bytes]) -> set[tuple[str, str, str]]:
+def hunt(places: Mapping[str, bytes], hidden: Mapping[str, bytes]) -> set[tuple[str, str, str]]:
     """Return where which secret was found in which form."""
     found = set()
-    for name, secret in secrets.items():
+    for name, secret in hidden.items():
         for form, needle in forms_of(secret).items():
             found |= {(place, name, form) for place, content in places.items() if needle in content}
     return found
@@ -100,6 +106,31 @@ def _files(root: Path) -> Iterator[tuple[str, bytes]]:
                     yield str(path), path.read_bytes()
             except OSError:
                 continue
+
+
+def new_in_shared_directories(before: set[Path]) -> Places:
+    """Return what lies in the directories that all processes share, and did not before."""
+    places: Places = {}
+    for path in shared_entries() - before:
+        if path.is_dir():
+            places |= files(path)
+        elif path.is_file() and not path.is_symlink():
+            try:
+                places[str(path)] = path.read_bytes()
+            except OSError:
+                continue
+    return places
+
+
+def shared_entries() -> set[Path]:
+    """Return what lies in the directories that all processes share, without those of the tests."""
+    ours = ("pytest-of", "coderepos-test-", "coderepos-pg-")
+    return {
+        path
+        for folder in ("/tmp", "/var/tmp", "/dev/shm")
+        for path in Path(folder).iterdir()
+        if not path.name.startswith(ours)
+    }
 
 
 def _bytes(value: object) -> bytes:
