@@ -44,9 +44,9 @@ def _after_migrate(*, using: str, **_: Any) -> None:
 
 
 def _before_delete(*, instance: Any, using: str, **_: Any) -> None:
-    from coderepos import services
+    from coderepos.services.disconnecting import record_disconnection
 
-    services.record_disconnection(instance, using=using)
+    record_disconnection(instance, using=using)
 
 
 def _at_worker_start() -> None:
@@ -54,4 +54,4 @@ def _at_worker_start() -> None:
     from coderepos.crypto.process import close_process
 
     close_process()
-    services.start_worker()
+    services.worker.start_worker()

@@ -25,7 +25,7 @@ def run_job(job_id: str) -> str:
     def work() -> str:
         from coderepos import services
 
-        return services.run_clone(job_id=uuid.UUID(job_id))
+        return services.worker.run_clone(job_id=uuid.UUID(job_id))
 
     return _if_installed(work, "run_job")
 
@@ -36,7 +36,7 @@ def reap() -> str:
     def work() -> str:
         from coderepos import services
 
-        return services.reap()
+        return services.worker.reap()
 
     return _if_installed(work, "reap")
 
@@ -47,7 +47,7 @@ def sweep() -> str:
     def work() -> str:
         from coderepos import services
 
-        return services.sweep_if_due(services.register_node())
+        return services.worker.sweep_if_due(services.worker.register_node())
 
     return _if_installed(work, "sweep")
 

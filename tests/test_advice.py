@@ -62,7 +62,7 @@ class Scene:
 
     def work(self) -> str:
         """Do what a worker does with the newest job, and return its outcome."""
-        return services.run_clone(job_id=Job.objects.order_by("-created_at").values_list("pk", flat=True)[0])
+        return services.worker.run_clone(job_id=Job.objects.order_by("-created_at").values_list("pk", flat=True)[0])
 
     def status(self, repository: CodeRepository) -> Any:
         """What the status says."""

@@ -97,7 +97,7 @@ def test_schedules_are_made_once() -> None:
 def test_cluster_of_its_own(job: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Notifications, retries and schedules go to the cluster that works for the app, whose workers alone keep it up."""
     started = []
-    monkeypatch.setattr(services, "start_worker", lambda: started.append(Conf.CLUSTER_NAME))
+    monkeypatch.setattr(services.worker, "start_worker", lambda: started.append(Conf.CLUSTER_NAME))
     monkeypatch.setattr(process, "close_process", lambda: None)
     settings.CODEREPOS = {**settings.CODEREPOS, "QUEUE_CLUSTER": "code"}
     with transaction.atomic(using=ALIAS):

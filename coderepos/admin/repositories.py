@@ -164,7 +164,7 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
         queued, refusals = 0, Counter[str]()
         for repository in queryset:
             try:
-                services.clone_again(user=request.user, repository=repository)
+                services.clone_repository(user=request.user, repository=repository)
             except CodeReposError as error:
                 refusals[error.message] += 1
             else:

@@ -46,6 +46,7 @@ from coderepos.exceptions import NotFound
 from coderepos.models import AuditEntry, CodeRepository, Job
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
 from coderepos.services.status import status_of_row
+from coderepos.services.trail import require
 
 ASKING_ACTIONS: Final = ("connect", "change", "replace")
 """Actions that ask a Git host while the caller waits."""
@@ -163,13 +164,13 @@ class RepositoryViewSet(CodeReposViewSet):
     def audit(self, request: Request, **kwargs: str) -> Response:
         """List what was done with a repository and its token, and by whom, the newest first."""
         repository = self._repository()
-        services.require(request.user, Action.AUDIT, repository)
+        require(request.user, Action.AUDIT, repository)
         entries = AuditEntry.objects.filter(repository_id=repository.pk).newest_first()
         return self._page(AuditEntrySerializer, entries)
 
     def clone(self, request: Request, **kwargs: str) -> Response:
         """Clone a repository again; one that is COMPLETED keeps its version until the new one is published."""
-        job = services.clone_again(user=request.user, repository=self._repository())
+        job = services.clone_repository(user=request.user, repository=self._repository())
         return Response(dict(JobStartedSerializer(job).data), status=202)
 
     def get_object(self) -> CodeRepository:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 from django.db import IntegrityError
 from django.db.models.functions import Now
@@ -31,13 +31,22 @@ from coderepos.services.connecting import reject_duplicate, start_again
 from coderepos.services.publication import size_mb
 from coderepos.services.trail import audit_failure, require
 
-CHANGEABLE: Final = ("ref", "depth", "username")
+
+class Changes(TypedDict, total=False):
+    """New values of the fields that can be changed."""
+
+    ref: str
+    depth: int | None
+    username: str
+
+
+CHANGEABLE: Final = tuple(Changes.__annotations__)
 """Names of the fields that can be changed."""
 
 logger = logging.getLogger(__name__)
 
 
-def change_repository(*, user: Any, repository: CodeRepository, **changes: Any) -> Job:
+def change_repository(*, user: Any, repository: CodeRepository, **changes: Unpack[Changes]) -> Job:
     """Give a repository another ref, depth or user name, after a test against the remote, and queue a clone of it.
 
     Readers of a repository that is COMPLETED keep their version until the new one is published.

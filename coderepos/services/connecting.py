@@ -149,7 +149,7 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
     return Connection(repository=repository, job=job)
 
 
-def clone_again(*, user: Any, repository: CodeRepository) -> Job:
+def clone_repository(*, user: Any, repository: CodeRepository) -> Job:
     """Queue another clone of a repository that is FAILED, CLEANED or COMPLETED.
 
     One that is COMPLETED stays so: readers keep their version until another one is published.

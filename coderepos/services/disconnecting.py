@@ -1,4 +1,4 @@
-"""What follows the deletion of a repository, by an admin, a cascade or a shell."""
+"""Disconnecting a repository, and what follows its deletion by an admin, a cascade or a shell."""
 
 from __future__ import annotations
 
@@ -9,9 +9,31 @@ from typing import Any, Final
 
 from django.db import transaction
 
-from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Node
+from coderepos.access import Action
+from coderepos.exceptions import JobRunning
+from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Node, alias
+from coderepos.models.locking import RowHeld, row_transaction
+from coderepos.services.arguments import own_copy
+from coderepos.services.trail import require
 
 _actor: Final[ContextVar[Any]] = ContextVar("coderepos_actor", default=None)
+
+
+def disconnect_repository(*, user: Any, repository: CodeRepository) -> None:
+    """Delete a repository with its token and its jobs; its machine removes the sandbox within seconds.
+
+    A job that is running on it discards what it builds.
+
+    :raises PermissionDenied: the user's role does not allow it.
+    :raises JobRunning: a worker holds the row right now.
+    :raises NotFound: it was deleted.
+    """
+    require(user, Action.DELETE, repository)
+    try:
+        with disconnecting_as(user), row_transaction(alias()):
+            own_copy(repository).delete()
+    except RowHeld:
+        raise JobRunning from None
 
 
 @contextmanager

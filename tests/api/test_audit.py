@@ -122,11 +122,11 @@ def test_life_of_a_token_is_written_down(server: GitServer, project: Project, de
         connection = connected(server, project, developer)
         job, repository = connection.job, connection.repository
         assert repository.token_accepted is True
-        assert services.run_clone(job_id=job.pk) == "succeeded"
+        assert services.worker.run_clone(job_id=job.pk) == "succeeded"
         server.credentials = ("git", "another")
         CodeRepository.objects.update(clone_status="FAILED")
-        again = services.clone_again(user=developer, repository=repository)
-        assert services.run_clone(job_id=again.pk) == "failed"
+        again = services.clone_repository(user=developer, repository=repository)
+        assert services.worker.run_clone(job_id=again.pk) == "failed"
 
     assert events() == [
         ("connected", developer.get_username()),
@@ -150,7 +150,7 @@ def test_clone_refreshes_what_is_known_of_the_token(server: GitServer, project: 
         connection = connected(server, project, developer)
         CodeRepository.objects.update(token_accepted=None)
         server.headers = {"github-authentication-token-expiration": "2131-02-03 04:05:06 UTC"}
-        assert services.run_clone(job_id=connection.job.pk) == "succeeded"
+        assert services.worker.run_clone(job_id=connection.job.pk) == "succeeded"
 
     repository = CodeRepository.objects.with_token_status().get()
     assert (repository.token_status, repository.token_expires_at) == (
@@ -187,7 +187,7 @@ def test_failure_to_open_is_written_down(make_repository: MakeRepository, settin
     job = Job.objects.create(repository=repository)
     CodeRepository._base_manager.update(token_kid="local:" + "0" * 32)
 
-    assert services.run_clone(job_id=job.pk) == "failed"
+    assert services.worker.run_clone(job_id=job.pk) == "failed"
 
     entry = AuditEntry.objects.get()
     assert (entry.event, entry.job_id, entry.details["code"]) == ("decrypt_failed", job.pk, "token_undecryptable")

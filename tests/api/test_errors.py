@@ -284,7 +284,7 @@ class TestUnexpected:
             raise RuntimeError("the text of a mistake")
 
         monkeypatch.setattr(services, "connect_repository", fail)
-        monkeypatch.setattr(services, "clone_again", fail)
+        monkeypatch.setattr(services, "clone_repository", fail)
         api.raise_request_exception = False
         return api
 
@@ -334,7 +334,7 @@ class TestUnexpected:
             CodeRepository.objects.filter(pk=repository.pk).update(ref="half done")
             raise RuntimeError
 
-        monkeypatch.setattr(services, "clone_again", write_and_fail)
+        monkeypatch.setattr(services, "clone_repository", write_and_fail)
         monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", value=True)
 
         assert api.post(f"{ADDRESS}/repos/{repository.pk}/clone").status_code == 500

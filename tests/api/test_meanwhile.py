@@ -143,7 +143,7 @@ def test_repository_that_is_gone_is_not_cloned(developer: User, make_repository:
     CodeRepository.objects.filter(pk=repository.pk).delete()
 
     with pytest.raises(NotFound):
-        services.clone_again(user=developer, repository=repository)
+        services.clone_repository(user=developer, repository=repository)
 
 
 def test_failure_leaves_the_callers_instance_as_it_was(

@@ -48,7 +48,7 @@ class Story:
                 settled = self._settle()
         problems = [] if settled else ["not everything came to an end"]
         upkeep.SWEEP_AFTER_SECONDS = 0  # type: ignore[misc]  # a quarter of an hour passes
-        swept = services.sweep()
+        swept = services.worker.sweep()
         problems += [*broken(self._room.sources), *repositories_are_sound(), *self._judge(watch), *dead_is_red()]
         print(f"{time.monotonic() - began:.0f} s; {dict(self._events.done)}")
         print(f"jobs: {dict(outcomes())}; attempts: {sum(Job.objects.values_list('attempt', flat=True))}; {swept}")

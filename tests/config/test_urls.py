@@ -45,11 +45,11 @@ def test_health_is_503_when_no_worker_was_seen_lately(client: Client) -> None:
 @pytest.mark.django_db
 def test_health_is_503_while_no_worker_did_anything_yet(client: Client) -> None:
     """Workers that die at their start, again and again, register a machine and do no more."""
-    services.register_node()
+    services.worker.register_node()
 
     assert client.get("/health").json() == {"database": "ok", "worker": "absent"}
 
-    services.reap()
+    services.worker.reap()
     assert client.get("/health").json() == {"database": "ok", "worker": "ok"}
 
 

@@ -112,7 +112,7 @@ def test_connecting_cloning_and_replacing(
         connected = api.post("/api/v1/code/connect", body, format="json")
         assert connected.status_code == 201, connected.data
         (job,) = Job.objects.all()
-        assert services.run_clone(job_id=job.pk) == "succeeded"
+        assert services.worker.run_clone(job_id=job.pk) == "succeeded"
         repository = f"/api/v1/code/repos/{connected.data['repo_id']}"
         assert api.patch(repository, {"depth": 1}, format="json").status_code == 202
         server.credentials = ("git", NEXT)

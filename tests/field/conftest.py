@@ -62,7 +62,7 @@ class Site:
 
     def work(self, repo_id: str) -> str:
         """Carry out one attempt of the newest job, as a worker does, and return what became of it."""
-        return services.run_clone(job_id=self.job(repo_id).pk)
+        return services.worker.run_clone(job_id=self.job(repo_id).pk)
 
     def job(self, repo_id: str) -> Job:
         """Return the newest job of a repository."""

@@ -76,7 +76,7 @@ def test_own_writes_are_read_from_where_they_were_written(host: HostProject) -> 
         job.refresh_from_db()
         assert job.fail(InternalError())
         assert CodeRepository.objects.get().clone_status == "FAILED"
-        again = services.clone_again(user=user, repository=CodeRepository.objects.get())
+        again = services.clone_repository(user=user, repository=CodeRepository.objects.get())
         assert Job.objects.claim(again.pk, node="here").pk == again.pk
         assert CodeRepository.objects.get().clone_status == "CLONING"
         with mock.patch("coderepos.services.tokens._expiry", return_value=None):
@@ -87,7 +87,7 @@ def test_own_writes_are_read_from_where_they_were_written(host: HostProject) -> 
         ProjectMembership.objects.create(project=project, user=member, role="developer")
         access.require(member, Action.CONNECT, project.pk)
         assert CodeRepository.objects.using("stale").count() == 0
-        assert services.reap().startswith("0 leases expired")
+        assert services.worker.reap().startswith("0 leases expired")
         """
     )
 

@@ -83,7 +83,7 @@ def test_killed_worker(
 
         # An hour passes, as the database sees it; the cluster may be gone, so the reaper is called from here.
         Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(hours=1))
-        services.reap()
+        services.worker.reap()
         if victim == "worker":
             done = api.wait_for(body["repo_id"], "COMPLETED", "FAILED")
     if victim == "cluster":

@@ -107,7 +107,7 @@ def test_a_repointed_row_sends_nothing(row: CodeRepository, listener: Listener, 
     way(row, listener.url)
     job = Job.objects.create(repository=row, max_attempts=1)
 
-    assert services.run_clone(job_id=job.pk) == "failed"
+    assert services.worker.run_clone(job_id=job.pk) == "failed"
 
     row.refresh_from_db()
     assert row.error_code == "token_undecryptable"
@@ -123,7 +123,7 @@ def test_the_listener_would_have_heard_it(row: CodeRepository, listener: Listene
     row.token_ciphertext = TOKEN
     row.save()
 
-    services.run_clone(job_id=Job.objects.create(repository=row, max_attempts=1).pk)
+    services.worker.run_clone(job_id=Job.objects.create(repository=row, max_attempts=1).pk)
 
     assert listener.connections > 0
 

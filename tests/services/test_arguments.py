@@ -140,7 +140,7 @@ def test_nobody_gets_as_far_as_the_policy(server: GitServer, project: Project, s
     settings.CODEREPOS = {**settings.CODEREPOS, "ACCESS_POLICY": f"{__name__}.Everybody"}
 
     with pytest.raises(PermissionDenied):
-        services.clone_again(user=nobody, repository=repository)
+        services.clone_repository(user=nobody, repository=repository)
 
     entry = AuditEntry.objects.get(event="denied")
     assert (entry.actor_id, entry.actor_name) == ("", "")
@@ -261,7 +261,7 @@ def test_a_denied_call_of_a_service_is_written_down(server: GitServer, project: 
     viewer = member(project, Role.VIEWER)
 
     with pytest.raises(PermissionDenied):
-        services.clone_again(user=viewer, repository=repository)
+        services.clone_repository(user=viewer, repository=repository)
 
     assert AuditEntry.objects.filter(event="denied", actor_name=viewer.get_username()).count() == 1
 
@@ -309,7 +309,7 @@ def test_a_repository_without_a_token_says_so(server: GitServer, project: Projec
     api.force_authenticate(user)
     with server:
         connection = connected(server, project, user=user, access_token="")
-        assert services.run_clone(job_id=connection.job.pk) == "succeeded"
+        assert services.worker.run_clone(job_id=connection.job.pk) == "succeeded"
         address = f"{ADDRESS}/repos/{connection.repository.pk}"
         for place in (address, f"{address}/status"):
             assert api.get(place).json()["token_status"] == "none"

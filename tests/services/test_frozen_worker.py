@@ -85,13 +85,13 @@ def test_sleeper_wakes_after_its_successor_published(job: Job, monkeypatch: pyte
 
     def successor() -> None:
         Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
-        outcomes.append(services.run_clone(job_id=job.pk))
+        outcomes.append(services.worker.run_clone(job_id=job.pk))
 
     if place == "before it removes what was left behind":
         make_leftover(job, sandbox)
     freeze_at(monkeypatch, place, successor)
 
-    outcomes.append(services.run_clone(job_id=job.pk))
+    outcomes.append(services.worker.run_clone(job_id=job.pk))
 
     assert outcomes == ["succeeded", "lost"]
     assert_published(job, sandbox)
@@ -114,7 +114,7 @@ def test_sleeper_wakes_while_its_successor_builds(job: Job, monkeypatch: pytest.
         make_leftover(job, sandbox)
     freeze_at(monkeypatch, place, successor)
 
-    assert services.run_clone(job_id=job.pk) == "lost"
+    assert services.worker.run_clone(job_id=job.pk) == "lost"
     left = sandbox.tokens() - {"published"}
     assert left >= set(built)
     # A version that its own link already led to is left to the sweep: the link may be the successor's by now.
@@ -126,7 +126,7 @@ def test_what_a_dead_attempt_left_goes_with_the_next_one(job: Job) -> None:
     sandbox = engine.sandbox_of(job.repository)
     make_leftover(job, sandbox)
 
-    assert services.run_clone(job_id=job.pk) == "succeeded"
+    assert services.worker.run_clone(job_id=job.pk) == "succeeded"
 
     assert_published(job, sandbox)
 
@@ -134,7 +134,7 @@ def test_what_a_dead_attempt_left_goes_with_the_next_one(job: Job) -> None:
 def test_readers_keep_their_version_until_the_next_one_is_published(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """A COMPLETED repository is cloned again: the old version stays up to the last step, and then goes."""
     sandbox = engine.sandbox_of(job.repository)
-    assert services.run_clone(job_id=job.pk) == "succeeded"
+    assert services.worker.run_clone(job_id=job.pk) == "succeeded"
     first = sandbox.current()
     again = Job.objects.create(repository=job.repository, kind=JobKind.UPDATE)
     seen = []
@@ -145,7 +145,7 @@ def test_readers_keep_their_version_until_the_next_one_is_published(job: Job, mo
 
     freeze_at(monkeypatch, "before it sets the link", read)
 
-    assert services.run_clone(job_id=again.pk) == "succeeded"
+    assert services.worker.run_clone(job_id=again.pk) == "succeeded"
     assert seen == [(CloneStatus.COMPLETED, first, True)]
     assert_published(again, sandbox)
     assert sandbox.current() != first
@@ -154,26 +154,26 @@ def test_readers_keep_their_version_until_the_next_one_is_published(job: Job, mo
 def test_clone_that_is_gone_is_reported_and_got_back(job: Job) -> None:
     """The sweep notices, the row says so, and cloning again mends it."""
     sandbox = engine.sandbox_of(job.repository)
-    services.run_clone(job_id=job.pk)
+    services.worker.run_clone(job_id=job.pk)
     sandbox.remove()
-    services.sweep()
+    services.worker.sweep()
     repository = CodeRepository.objects.get()
     assert (repository.clone_status, repository.error_code) == (CloneStatus.FAILED, "sandbox_missing")
 
     assert repository.restart()
     again = Job.objects.create(repository=repository)
-    assert services.run_clone(job_id=again.pk) == "succeeded"
+    assert services.worker.run_clone(job_id=again.pk) == "succeeded"
     assert_published(again, sandbox)
 
 
 def test_clone_that_is_gone_is_got_back_before_anybody_noticed(job: Job) -> None:
     """A row that still says COMPLETED can be cloned again at once."""
     sandbox = engine.sandbox_of(job.repository)
-    services.run_clone(job_id=job.pk)
+    services.worker.run_clone(job_id=job.pk)
     sandbox.remove()
 
     again = Job.objects.create(repository=job.repository, kind=JobKind.UPDATE)
-    assert services.run_clone(job_id=again.pk) == "succeeded"
+    assert services.worker.run_clone(job_id=again.pk) == "succeeded"
     assert_published(again, sandbox)
 
 

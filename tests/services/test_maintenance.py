@@ -50,7 +50,7 @@ def test_one_process_does_a_round() -> None:
     in_threads(wake, 6)
 
     assert len([node for node in done if node]) == 1
-    node = services.register_node()
+    node = services.worker.register_node()
     assert 0 <= node.upkeep_age_seconds() < maintenance.ROUND_SECONDS
     Node.objects.update(upkeep_at=Now() - timedelta(seconds=maintenance.ROUND_SECONDS))
     assert maintenance.run_round() == node
@@ -65,9 +65,9 @@ def test_one_process_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
         return "0 removed"
 
     monkeypatch.setattr(upkeep, "sweep", sweep)
-    node = services.register_node()
+    node = services.worker.register_node()
 
-    assert [services.sweep_if_due(node) for _ in range(3)] == ["0 removed", "swept lately", "swept lately"]
+    assert [services.worker.sweep_if_due(node) for _ in range(3)] == ["0 removed", "swept lately", "swept lately"]
     assert len(swept) == 1
 
 
@@ -80,7 +80,7 @@ def test_whatever_a_start_hook_raises_is_logged(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(services, "start_worker", fail)
+    monkeypatch.setattr(services.worker, "start_worker", fail)
 
     post_spawn.send(sender="django_q", proc_name="worker")
 
@@ -177,14 +177,14 @@ def test_nobody_waits_for_a_row_that_somebody_holds(job: Job, frozen_holder: thr
     """Neither the reaper nor a claim hangs on a frozen process; both get the job once it lets go."""
     if connection.vendor == "postgresql":  # SQLite locks the whole database, for all writers
         began = time.monotonic()
-        services.reap()
+        services.worker.reap()
         assert Job.objects.claim(job.pk, node="other") is None
         assert time.monotonic() - began < 2
 
     assert Job.objects.get(pk=job.pk).state == JobState.RUNNING
     frozen_holder.set()
     time.sleep(0.5)
-    services.reap()
+    services.worker.reap()
     assert Job.objects.get(pk=job.pk).state == JobState.QUEUED
 
 

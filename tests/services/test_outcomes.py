@@ -63,7 +63,7 @@ def test_failing_clean_up_hides_no_error(
     monkeypatch.setattr(Sandbox, broken, refuse)
     monkeypatch.setattr(AuditEntry.objects, "record", failing_once_for("refused"))
 
-    assert services.run_clone(job_id=job.pk) == "failed"
+    assert services.worker.run_clone(job_id=job.pk) == "failed"
 
     job.refresh_from_db()
     assert (job.state, job.error_code) == (JobState.FAILED, "remote_auth_failed")
@@ -83,7 +83,7 @@ def test_failing_clean_up_takes_no_success_away(job: Job, monkeypatch: pytest.Mo
     else:
         monkeypatch.setattr(Sandbox, broken, refuse)
     try:
-        assert services.run_clone(job_id=job.pk) == "succeeded"
+        assert services.worker.run_clone(job_id=job.pk) == "succeeded"
     finally:
         signals.repository_cloned.disconnect(receive)
 
@@ -101,7 +101,7 @@ def test_broken_schedule_leaves_the_next_attempt_to_the_upkeep(job: Job, monkeyp
 
     monkeypatch.setattr(queue, "enqueue_at", down)
 
-    assert services.run_clone(job_id=job.pk) == "retry_scheduled"
+    assert services.worker.run_clone(job_id=job.pk) == "retry_scheduled"
 
 
 def test_failing_trail_hides_no_refusal_of_a_connect_call(
@@ -136,7 +136,7 @@ def test_database_error_is_retried(job: Job, monkeypatch: pytest.MonkeyPatch, st
 
     signals.repository_cloned.connect(listen)
     try:
-        assert services.run_clone(job_id=job.pk) == "succeeded"
+        assert services.worker.run_clone(job_id=job.pk) == "succeeded"
     finally:
         signals.repository_cloned.disconnect(listen)
 
@@ -158,7 +158,7 @@ def test_database_error_while_a_failure_is_written_is_retried(
         monkeypatch.setattr(cloning, "clone", refuse)
     break_once(monkeypatch, step, committed=committed)
 
-    services.run_clone(job_id=job.pk)
+    services.worker.run_clone(job_id=job.pk)
 
     job.refresh_from_db()
     assert job.state == (JobState.FAILED if step == "fail" else JobState.QUEUED)
@@ -178,7 +178,7 @@ def test_children_end_when_the_lease_is_no_longer_safe(
 
     monkeypatch.setattr(Job, "renew", failing_after(Job.renew, down, good_calls=1))
 
-    assert services.run_clone(job_id=job.pk) == "lost"
+    assert services.worker.run_clone(job_id=job.pk) == "lost"
 
     job.refresh_from_db()
     assert job.state == JobState.RUNNING

@@ -63,7 +63,7 @@ def job(request: pytest.FixtureRequest, overrides: dict[str, object], server: Gi
     first = Job.objects.create(repository=repository, max_attempts=3)
     if request.param == JobKind.CLONE:
         return first
-    assert services.run_clone(job_id=first.pk) == "succeeded"
+    assert services.worker.run_clone(job_id=first.pk) == "succeeded"
     (server.root / "repository/file.txt").write_text("changed\n")
     git("commit", "--quiet", "-am", "changed", cwd=server.root / "repository")
     return Job.objects.create(repository=repository, kind=JobKind.UPDATE, max_attempts=3)
@@ -121,7 +121,7 @@ def test_killed_worker(step: str, job: Job, interrupted: Interrupted) -> None:
 
     assert_readable(job)
     expire_lease(job)
-    outcome = services.run_clone(job_id=job.pk)
+    outcome = services.worker.run_clone(job_id=job.pk)
 
     done = step == "after the transaction"
     assert outcome == ("unclaimed" if done else "succeeded")
@@ -141,7 +141,7 @@ def test_frozen_worker_that_wakes_after_another_one_published(step: str, job: Jo
 
     assert_readable(job)
     expire_lease(job)
-    outcome = services.run_clone(job_id=job.pk)
+    outcome = services.worker.run_clone(job_id=job.pk)
     assert_published(job, others_may_be_left=True)
     woken = interrupted.go_on()
 
@@ -155,17 +155,17 @@ def test_last_attempt_that_dies_is_swept(step: str, job: Job, interrupted: Inter
     """Where no attempt follows, the reaper asks for a sweep, which puts the link back and removes the rest."""
     Job.objects.filter(pk=job.pk).update(max_attempts=1)
     job.refresh_from_db()
-    node = services.register_node()
+    node = services.worker.register_node()
     node.begin_sweep(every_seconds=0)
     interrupted.run_to(step, signal.SIGKILL)
     expire_lease(job)
-    services.reap()
+    services.worker.reap()
 
     assert Node.objects.get(pk=node.pk).swept_at is None
     time.sleep(0.1)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(upkeep, "SWEEP_AFTER_SECONDS", 0.05)
-        services.sweep()
+        services.worker.sweep()
 
     repository = CodeRepository.objects.get(pk=job.repository_id)
     sandbox = engine.sandbox_of(repository)

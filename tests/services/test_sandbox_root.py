@@ -65,9 +65,9 @@ def test_root_whose_disk_is_away_is_not_made_anew(
         (disk / "repos").mkdir(mode=0o700)
     before = list(disk.rglob("*"))
 
-    assert services.run_clone(job_id=job.pk) == "retry_scheduled"
+    assert services.worker.run_clone(job_id=job.pk) == "retry_scheduled"
     with pytest.raises(SandboxRootMissing):
-        services.sweep()
+        services.worker.sweep()
 
     job.refresh_from_db()
     assert job.error_code == "sandbox_root_missing"
@@ -156,7 +156,7 @@ def test_real_mount_that_is_gone(disk: Path) -> None:
 def test_ancestor_that_others_may_write_fails_jobs_with_a_retry(job: Job, disk: Path) -> None:
     """The error says what to do, and doing it works."""
     disk.chmod(0o777)
-    assert services.run_clone(job_id=job.pk) == "retry_scheduled"
+    assert services.worker.run_clone(job_id=job.pk) == "retry_scheduled"
     job.refresh_from_db()
     assert (job.error_code, "chmod go-w" in job.error_message) == ("sandbox_refused", True)
     with pytest.raises(SandboxRefused):

@@ -83,12 +83,12 @@ def test_clone_that_is_gone_is_reported(project: Any, part: str, caplog: pytest.
     repository, neighbour = cloned(project), cloned(project)
     removed(engine.sandbox_of(repository).path / part)
 
-    assert services.sweep() == "0 removed, 1 missing, 0 found again"
+    assert services.worker.sweep() == "0 removed, 1 missing, 0 found again"
 
     assert state_of(repository) == MISSING
     assert state_of(neighbour) == COMPLETED
     assert [one.levelno for one in caplog.records if str(repository.pk) in one.message] == [logging.ERROR]
-    assert services.sweep() == "0 removed, 0 missing, 0 found again"
+    assert services.worker.sweep() == "0 removed, 0 missing, 0 found again"
 
 
 def test_clone_that_is_put_back_is_found(project: Any) -> None:
@@ -96,11 +96,11 @@ def test_clone_that_is_put_back_is_found(project: Any) -> None:
     repository = cloned(project)
     sandbox = engine.sandbox_of(repository)
     sandbox.path.rename(sandbox.path.parent / "elsewhere")
-    services.sweep()
+    services.worker.sweep()
     assert state_of(repository) == MISSING
     (sandbox.path.parent / "elsewhere").rename(sandbox.path)
 
-    assert services.sweep() == "0 removed, 0 missing, 1 found again"
+    assert services.worker.sweep() == "0 removed, 0 missing, 1 found again"
 
     assert state_of(repository) == COMPLETED
     assert (sandbox.repository_path / "file").exists()
@@ -112,11 +112,11 @@ def test_row_at_work_is_left_to_its_job(project: Any) -> None:
     removed(engine.sandbox_of(repository).path)
     job = Job.objects.create(repository=repository, kind=JobKind.UPDATE)
 
-    services.sweep()
+    services.worker.sweep()
     assert state_of(repository) == COMPLETED
 
     Job.objects.filter(pk=job.pk).update(state=JobState.FAILED)
-    services.sweep()
+    services.worker.sweep()
     assert state_of(repository) == MISSING
 
 
@@ -127,7 +127,7 @@ def test_rows_of_other_disks_are_left_alone(project: Any, settings: Settings, tm
         removed(engine.sandbox_of(repository).path)
     settings.CODEREPOS = {**settings.CODEREPOS, "SANDBOX_BASE_PATH": str(tmp_path / "new")}
 
-    services.sweep()
+    services.worker.sweep()
 
     assert state_of(foreign) == state_of(before) == COMPLETED
 
@@ -138,7 +138,7 @@ def test_machine_under_another_name_knows_its_clones(project: Any, settings: Set
     removed(engine.sandbox_of(gone).path)
     settings.CODEREPOS = {**settings.CODEREPOS, "NODE_ID": "renamed"}
 
-    services.sweep()
+    services.worker.sweep()
 
     assert state_of(kept) == COMPLETED
     assert state_of(gone) == MISSING
@@ -163,7 +163,7 @@ def test_published_version_is_shown_again(project: Any, caplog: pytest.LogCaptur
     sandbox = engine.sandbox_of(repository)
     publish(sandbox, "sleeper")
 
-    services.sweep()
+    services.worker.sweep()
 
     assert sandbox.current() == "published"
     assert sandbox.tokens() == {"published"}
@@ -179,7 +179,7 @@ def test_link_of_a_running_job_is_left_alone(project: Any) -> None:
     )
     publish(sandbox, str(job.lease_token))
 
-    services.sweep()
+    services.worker.sweep()
 
     assert sandbox.current() == str(job.lease_token)
     assert sandbox.tokens() == {"published", str(job.lease_token)}
@@ -190,7 +190,7 @@ def test_clone_that_moved_to_another_machine_goes(project: Any) -> None:
     repository = cloned(project, "here")
     CodeRepository.objects.filter(pk=repository.pk).update(version="there", node="another")
 
-    services.sweep()
+    services.worker.sweep()
 
     assert engine.sandbox_of(repository).tokens() == set()
     assert state_of(repository) == COMPLETED
@@ -209,7 +209,7 @@ def test_deleted_projects_leave_no_byte(project: Any, root: Path, how: str) -> N
             cursor.execute("DELETE FROM code_repos WHERE project_id = %s", [str(gone[0].project_id)])
     assert CodeRepository.objects.get() == kept
 
-    services.sweep()
+    services.worker.sweep()
 
     left = {path.relative_to(root).parts[0] for path in root.rglob("*")}
     assert left == {".coderepos-root", str(kept.project_id)}
@@ -226,13 +226,13 @@ def test_one_bad_sandbox_costs_one_line(project: Any, level: str, caplog: pytest
     place = places.get(level, sandboxes[0].path / "versions")
     place.chmod(0o777)
 
-    services.sweep()
+    services.worker.sweep()
 
     assert sandboxes[1].tokens() == {"one"}
     assert state_of(bad) == COMPLETED
     assert len([one for one in caplog.records if str(sandboxes[0].path.parent) in one.message]) == 1
     place.chmod(0o700)
-    services.sweep()
+    services.worker.sweep()
     assert sandboxes[0].tokens() == {"one"}
 
 
@@ -251,7 +251,7 @@ def test_unexpected_error_costs_one_line(
         return sweep(sandbox, **values)
 
     monkeypatch.setattr(Sandbox, "sweep", fail_once)
-    services.sweep()
+    services.worker.sweep()
 
     assert engine.sandbox_of(second).tokens() == {"one"}
     assert len([one for one in caplog.records if one.levelno == logging.ERROR]) == 1
@@ -267,7 +267,7 @@ def test_queries_do_not_grow_with_sandboxes(
         cloned(project)
 
     with django_assert_max_num_queries(3 * 2 + 6):
-        assert services.sweep() == "0 removed, 0 missing, 0 found again"
+        assert services.worker.sweep() == "0 removed, 0 missing, 0 found again"
 
 
 def removed(path: Path) -> None:

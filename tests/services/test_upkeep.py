@@ -82,7 +82,7 @@ def test_job_whose_lease_expired_is_enqueued_again(
     expire_lease(job)
 
     with django_capture_on_commit_callbacks(execute=True):
-        assert services.reap() == "1 leases expired, 1 jobs enqueued"
+        assert services.worker.reap() == "1 leases expired, 1 jobs enqueued"
 
     job.refresh_from_db()
     assert (job.state, job.attempt, job.lease_token) == (JobState.QUEUED, 1, None)
@@ -96,7 +96,7 @@ def test_lease_that_expires_on_the_last_attempt_fails_the_job(job: Job) -> None:
         assert Job.objects.claim(job.pk, node="gone")
         expire_lease(job)
 
-    services.reap()
+    services.worker.reap()
 
     job.refresh_from_db()
     assert (job.state, job.error_code) == (JobState.FAILED, "worker_lost")
@@ -108,7 +108,7 @@ def test_living_worker_keeps_its_job(job: Job) -> None:
     claimed = Job.objects.claim(job.pk, node="here")
     assert claimed
 
-    services.reap()
+    services.worker.reap()
 
     job.refresh_from_db()
     assert (job.state, job.lease_token) == (JobState.RUNNING, claimed.lease_token)
@@ -119,9 +119,9 @@ def test_reaper_enqueues_due_jobs_once_in_a_while(
 ) -> None:
     """A due job that was never enqueued is enqueued, and not again in the next round."""
     with django_capture_on_commit_callbacks(execute=True):
-        assert services.reap() == "0 leases expired, 1 jobs enqueued"
+        assert services.worker.reap() == "0 leases expired, 1 jobs enqueued"
 
-    assert services.reap() == "0 leases expired, 0 jobs enqueued"
+    assert services.worker.reap() == "0 leases expired, 0 jobs enqueued"
     assert Node.objects.alive().get().isolation_level >= 1
 
 
@@ -130,12 +130,12 @@ def test_reaper_repeats_a_notification_that_no_worker_acted_on(
 ) -> None:
     """A notification that was lost with its cluster is sent again, twice, once the next round comes."""
     with django_capture_on_commit_callbacks(execute=True):
-        services.reap()
+        services.worker.reap()
     OrmQ.objects.all().delete()  # fetched by a cluster that died
     Job.objects.update(rung_at=Now() - timedelta(seconds=9))
 
     with django_capture_on_commit_callbacks(execute=True):
-        assert services.reap() == "0 leases expired, 1 jobs enqueued"
+        assert services.worker.reap() == "0 leases expired, 1 jobs enqueued"
 
     assert OrmQ.objects.count() == 2
 
@@ -152,7 +152,7 @@ def test_backlog_is_not_enqueued_again(
 
     for _ in range(3):
         with django_capture_on_commit_callbacks(execute=True):
-            services.reap()
+            services.worker.reap()
 
     assert OrmQ.objects.count() == len(jobs)
 
@@ -166,7 +166,7 @@ def test_worker_whose_job_is_taken_works_on_the_oldest_due_one(job: Job, monkeyp
     monkeypatch.setattr(cloning, "_attempt", lambda lease: attempted.append(lease.job.pk))
 
     for _ in range(3):
-        services.run_clone(job_id=job.pk)
+        services.worker.run_clone(job_id=job.pk)
 
     assert attempted == [older.pk, later.pk]
 
@@ -188,7 +188,7 @@ def test_one_job_that_cannot_be_taken_keeps_none_of_the_others(
 
     monkeypatch.setattr(Job, "expire_lease", fail_for_one)
 
-    services.reap()
+    services.worker.reap()
 
     assert [Job.objects.get(pk=one.pk).state for one in jobs] == [JobState.RUNNING, JobState.QUEUED]
     assert "this row is broken" in caplog.text
@@ -197,11 +197,11 @@ def test_one_job_that_cannot_be_taken_keeps_none_of_the_others(
 
 def test_standstill_is_loud(job: Job, caplog: pytest.LogCaptureFixture) -> None:
     """Due jobs that no worker takes while none runs are a critical line in the log, with what to do."""
-    services.reap()
+    services.worker.reap()
     assert "restart the cluster" not in caplog.text
 
     Job.objects.filter(pk=job.pk).update(created_at=Now() - timedelta(minutes=5))
-    services.reap()
+    services.worker.reap()
 
     assert "restart the cluster" in caplog.text
 
@@ -226,7 +226,7 @@ def test_sweep_removes_what_no_row_knows(job: Job, sandbox_base: Path, monkeypat
     stranger.mkdir(parents=True)
     let_age(monkeypatch)
 
-    services.sweep()
+    services.worker.sweep()
 
     assert set(sandbox.versions()) == {"published"}
     assert set(sandbox.incomings()) == {str(claimed.lease_token)}
@@ -240,7 +240,7 @@ def test_sweep_leaves_what_is_young(job: Job) -> None:
     sandbox = engine.sandbox_of(job.repository)
     sandbox.incoming("young")
 
-    services.sweep()
+    services.worker.sweep()
 
     assert set(sandbox.incomings()) == {"young"}
 
@@ -253,8 +253,8 @@ def test_root_of_another_installation_is_neither_swept_nor_used(job: Job, monkey
     let_age(monkeypatch)
 
     with pytest.raises(SandboxRefused):
-        services.sweep()
-    assert services.run_clone(job_id=job.pk) == "retry_scheduled"
+        services.worker.sweep()
+    assert services.worker.run_clone(job_id=job.pk) == "retry_scheduled"
 
     job.refresh_from_db()
     assert job.error_code == "sandbox_refused"

@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from coderepos import services
 from coderepos.exceptions import CodeReposError
+from coderepos.services.upkeep import adopt_root
 
 
 class Command(BaseCommand):
@@ -25,7 +25,7 @@ class Command(BaseCommand):
         :raises CommandError: it is not safe, or belongs to another installation.
         """
         try:
-            root = services.adopt_root()
+            root = adopt_root()
         except CodeReposError as error:
             raise CommandError(error.message) from None
         self.stdout.write(f"{root.path} is the sandbox root of this machine.")

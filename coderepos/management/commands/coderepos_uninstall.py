@@ -9,9 +9,9 @@ from django.apps import apps
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
-from coderepos import services
 from coderepos.exceptions import CodeReposError
 from coderepos.models import alias
+from coderepos.services.uninstalling import other_nodes, remove_sandboxes, remove_traces
 
 
 class Command(BaseCommand):
@@ -37,7 +37,7 @@ class Command(BaseCommand):
         if not noinput:
             self._ask(disk_only=disk_only)
         try:
-            self.stdout.write(f"{services.remove_sandboxes()} sandboxes removed")
+            self.stdout.write(f"{remove_sandboxes()} sandboxes removed")
         except CodeReposError as error:
             raise CommandError(f"{error.message} The database was left alone.") from None
         if disk_only:
@@ -46,13 +46,13 @@ class Command(BaseCommand):
             if apps.is_installed(label.replace("_", ".")):
                 call_command("migrate", label, "zero", database=alias(), verbosity=0, skip_checks=True)
                 self.stdout.write(f"tables of {label} removed")
-        for name, count in services.remove_traces().items():
+        for name, count in remove_traces().items():
             self.stdout.write(f"{count} of {name} removed")
         self.stdout.write("Now take the app out of INSTALLED_APPS, the settings and the URLs.")
 
     def _ask(self, *, disk_only: bool) -> None:
         what = "the sandboxes of this machine" if disk_only else "every repository, token, job and audit entry"
-        if not disk_only and (others := services.other_nodes()):
+        if not disk_only and (others := other_nodes()):
             self.stdout.write(f"Sandboxes stay on other machines: {', '.join(others)}. See --disk-only.")
         if input(f"This removes {what}, for ever. Are the workers stopped? Type 'yes' to go on: ") != "yes":
             raise CommandError("Nothing was removed.")

@@ -48,7 +48,7 @@ def main(job_id: str, step: str, number: str) -> str:
             wrap(Job, "succeed", after=interrupt)
         case "after the transaction":
             wrap(publication, "_write", after=interrupt)
-    return services.run_clone(job_id=uuid.UUID(job_id))
+    return services.worker.run_clone(job_id=uuid.UUID(job_id))
 
 
 def interruption(number: signal.Signals) -> Callable[..., None]:
