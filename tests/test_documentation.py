@@ -108,6 +108,8 @@ def test_pages_name_what_is_there(page: Path) -> None:
 
     paths = re.findall(r"`((?:coderepos|config|docs|tests)/[\w./-]*)", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
+    modules = re.findall(r"`([\w/]+\.py)`", text)
+    assert [module for module in modules if not [*ROOT.glob(module), *(ROOT / "coderepos").rglob(module)]] == []
     names = re.findall(r"`(coderepos(?:\.(?![EW]\d|\w+_coderepository)\w+)+)[`(]", text)
     assert [name for name in names if not is_importable(name)] == []
 
