@@ -115,7 +115,7 @@ def _inspected(
     )
     started = told = time.monotonic()
 
-    def on_pause() -> None:
+    def report_progress() -> None:
         nonlocal told
         now = time.monotonic()
         if now - started > INSPECTION_SECONDS:
@@ -124,7 +124,7 @@ def _inspected(
             told = now
             on_progress(progress)
 
-    found = inspect(incoming, limits, on_pause=on_pause)
+    found = inspect(incoming, limits, on_progress=report_progress)
     return replace(report, build=replace(report.build, **asdict(found)))
 
 

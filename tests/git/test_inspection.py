@@ -230,7 +230,7 @@ def test_what_is_somebody_elses_is_not_published(incoming: Path, harm: Callable[
     harm(incoming)
 
     with pytest.raises(InternalError):
-        inspect(incoming, LIMITS, on_pause=lambda: None)
+        inspect(incoming, LIMITS, on_progress=lambda: None)
 
 
 def test_socket_is_not_published(incoming: Path) -> None:
@@ -246,7 +246,7 @@ def test_socket_is_not_published(incoming: Path) -> None:
     (incoming / "tree").chmod(0o500)
 
     with pytest.raises(InternalError):
-        inspect(incoming, LIMITS, on_pause=lambda: None)
+        inspect(incoming, LIMITS, on_progress=lambda: None)
 
 
 def test_disk_that_fails_is_no_fault_of_the_child(incoming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ def test_disk_that_fails_is_no_fault_of_the_child(incoming: Path, monkeypatch: p
     with monkeypatch.context() as failing:
         failing.setattr(os, "scandir", fail)
         with pytest.raises(SandboxUnavailable):
-            inspect(incoming, LIMITS, on_pause=lambda: None)
+            inspect(incoming, LIMITS, on_progress=lambda: None)
 
 
 def test_process_that_the_child_left_is_gone_before_the_look(incoming: Path) -> None:
@@ -288,7 +288,7 @@ def test_process_that_the_child_left_is_gone_before_the_look(incoming: Path) -> 
 def test_long_inspection_gives_signs_of_life(incoming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease is renewed meanwhile, and an inspection without end is a time-out."""
     told: list[Progress] = []
-    monkeypatch.setattr(inspection, "_ENTRIES_PER_PAUSE", 1)
+    monkeypatch.setattr(inspection, "_PROGRESS_ENTRIES", 1)
     monkeypatch.setattr(pipeline, "TICK_SECONDS", 0)
     built(incoming, on_progress=told.append)
     assert told[-1].phase == "publishing"

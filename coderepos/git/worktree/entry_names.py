@@ -1,8 +1,8 @@
-"""Which names of tree entries are refused, left out or written.
+"""Decides which names of tree entries are refused, skipped or written.
 
 Git refuses ``.git`` in the spellings that NTFS takes for it, and links in the place of ``.gitmodules``, on every system
-(``verify_path()`` in read-cache.c). Two rules are our own, and stricter: spellings that HFS+ takes for ``.git``, which
-Git refuses on macOS and ``git fsck`` everywhere, and a slash inside of one name, which only ``git fsck`` refuses.
+(``verify_path()`` in read-cache.c). Two rules are stricter: spellings that HFS+ takes for ``.git``, which Git refuses
+on macOS and ``git fsck`` everywhere, and a slash inside a name, which only ``git fsck`` refuses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAME_BYTES: Final = 255
 
 HEAD: Final = b"HEAD"
 
-_KEPT_BYTES: Final = 400
+_MAX_NAME_IN_MEMORY_BYTES: Final = 400
 _DOT_GIT: Final = ((b".", b"g", b"i", b"t"), (b"g", b"i", b"t", b"~", b"1"))
 
 _NTFS_DOT_GIT: Final = re.compile(rb"(?:\A|\\)(?:\.git|git~1)[. ]*+(?:\Z|[:\\])", re.IGNORECASE)
@@ -36,8 +36,8 @@ _CHARACTER_BYTES: Final = 4  # longest in UTF-8
 
 _CONTROL: Final = bytes((*range(32), 127))
 
-# is_ntfs_dotgitmodules() of Git: the name, its short name, or a short name of the second kind, which begins with a part
-# of a hash; then dots and spaces, then the end or a stream.
+# is_ntfs_dotgitmodules() of Git: the name, its short name, or a fallback short name, which begins with part of a hash;
+# then dots and spaces, then the end or an alternate data stream.
 _GITMODULES: Final = re.compile(
     rb"(?:\A|\\)(?:\.gitmodules|gitmod~[1-4]|%s)[ .]*(?:\Z|:)"
     % b"|".join(b"%s~[1-9][0-9]{%d}" % (b"gi7eba"[:length], 6 - length) for length in range(7)),
@@ -46,9 +46,9 @@ _GITMODULES: Final = re.compile(
 
 
 def check_name(name: bytes, mode: int = stat.S_IFREG) -> None:
-    """Refuse a name that could lead out of its folder or stand for Git's own data.
+    """Refuse a name that could lead out of its directory or stand for Git's own data.
 
-    :param mode: of the entry: a symbolic link may be called less than a file.
+    :param mode: mode of the entry: fewer names are allowed for a symbolic link.
     :raises UnsafeRepository: it is empty, ``.``, ``..``, holds a slash, is ``.git`` to some file system, or that of a
         link in the place of ``.gitmodules``.
     """
@@ -96,23 +96,23 @@ def is_hfs_dot_git(name: bytes) -> bool:
         return error.start == 0
 
 
-def kept(name: bytes) -> bytes:
-    """Return a name as it is kept in memory: of one that is far too long to be written, its start and a hash of it."""
-    if len(name) <= _KEPT_BYTES:
+def shortened(name: bytes) -> bytes:
+    """Return a name, or the start and a hash of one that is far too long to be written, to save memory."""
+    if len(name) <= _MAX_NAME_IN_MEMORY_BYTES:
         return name
-    return name[:_KEPT_BYTES] + b"~" + sha1(name, usedforsecurity=False).hexdigest().encode()
+    return name[:_MAX_NAME_IN_MEMORY_BYTES] + b"~" + sha1(name, usedforsecurity=False).hexdigest().encode()
 
 
 def is_writable(name: bytes) -> bool:
-    """Return whether this name can be written and shown without harm: at most 255 bytes, none a control byte."""
+    """Return whether this name is at most 255 bytes long and has no control bytes."""
     return len(name) <= NAME_BYTES and len(name.translate(None, _CONTROL)) == len(name)
 
 
 def is_git_directory(names: Container[bytes]) -> bool:
-    """Whether Git may take a folder with these names for a repository: ``is_git_directory()`` in its setup.c.
+    """Return whether Git may take a directory with these entries for a repository.
 
-    It looks for ``HEAD``, and for ``refs`` and ``objects`` beside it or where the file ``commondir`` says. The objects
-    may be elsewhere too, where ``GIT_OBJECT_DIRECTORY`` says, so they count for nothing here; nor does what ``HEAD``
-    holds, as long as it is not a folder.
+    ``is_git_directory()`` in Git's setup.c requires ``HEAD``, and ``refs`` and ``objects`` beside it or where the file
+    ``commondir`` points. Objects may be anywhere, by ``GIT_OBJECT_DIRECTORY``, so they are not required here; nor does
+    the content of ``HEAD`` matter, as long as it is not a directory.
     """
     return HEAD in names and (b"refs" in names or b"commondir" in names)

@@ -1,6 +1,6 @@
-"""The entries of one tree object, and what is left of those that have the same name.
+"""Parses tree objects, and merges entries of the same name as Git's index does.
 
-Like Git's, this reads what its own writer would never write: modes with other bits, entries in any order, names twice.
+Like Git, it accepts what Git never writes: unusual modes, entries in any order, and repeated names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GITLINK: Final = 0o160000
 _LINE: Final = re.compile(rb"([0-7]++) ([^\0]*+)\0(.{20})|.++", re.DOTALL)
 
 _MODES: Final = frozenset((FILE, 0o100664, PROGRAM, LINK, DIRECTORY, GITLINK))
-"""All that Git has ever written: files kept the write bit of their group until 2005."""
+"""All modes that Git has ever written; until 2005 files had the write bit of the group."""
 
 _MODE_DIGITS: Final = 6  # more of them change nothing: Git looks at 16 bits
 
@@ -32,10 +32,9 @@ class Entry:
     """One line of a tree.
 
     :param mode: one of Git's five.
-    :param position: which object it is: its place in the pack, the number of a tree that :class:`TreeReader` made, or
-        -1 for a gitlink.
-    :param is_odd: whether the tree has a mode that Git never wrote.
-    :param instead_of: what is written where this is an empty directory: an earlier entry of the same name.
+    :param position: position of the object in the pack, number of a tree by :class:`TreeReader`, or -1 for a gitlink.
+    :param is_odd: whether the mode in the tree is one that Git never wrote.
+    :param instead_of: earlier entry of the same name, which is written instead if this is an empty directory.
     """
 
     __slots__ = ("instead_of", "is_directory", "is_odd", "mode", "name", "position")
@@ -57,12 +56,12 @@ class Entry:
 
     @property
     def is_gitlink(self) -> bool:
-        """Whether it is a commit of another repository."""
+        """Whether it is a submodule: a commit of another repository."""
         return self.mode == GITLINK
 
     @property
     def is_executable(self) -> bool:
-        """Whether its owner may run it."""
+        """Whether it is an executable file."""
         return self.mode == PROGRAM
 
 

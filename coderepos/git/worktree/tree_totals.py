@@ -1,13 +1,13 @@
-"""Settles what of the trees of a commit is written, and sizes it up before any of it is.
+"""Selects which entries of a commit's trees are written, and computes their totals before anything is.
 
-What is in a tree is not always what is written. Each difference is noted by its reason:
+What is written may differ from what is in a tree. Each difference is recorded with its reason:
 
-- ``name``: a name that is too long or holds control bytes; with all that is below it
+- ``name``: a name that is too long or has control bytes; everything below it is skipped too
 - ``duplicate``: the same name again
-- ``mode``: a mode that Git never wrote: other bits count for nothing, and an unknown type is that of a submodule
-- ``empty_tree``: a directory that holds no file at any depth, for which Git makes none
-- ``bare_repository``: a directory that Git takes for a repository of its own. At the top, where whoever runs Git in the
-  working tree would meet it, its ``HEAD`` is left out; further down everything is written
+- ``mode``: a mode that Git never wrote; extra bits are ignored, and an unknown type counts as a submodule
+- ``empty_tree``: a directory without a file at any depth, which Git does not create
+- ``bare_repository``: a directory that Git takes for a repository of its own. At the top, where Git commands in the
+  working tree would find it, its ``HEAD`` is skipped; further down everything is written
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from coderepos.git.worktree.entry_names import HEAD, check_name_above_link, is_g
 from coderepos.git.worktree.tree_entries import Entry
 
 BLOCK_BYTES: Final = 4_096
-"""What file systems round up to, so what many small files take on disk."""
+"""Block size that file sizes are rounded up to, as most file systems do."""
 
 
 class TreeTotals:
-    """What a tree takes once it is written.
+    """The totals of a tree, with everything below it.
 
-    :param entries: with those that are not written.
+    :param entries: number of entries, including those that are not written.
     :param path_bytes: length of its longest path, with a slash before each name.
     :param is_empty: whether it holds no file at any depth.
     :param has_links: whether there is a symbolic link at any depth, written or not.
-    :param is_repository: whether Git would take it for a repository.
+    :param is_repository: whether Git may take it for a repository.
     """
 
     __slots__ = ("depth", "disk_bytes", "entries", "has_links", "is_empty", "is_repository", "path_bytes")
@@ -57,7 +57,7 @@ class TreeTotals:
 
 
 class Trees:
-    """The trees below one root, each held once however often it is used.
+    """The trees below one root; each is there once, however often it is used.
 
     :param root: number of the root tree.
     """
@@ -65,28 +65,28 @@ class Trees:
     def __init__(self, root: int) -> None:
         self.root: Final = root
         self.entries: Final[dict[int, list[Entry]]] = {}
-        """What is to be written, by number of the tree."""
+        """Entries to be written, by number of the tree."""
         self.differences: Final[dict[int, list[tuple[str, bytes, int]]]] = {}
-        """What is not written as it is, by number of the tree: reason, name, and how many entries that are."""
+        """Differences by number of the tree: reason, name, and number of entries."""
         self.totals: Final[dict[int, TreeTotals]] = {}
         self.lacks_empty_tree = False
-        """Whether the empty tree is used and not in the pack."""
+        """Whether the empty tree is used but not in the pack."""
 
     @property
     def total(self) -> TreeTotals:
-        """What the whole working tree takes."""
+        """The totals of the whole working tree."""
         return self.totals[self.root]
 
-    def differs(self, tree: int, reason: str, name: bytes, count: int = 1) -> None:
-        """Note what is not written as it is."""
+    def add_difference(self, tree: int, reason: str, name: bytes, count: int = 1) -> None:
+        """Record a difference between a tree and what is written of it."""
         self.differences.setdefault(tree, []).append((reason, name, count))
 
 
 def compute_totals(trees: Trees, pack: Pack, limits: Limits, other_bytes: int) -> None:
-    """Settle what is written and fill in the totals, each tree's once; no recursion, and no trust in the ids.
+    """Reduce the entries to what is written, and fill in the totals, once per tree and without recursion.
 
-    :raises UnsafeRepository: a tree is inside itself, or a link in a directory where Git refuses it.
-    :raises LimitExceeded: a subclass that names the bound that the working tree would pass.
+    :raises UnsafeRepository: a tree contains itself, or a link is in a directory where Git refuses links.
+    :raises LimitExceeded: the subclass for the limit that the working tree would exceed.
     """
     open_trees: set[int] = set()
     todo = [trees.root]
@@ -96,7 +96,7 @@ def compute_totals(trees: Trees, pack: Pack, limits: Limits, other_bytes: int) -
             todo.pop()
             continue
         inner = {entry.position for entry in trees.entries[tree] if entry.is_directory}
-        # Not by the difference of both, which walks through all totals for each tree.
+        # A set difference would walk through all totals for each tree.
         unknown = {one for one in inner if one not in trees.totals}
         if unknown & open_trees:
             raise UnsafeRepository(reason="tree inside itself")
@@ -119,13 +119,13 @@ def compute_totals(trees: Trees, pack: Pack, limits: Limits, other_bytes: int) -
 
 
 def _totals(tree: int, trees: Trees, pack: Pack) -> TreeTotals:
-    count, is_empty, has_links = _settle(tree, trees)
+    count, is_empty, has_links = _select_entries(tree, trees)
     entries = trees.entries[tree]
     names = {entry.name for entry in entries if not (entry.name == HEAD and (entry.is_directory or entry.is_gitlink))}
     is_repository = is_git_directory(names)
     if is_repository and tree == trees.root:
         trees.entries[tree] = entries = [entry for entry in entries if entry.name != HEAD]
-        trees.differs(tree, "bare_repository", HEAD)
+        trees.add_difference(tree, "bare_repository", HEAD)
         count += 1
     disk_bytes, depth, path_bytes = BLOCK_BYTES, 0, 0
     for entry in entries:
@@ -148,10 +148,10 @@ def _totals(tree: int, trees: Trees, pack: Pack) -> TreeTotals:
     )
 
 
-def _settle(tree: int, trees: Trees) -> tuple[int, bool, bool]:
-    """Leave out what is not written, and note it.
+def _select_entries(tree: int, trees: Trees) -> tuple[int, bool, bool]:
+    """Remove the entries that are not written, and record them.
 
-    :returns: how many entries that are, whether there is no file, and whether there are links, left out or not.
+    :returns: how many entries were removed, whether there is no file, and whether there are links, removed or not.
     """
     kept: list[Entry] = []
     skipped, is_empty, has_links = 0, True, False
@@ -160,32 +160,32 @@ def _settle(tree: int, trees: Trees) -> tuple[int, bool, bool]:
             inner = trees.totals[entry.position]
             below = inner.entries
             if inner.is_empty:
-                trees.differs(tree, "empty_tree", entry.name, 1 + below)
+                trees.add_difference(tree, "empty_tree", entry.name, 1 + below)
                 skipped += 1 + below
                 if entry.instead_of is None:
                     continue
                 entry, below = entry.instead_of, 0
             else:
                 has_links |= inner.has_links
-                _note_directory(tree, entry.name, inner, trees)
+                _check_directory(tree, entry.name, inner, trees)
         else:
             below = 0
         is_empty = False
         has_links |= entry.is_symlink
         if entry.is_odd:
-            trees.differs(tree, "mode", entry.name)
+            trees.add_difference(tree, "mode", entry.name)
         if is_writable(entry.name):
             kept.append(entry)
         else:
-            trees.differs(tree, "name", entry.name, 1 + below)
+            trees.add_difference(tree, "name", entry.name, 1 + below)
             skipped += 1 + below
     trees.entries[tree] = kept
     return skipped, is_empty, has_links
 
 
-def _note_directory(tree: int, name: bytes, inner: TreeTotals, trees: Trees) -> None:
-    """Check a directory that has files, and note it where Git would take it for a repository."""
+def _check_directory(tree: int, name: bytes, inner: TreeTotals, trees: Trees) -> None:
+    """Check the name of a directory with files, and record the directory if Git may take it for a repository."""
     if inner.has_links:
         check_name_above_link(name)
     if inner.is_repository:
-        trees.differs(tree, "bare_repository", name)
+        trees.add_difference(tree, "bare_repository", name)

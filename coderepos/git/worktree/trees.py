@@ -1,4 +1,4 @@
-"""Reads the trees of a commit, those that are not there and those of one name included."""
+"""Reads the trees of a commit, including empty ones that are not in the pack and several of one name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from coderepos.exceptions import TooManyEntries, TreeTooDeep, UnsafeRepository
 from coderepos.git.limits import Limits
 from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.pack_file import BLOB, EMPTY_TREE, TREE, Pack
-from coderepos.git.worktree.entry_names import check_name, kept
+from coderepos.git.worktree.entry_names import check_name, shortened
 from coderepos.git.worktree.tree_entries import DIRECTORY, GITLINK, Entry, parse_tree, without_duplicates
 from coderepos.git.worktree.tree_totals import Trees, compute_totals
 
@@ -23,12 +23,12 @@ def read_trees(
     *,
     other_bytes: int = 0,
 ) -> Trees:
-    """Return all trees below ``root_id``, checked and sized up.
+    """Return all trees below ``root_id``, checked and with their totals.
 
     :param by_id: positions of all objects.
-    :param other_bytes: what else counts against ``limits.disk_bytes``: the Git data.
-    :raises UnsafeRepository: a tree or a name that is refused.
-    :raises LimitExceeded: a subclass that names the bound that the working tree would pass.
+    :param other_bytes: size of the Git data, which counts against ``limits.disk_bytes`` too.
+    :raises UnsafeRepository: a tree or a name is refused.
+    :raises LimitExceeded: the subclass for the limit that the working tree would exceed.
     """
     trees = TreeReader(pack, by_id, delta_tree, limits).read(root_id)
     compute_totals(trees, pack, limits, other_bytes)
@@ -38,8 +38,8 @@ def read_trees(
 class TreeReader:
     """Reads trees level by level.
 
-    A tree has a number: its position in the pack, or a higher one for a tree that is not there: the empty tree, and
-    those that several of one name make together.
+    Trees are numbered by their position in the pack. Higher numbers are for trees that are not in the pack: the empty
+    tree, and those merged from several of one name.
     """
 
     def __init__(self, pack: Pack, by_id: Mapping[bytes, int], delta_tree: DeltaTree, limits: Limits) -> None:
@@ -56,8 +56,8 @@ class TreeReader:
     def read(self, root_id: bytes) -> Trees:
         """Return the trees below ``root_id``.
 
-        :raises UnsafeRepository: a tree or a name that is refused.
-        :raises LimitExceeded: there are too many entries, or trees too deep in each other.
+        :raises UnsafeRepository: a tree or a name is refused.
+        :raises LimitExceeded: there are too many entries, or trees are nested too deeply.
         """
         trees = Trees(self._number(root_id, DIRECTORY))
         unread, level = {trees.root}, 0
@@ -79,7 +79,7 @@ class TreeReader:
             entries = self._parsed[position] = []
             for mode, is_odd, name, object_id in parse_tree(data, most=self._limits.entries):
                 check_name(name, mode)
-                entries.append(Entry(mode, kept(name), self._number(object_id, mode), is_odd))
+                entries.append(Entry(mode, shortened(name), self._number(object_id, mode), is_odd))
             self._charge(len(entries))
 
     def _entries(self, tree: int, trees: Trees) -> list[Entry]:
@@ -91,7 +91,7 @@ class TreeReader:
             return entries
         entries, more = without_duplicates(entries, self._merge)
         for name, count in more:
-            trees.differs(tree, "duplicate", name, count)
+            trees.add_difference(tree, "duplicate", name, count)
         return entries
 
     def _number(self, object_id: bytes, mode: int) -> int:
@@ -112,9 +112,9 @@ class TreeReader:
         return position
 
     def _merge(self, trees: Iterable[int]) -> int:
-        """Return the number of the tree that has the entries of these, one tree after the other.
+        """Return the number of the tree that has the entries of all of these, in this order.
 
-        Of a tree that is there again only the last time counts: adding it once more makes what came before void.
+        Of a tree that is repeated only the last occurrence counts, since it overrides the ones before.
         """
         parts = [part for tree in trees for part in self._parts_of(tree)]
         last: tuple[int, ...] = tuple(reversed(dict.fromkeys(reversed(parts))))

@@ -257,12 +257,12 @@ def test_links_in_folders_are_followed_from_their_folder(tmp_path: Path) -> None
 
 def test_many_chained_links_cost_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past a number of steps, and past the memory for their texts, links become files."""
-    monkeypatch.setattr(links_module, "_STEPS", 50)
+    monkeypatch.setattr(links_module, "_MAX_STEPS", 50)
     first = link(b"a", b"./" * 40 + b"file")
     second = link(b"b", b"./" * 41 + b"file")
     report = tree_of(tmp_path, line(FILE, b"file"), first[0], second[0], objects=[CONTENT, first[1], second[1]])
     assert report.substitutions == {"symlink": 1}
-    monkeypatch.setattr(checkout_module, "_LINK_BYTES", 100)
+    monkeypatch.setattr(checkout_module, "_MAX_LINKS_BYTES", 100)
     (tmp_path / "again").mkdir()
     report = tree_of(
         tmp_path / "again", line(FILE, b"file"), first[0], second[0], objects=[CONTENT, first[1], second[1]]
@@ -272,7 +272,7 @@ def test_many_chained_links_cost_little(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_few_descriptors_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More folders than may be open at once are opened again when they are needed."""
-    monkeypatch.setattr(checkout_module, "_OPEN_FOLDERS", 3)
+    monkeypatch.setattr(checkout_module, "_MAX_OPEN_DIRECTORIES", 3)
     inner = packs.tree(line(FILE, b"a"), line(FILE, b"b"))
     middle = packs.tree(*(Line(FOLDER, b"%d" % number, inner.id) for number in range(9)))
     tree_of(

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from coderepos.git.worktree.symlinks import Links
+from coderepos.git.worktree.symlinks import Symlinks
 
 
 def links_of(targets: Mapping[bytes, bytes]) -> dict[bytes, bool]:
     """Return whether each link, given by path and target, stays inside."""
-    links = Links()
+    links = Symlinks()
     paths = {path: tuple(path.split(b"/")) for path in targets}
     for path, target in targets.items():
         links.add(paths[path], target)
-    return {path: links.stays_inside(names) for path, names in paths.items()}
+    return {path: links.resolves_inside(names) for path, names in paths.items()}
 
 
 @pytest.mark.parametrize(
