@@ -29,6 +29,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     return Reference(tmp_path_factory.mktemp("reference"))
 
 
+@pytest.mark.slow
 def test_packs_and_deltas_are_read_as_git_reads_them(tmp_path: Path) -> None:
     """For some seconds: whatever Git refuses is refused, and where it does not, the index has the same bytes."""
     seed = random.SystemRandom().randrange(2**32)

@@ -50,6 +50,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> HostProject:
     return host
 
 
+@pytest.mark.slow
 def test_own_writes_are_read_from_where_they_were_written(host: HostProject) -> None:
     """A replica that lags for ever hides nothing: claim, status, related rows, refreshes and new tokens."""
     host.python(
@@ -92,6 +93,7 @@ def test_own_writes_are_read_from_where_they_were_written(host: HostProject) -> 
     )
 
 
+@pytest.mark.slow
 def test_commands_find_the_tables(host: HostProject) -> None:
     """Without ``--database`` a command asks the database that the tables are in."""
     assert "0 moved" in host.manage("coderepos_rekey")
@@ -99,6 +101,7 @@ def test_commands_find_the_tables(host: HostProject) -> None:
     host.manage("check", "--database", "default", "--database", "code")
 
 
+@pytest.mark.slow
 def test_notification_does_not_roll_back_a_transaction_of_the_host(host: HostProject) -> None:
     """The queue's broker closes connections that are in a transaction, so that it waits for the end of each."""
     host.python(

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.host_project import HostProject
 from tests.support.host_shapes import SHAPES, Shape
+from tests.support.selection import sampled
 from tests.support.servers.git_http_backend import GitServer
 
 AUTHOR = ("-c", "user.name=A", "-c", "user.email=a@example.org")
@@ -106,11 +107,10 @@ def server(tmp_path: Path) -> Iterator[GitServer]:
         yield server
 
 
-@pytest.fixture(params=[pytest.param(shape, id=name) for name, shape in SHAPES.items()])
+@pytest.fixture(params=sampled(SHAPES, every=len(SHAPES)))
 def shape(request: pytest.FixtureRequest) -> Shape:
     """One kind of host after the other."""
-    shape: Shape = request.param
-    return shape
+    return SHAPES[request.param]
 
 
 @pytest.fixture

@@ -130,6 +130,7 @@ def is_open(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.slow
 def test_readme_from_the_first_line_to_the_clone(host: HostProject, shell: Shell, server: GitServer) -> None:
     """Every line as printed; only host, token, port and sandbox root are those of this machine."""
     mount(host, "README.md")
@@ -166,6 +167,7 @@ def test_readme_from_the_first_line_to_the_clone(host: HostProject, shell: Shell
     assert "the first one" in shell.type(history, SANDBOX_PATH=sandbox_path)
 
 
+@pytest.mark.slow
 def test_page_on_mounting(host: HostProject, tmp_path: Path) -> None:
     """Its settings, addresses and policy work together, and no check has anything to say."""
     model = """

@@ -42,6 +42,7 @@ def ids(messages: list[CheckMessage]) -> list[str]:
     return [str(message.id).removeprefix("coderepos.") for message in messages]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
 def test_migrations_of_the_host_do_not_know_us(host: HostProject, key: str) -> None:
     """A host's foreign key to its own project model names that model, and stays when the app goes."""
@@ -72,6 +73,7 @@ def test_migrations_of_the_host_do_not_know_us(host: HostProject, key: str) -> N
     host.manage("migrate")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("app", "wrap"),
     [
@@ -117,6 +119,7 @@ def test_project_model_of_a_later_migration(host: HostProject, app: str, wrap: s
     assert "stored" in host.python(STORE.replace("objects.create()", "objects.create(id=1)"))
 
 
+@pytest.mark.slow
 def test_app_without_migrations(host: HostProject) -> None:
     """A project model whose app has no migrations is made before them."""
     host.add("shop/__init__.py", "")
@@ -127,6 +130,7 @@ def test_app_without_migrations(host: HostProject) -> None:
     assert "stored" in host.python(STORE)
 
 
+@pytest.mark.slow
 def test_model_named_after_the_tables_were_made(host: HostProject) -> None:
     """It is an error of ``check --database`` and of ``migrate``, and its way out works."""
     host.configure('INSTALLED_APPS += ["coderepos.projects"]\n')
@@ -149,6 +153,7 @@ def test_model_named_after_the_tables_were_made(host: HostProject) -> None:
     assert "stored" in host.python(STORE)
 
 
+@pytest.mark.slow
 def test_no_project_model(host: HostProject) -> None:
     """Who names no model is told both ways, and which model is probably meant; a key can be made all the same."""
     host.add_app("shop", "class Project(models.Model):\n    pass\n")

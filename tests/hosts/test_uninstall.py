@@ -35,6 +35,7 @@ def mark_root(host: HostProject) -> Path:
     return host.folder / "repos"
 
 
+@pytest.mark.slow
 def test_task_before_the_tables_are_made(host: HostProject) -> None:
     """Where only the queue has its tables, a task of ours is a line in the log, and the worker goes on."""
     host.manage("migrate", "django_q")
@@ -45,6 +46,7 @@ def test_task_before_the_tables_are_made(host: HostProject) -> None:
     assert log.count("reap is skipped: coderepos is not installed here, or not migrated") == 1
 
 
+@pytest.mark.slow
 def test_task_after_the_app_went(host: HostProject) -> None:
     """A task that waited when the app was taken out of the settings ends no worker."""
     host.manage("migrate")
@@ -55,6 +57,7 @@ def test_task_after_the_app_went(host: HostProject) -> None:
         host.python(STRAY)
 
 
+@pytest.mark.slow
 def test_tables_that_go_take_their_schedules_along(host: HostProject) -> None:
     """Who only runs ``migrate coderepos zero`` has no schedule left either, and gets them back with the tables."""
     count = "from django_q.models import Schedule\nprint('schedules', Schedule.objects.count())\n"
@@ -67,6 +70,7 @@ def test_tables_that_go_take_their_schedules_along(host: HostProject) -> None:
     assert "schedules 2" in host.python(count)
 
 
+@pytest.mark.slow
 def test_nothing_goes_without_a_yes(host: HostProject) -> None:
     """The question is asked, and no answer is none."""
     host.manage("migrate")
@@ -78,6 +82,7 @@ def test_nothing_goes_without_a_yes(host: HostProject) -> None:
     )
 
 
+@pytest.mark.slow
 def test_root_of_another_installation_stays(host: HostProject) -> None:
     """A root with a foreign marker is not touched, and nothing else goes either; ours may be cleared alone."""
     host.manage("migrate")

@@ -331,18 +331,21 @@ class Azure(Service):
 def running(kind: type[Service], folder: Path) -> Iterator[Service]:
     """Run one of the services for as long as the block."""
     service = Azure(*tls_server(folder)) if kind is Azure else kind()
-    try:
-        with service:
-            yield service
-    finally:
-        _collect_connections()
+    with _connections_collected(), service:
+        yield service
 
 
-def _collect_connections() -> None:
-    """Let go of the connections that official clients leave to the collector.
+@contextmanager
+def _connections_collected() -> Iterator[None]:
+    """Let go of the connections that official clients leave to the collector, as that of Azure does.
 
-    Those of Azure do so with answers that they gave up. It would otherwise be a warning in whatever test runs by then.
+    It would otherwise be a warning in whatever test runs by then.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    gc.freeze()  # so that the collector looks at what the block makes, not at a whole run
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+        gc.unfreeze()
