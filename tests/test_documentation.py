@@ -85,7 +85,7 @@ def test_every_reason_of_a_substitution_is_explained() -> None:
     """The table and the sentences of the admin have the same reasons, and no clone counts for another one."""
     rows = re.findall(r"^\| `([a-z_]+)` \|", (DOCS / "how-it-works.md").read_text(), re.MULTILINE)
     engine = "".join(path.read_text() for path in (ROOT / "coderepos/git").rglob("*.py"))
-    counted = re.findall(r'(?:\bdiffers\(tree, |substitutions\.add(?:_unnamed)?\()"([a-z_]+)"', engine)
+    counted = re.findall(r'(?:\badd_difference\(tree, |substitutions\.add(?:_unnamed)?\(\s*)"([a-z_]+)"', engine)
 
     assert set(rows) == set(MEANINGS) == set(counted)
 
