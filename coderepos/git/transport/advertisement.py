@@ -15,7 +15,8 @@ _NO_REFS: Final = b"capabilities^{}"
 _PEELED: Final = b"^{}"
 _UNBORN: Final = b"unborn"
 _REF: Final = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) ([^\0 ][^\0]*)\Z")
-_SHALLOW: Final = re.compile(rb"shallow ([0-9a-f]{40})\Z")
+SHALLOW_LINE: Final = re.compile(rb"shallow ([0-9a-f]{40})\Z")
+"""A commit whose parents were cut off; its id is group 1."""
 
 
 class Advertisement:
@@ -110,7 +111,7 @@ def _read_refs(lines: PktLines, line: bytes | None, refs: RefListing) -> list[by
                 refs.add_peeled(found[1])
             else:
                 refs.add(found[2], found[1])
-        elif found := _SHALLOW.match(line):
+        elif found := SHALLOW_LINE.match(line):
             shallow.append(found[1])
         else:
             raise malformed()

@@ -12,7 +12,7 @@ from typing import Final
 from coderepos.exceptions import GitError, RemoteProtocolError
 from coderepos.git.limits import Limits
 from coderepos.git.refs import RefListing
-from coderepos.git.transport.advertisement import read_advertisement, read_ls_refs
+from coderepos.git.transport.advertisement import SHALLOW_LINE, read_advertisement, read_ls_refs
 from coderepos.git.transport.discovery import RESULT, Discovery
 from coderepos.git.transport.http_connection import NOT_ALLOWLISTED, USER_AGENT, GuardedConnection, Response
 from coderepos.git.transport.pack_sink import PackSink
@@ -26,7 +26,6 @@ MAX_SHALLOW: Final = 80_000
 
 _ALLOWS_IDS: Final = (b"allow-tip-sha1-in-want", b"allow-reachable-sha1-in-want")
 _AGENT: Final = b"agent=" + USER_AGENT.encode()
-_SHALLOW: Final = re.compile(rb"shallow ([0-9a-f]{40})\Z")
 _ACK: Final = re.compile(rb"NAK\Z|ACK [0-9a-f]{40}( continue| common| ready)?\Z")
 
 _SECTIONS: Final = (b"acknowledgments", b"shallow-info", b"wanted-refs", b"packfile-uris", b"packfile")
@@ -214,7 +213,7 @@ def _shallow_commits(lines: PktLines) -> frozenset[bytes]:
 
     :raises RemoteProtocolError: a line is malformed, or there are too many.
     """
-    found = [_SHALLOW.match(line) for line in lines.section()]
+    found = [SHALLOW_LINE.match(line) for line in lines.section()]
     if not all(found):
         raise malformed()
     return _not_too_many(frozenset(one[1] for one in found if one))
