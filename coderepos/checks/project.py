@@ -12,6 +12,7 @@ from django.db import connections, models, router
 
 from coderepos.checks.messages import error
 from coderepos.conf import DEFAULT_PROJECT_MODEL, project_model_label
+from coderepos.migrations._project import renamed_from
 from coderepos.models import CodeRepository, ProjectMembership, alias
 
 KEY_TYPES: Final = (models.IntegerField, models.UUIDField, models.CharField, models.TextField)
@@ -94,9 +95,17 @@ def _strangers(using: str, model: type[models.Model]) -> Iterator[checks.CheckMe
 def _belongs_elsewhere(table: str, referenced_table: str, model: type[models.Model]) -> checks.CheckMessage:
     before = next((other._meta.label for other in apps.get_models() if other._meta.db_table == referenced_table), None)
     wanted = model._meta.label
-    if before is None:
+    old = renamed_from(wanted)
+    if before is None and old is not None:
+        cause = f"The migration that renames {old} has to run under the old name"
+        way_out = (
+            f"set it back to {old}, run `migrate {model._meta.app_label} --skip-checks`, and set it to {wanted} again"
+        )
+    elif before is None:
+        cause = "It was named after the tables were made"
         way_out = f"forget every repository with `migrate coderepos zero --skip-checks`, and run `migrate` for {wanted}"
     else:
+        cause = "It was named after the tables were made"
         way_out = (
             f"set it back to {before}; or, to forget every repository, set it back, run `migrate coderepos zero`, set "
             f"it to {wanted} and run `migrate`"
@@ -104,7 +113,7 @@ def _belongs_elsewhere(table: str, referenced_table: str, model: type[models.Mod
     return error(
         13,
         f"{table} belongs to {referenced_table}, and CODEREPOS_PROJECT_MODEL is {wanted}: nothing can be connected.",
-        f"It was named after the tables were made: {way_out}.",
+        f"{cause}: {way_out}.",
     )
 
 

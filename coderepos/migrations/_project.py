@@ -30,6 +30,15 @@ def migration_of(label: str) -> tuple[str, str]:
     return app_label, max(made_by, default=FIRST)
 
 
+def renamed_from(label: str) -> str | None:
+    """Return the label that the project model had before a migration of its app renamed it; ``None`` if none did."""
+    app_label, _, name = label.partition(".")
+    for _, operation in _operations(app_label):
+        if isinstance(operation, RenameModel) and operation.new_name.lower() == name.lower():
+            return f"{app_label}.{operation.old_name}"
+    return None
+
+
 def _operations(app_label: str) -> Iterator[tuple[str, Operation]]:
     """Yield every operation of an app with the name of its migration; none of an app without migrations."""
     if not any(config.label == app_label for config in apps.get_app_configs()):

@@ -154,6 +154,41 @@ def test_model_named_after_the_tables_were_made(host: HostProject) -> None:
 
 
 @pytest.mark.slow
+def test_model_renamed_after_the_tables_were_made(host: HostProject) -> None:
+    """The check says in which order to do it, and no repository is lost on that way."""
+    host.add_app("shop", "class Project(models.Model):\n    pass\n")
+    host.configure('CODEREPOS_PROJECT_MODEL = "shop.Project"\n')
+    host.manage("makemigrations", "shop")
+    host.manage("migrate")
+    assert "stored" in host.python(STORE)
+    models_file = host.folder / "shop/models.py"
+    models_file.write_text(models_file.read_text().replace("Project", "Venture"))
+    host.add(
+        "shop/migrations/0002_rename.py",
+        """
+        from django.db import migrations
+        class Migration(migrations.Migration):
+            dependencies = [("shop", "0001_initial")]
+            operations = [migrations.RenameModel("Project", "Venture")]
+        """,
+    )
+    host.configure('CODEREPOS_PROJECT_MODEL = "shop.Venture"\n')
+
+    with pytest.raises(Refused, match=r"coderepos\.E013") as refused:
+        host.manage("migrate")
+    assert "back to shop.Project, run `migrate shop --skip-checks`, and set it to shop.Venture" in str(refused.value)
+
+    host.configure('CODEREPOS_PROJECT_MODEL = "shop.Project"\n')
+    host.manage("migrate", "shop", "--skip-checks")
+    host.configure('CODEREPOS_PROJECT_MODEL = "shop.Venture"\n')
+    host.manage("makemigrations", "--check", "--dry-run")
+    host.manage("migrate")
+    host.manage("check", "--database", "default")
+    found = host.python("from coderepos.models import CodeRepository\nprint(CodeRepository.objects.get().project)")
+    assert found == "Venture object (1)\n"
+
+
+@pytest.mark.slow
 def test_no_project_model(host: HostProject) -> None:
     """Who names no model is told both ways, and which model is probably meant; a key can be made all the same."""
     host.add_app("shop", "class Project(models.Model):\n    pass\n")
