@@ -266,6 +266,7 @@ SAME_ADVICE = {
     "remote_unavailable": "encryption_unavailable",
     "remote_error": "remote_auth_failed",
     "throttled": "encryption_unavailable",
+    "database_busy": "encryption_unavailable",
     "remote_moved": "remote_not_found",
     "remote_certificate": "url_not_allowed",
     "remote_protocol_error": "remote_not_found",

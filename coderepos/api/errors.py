@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from django.core import exceptions as django_errors
 from django.core.signals import got_request_exception
+from django.db import OperationalError
 from django.http import Http404, UnreadablePostError
 from rest_framework import exceptions, status
 from rest_framework.response import Response
@@ -21,7 +22,16 @@ from rest_framework.settings import api_settings
 from rest_framework.views import set_rollback
 
 from coderepos.api.statuses import STATUS
-from coderepos.exceptions import CodeReposError, InternalError, NotFound, PermissionDenied, Throttled
+from coderepos.exceptions import (
+    BUSY_SECONDS,
+    CodeReposError,
+    DatabaseBusy,
+    InternalError,
+    NotFound,
+    PermissionDenied,
+    Throttled,
+)
+from coderepos.models.locking import is_busy
 
 NON_FIELD_ERRORS: Final = "non_field_errors"
 """Name under which ``fields`` has what concerns no field alone, whatever the host calls it."""
@@ -73,6 +83,8 @@ def describe(error: Exception) -> Answer:
             return _ours(NotFound())
         case django_errors.PermissionDenied():
             return _ours(PermissionDenied())
+        case OperationalError() if is_busy(error):
+            return _ours(DatabaseBusy(retry_after_seconds=BUSY_SECONDS))
         case exceptions.APIException() if error.status_code < 500:
             return _of_rest_framework(error)
         case _:

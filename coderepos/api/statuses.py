@@ -49,6 +49,7 @@ STATUS: Final[Mapping[str, int]] = {
     "not_found": 404,
     "permission_denied": 403,
     "throttled": 429,
+    "database_busy": 503,
     "internal_error": 500,
 }
 """HTTP status of every code of :mod:`coderepos.exceptions`; 401 stays for the caller, a remote's refusal is a 422."""

@@ -51,7 +51,9 @@ from coderepos.exceptions.remote import (
     RemoteUnreachable,
 )
 from coderepos.exceptions.requests import (
+    BUSY_SECONDS,
     AlreadyConnected,
+    DatabaseBusy,
     InvalidState,
     JobRunning,
     NotFound,
@@ -68,6 +70,7 @@ from coderepos.exceptions.sandbox import (
 )
 
 __all__ = [
+    "BUSY_SECONDS",
     "LONGEST_WAIT_SECONDS",
     "AlreadyConnected",
     "AskedToWait",
@@ -75,6 +78,7 @@ __all__ = [
     "CloneTimeout",
     "CodeReposError",
     "CryptoError",
+    "DatabaseBusy",
     "EncryptionUnavailable",
     "GitError",
     "InflatedTooLarge",

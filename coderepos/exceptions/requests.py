@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from coderepos.exceptions.base import CodeReposError
+
+BUSY_SECONDS: Final = 5
+"""How long a caller is asked to wait for a busy database."""
 
 
 class RequestError(CodeReposError):
@@ -43,3 +48,13 @@ class Throttled(RequestError):
     """Too many repositories were connected in this project lately; try again later."""
 
     code = "throttled"
+
+
+class DatabaseBusy(RequestError):
+    """Another process held what this request needs for too long, so nothing was changed; try again in some seconds.
+
+    :param retry_after_seconds: how long to wait, such as :data:`BUSY_SECONDS`.
+    """
+
+    code = "database_busy"
+    retryable = True

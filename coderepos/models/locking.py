@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -18,11 +19,25 @@ WAIT_SECONDS: Final = 5
 """How long a statement in such a transaction waits for a locked row before it fails."""
 
 _LOCK_NOT_AVAILABLE: Final = "55P03"
-"""SQLSTATE of PostgreSQL, appendix A of its manual."""
+_BUSY_STATES: Final = (_LOCK_NOT_AVAILABLE, "40P01", "40001")
+"""SQLSTATEs of PostgreSQL, appendix A of its manual: a lock that took too long, a deadlock, a serialization failure."""
+
+_BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class RowHeld(OperationalError):
     """Another transaction held a row for longer than :data:`WAIT_SECONDS`."""
+
+
+def is_busy(error: OperationalError) -> bool:
+    """Return whether a database error says that another transaction was in the way, so that a retry may succeed."""
+    cause = error.__cause__
+    code = getattr(cause, "sqlite_errorcode", None)
+    return (
+        isinstance(error, RowHeld)
+        or getattr(cause, "sqlstate", None) in _BUSY_STATES
+        or (code is not None and code & 0xFF in _BUSY_CODES)  # extended codes have the primary one in the low byte
+    )
 
 
 @contextmanager

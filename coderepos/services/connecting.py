@@ -17,7 +17,15 @@ from coderepos.crypto.keyring import keyring
 from coderepos.crypto.redaction import redact
 from coderepos.crypto.secret import Secret
 from coderepos.engine import network_policy, project_key
-from coderepos.exceptions import AlreadyConnected, CodeReposError, InvalidState, JobRunning, NotFound
+from coderepos.exceptions import (
+    BUSY_SECONDS,
+    AlreadyConnected,
+    CodeReposError,
+    DatabaseBusy,
+    InvalidState,
+    JobRunning,
+    NotFound,
+)
 from coderepos.git.platforms import platform_of
 from coderepos.git.probe import probe
 from coderepos.git.url import parse_git_url
@@ -145,6 +153,10 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
         # The project may have been deleted while the remote was asked.
         access.find_project(user, repository.project_id)
         raise
+    except RowHeld:
+        # Of the same repository, by a transaction that may still be rolled back.
+        reject_duplicate(repository)
+        raise DatabaseBusy(retry_after_seconds=BUSY_SECONDS) from None
     logger.info("repository %s connected to project %s, job %s", repository.pk, repository.project_id, job.pk)
     return Connection(repository=repository, job=job)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import OperationalError
+from django.db import OperationalError, transaction
 from psycopg.errors import LockNotAvailable
 from rest_framework.test import APIClient
 
@@ -16,12 +17,12 @@ from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, NotFound, RemoteAuthFailed, RemoteTimeout
 from coderepos.git.results import ProbeReport
-from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership, Role
+from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership, Role, locking
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
 from coderepos.projects.models import Project
 from coderepos.services import changing, connecting, tokens
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
-from tests.support.database import connection
+from tests.support.database import ALIAS, connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -224,6 +225,73 @@ def test_denied_calls_are_in_the_trail_with_atomic_requests(
 
     assert answer.status_code == 403
     assert AuditEntry.objects.get().event == "denied"
+
+
+@pytest.fixture
+def stored(make_repository: MakeRepository) -> CodeRepository:
+    """A repository that may be cloned again."""
+    return make_repository(clone_status="FAILED")
+
+
+@pytest.fixture
+def frozen_connect(
+    project: Project, client: APIClient, stored: CodeRepository, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Another connect call that stands still between its insert and its commit, and the URL that it connects."""
+    monkeypatch.setattr(locking, "WAIT_SECONDS", 1)
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA busy_timeout = 200")
+    url = "https://github.com/owner/frozen"
+    inserted, release = threading.Event(), threading.Event()
+
+    def insert() -> None:
+        try:
+            with transaction.atomic(using=ALIAS):
+                CodeRepository.objects.create(project_id=project.pk, git_url=url, token_ciphertext=Secret(""))
+                inserted.set()
+                release.wait(30)
+                transaction.set_rollback(True, using=ALIAS)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=insert)
+    thread.start()
+    assert inserted.wait(10)
+    yield url
+    release.set()
+    thread.join()
+    connection.close()
+
+
+@pytest.mark.usefixtures("remote")
+def test_connect_beside_a_frozen_one(client: APIClient, project: Project, frozen_connect: str) -> None:
+    """PostgreSQL waits for the other's insert, SQLite for its lock: neither is an error of ours, and both end."""
+    answer = client.post(
+        f"{ADDRESS}/connect", {"git_url": frozen_connect, "project_id": str(project.pk)}, format="json"
+    )
+
+    assert (answer.status_code, answer.json()["detail"]["error"]) == (503, "database_busy")
+    assert int(answer["Retry-After"]) > 0
+
+
+@pytest.mark.usefixtures("remote")
+@pytest.mark.parametrize(
+    "call",
+    [lambda client, row: client.post(f"{ADDRESS}/repos/{row.pk}/clone"), lambda *to: patch(*to, depth=5), put],
+    ids=["clone", "change", "token"],
+)
+def test_writer_that_is_in_the_way(
+    client: APIClient, stored: CodeRepository, frozen_connect: str, call: Callable[..., Any]
+) -> None:
+    """On SQLite any writer is in the way of every other one, on PostgreSQL one of the same row alone."""
+    answer = call(client, stored)
+
+    if connection.vendor == "postgresql":
+        assert answer.status_code < 300
+    else:
+        assert (answer.status_code, answer.json()["detail"]["error"]) == (503, "database_busy")
+        assert int(answer["Retry-After"]) > 0
 
 
 @pytest.mark.parametrize(
