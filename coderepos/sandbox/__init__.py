@@ -1,1 +1,1 @@
-"""Read-only sandboxes on disk: one directory per repository, and the only moves between its states."""
+"""Read-only sandboxes on disk: one directory per repository, and all changes of its state."""

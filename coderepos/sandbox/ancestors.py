@@ -1,4 +1,4 @@
-"""Checks that nobody can swap a folder by changing one that it is in."""
+"""Checks that no other user can replace a directory by changing one of its ancestors."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from coderepos.exceptions import SandboxRefused
 
 logger = logging.getLogger(__name__)
 
-_MOST_LINKS: Final = 40
+_MAX_LINKS: Final = 40
 
 
-def require_safe_way(path: Path) -> None:
-    """Check every folder and link on the way to ``path``, as far as it exists; ``path`` itself is not looked at.
+def require_safe_ancestors(path: Path) -> None:
+    """Check every directory and link that leads to ``path``, as far as they exist, but not ``path`` itself.
 
-    Each has to belong to root or to this user, and nobody else may write to it. Folders that are sticky, such as
-    ``/tmp``, may be written by all: nobody can rename what is somebody else's there.
+    Each has to belong to root or to this user, and nobody else may write to it. Sticky directories such as ``/tmp`` may
+    be writable for all, since users can rename only their own entries there.
 
     :param path: absolute.
-    :raises SandboxRefused: somebody else could put another folder in the place of ``path``.
-    :raises OSError: too many links, or what should be a folder is none.
+    :raises SandboxRefused: another user could replace ``path``.
+    :raises OSError: there are too many links, or a part of the path is not a directory.
     """
     here = Path("/")
     _require_safe(here, here.stat())
@@ -44,7 +44,7 @@ def require_safe_way(path: Path) -> None:
         _require_safe(here / name, status)
         if stat.S_ISLNK(status.st_mode):
             links += 1
-            if links > _MOST_LINKS:
+            if links > _MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             target = Path(os.readlink(here / name))
             if target.is_absolute():
@@ -54,17 +54,17 @@ def require_safe_way(path: Path) -> None:
             here /= name
 
 
-def _require_safe(place: Path, status: os.stat_result) -> None:
+def _require_safe(path: Path, status: os.stat_result) -> None:
     if status.st_uid not in (0, os.geteuid()):
-        logger.error("%s is above the sandbox root and belongs to user %d", place, status.st_uid)
+        logger.error("%s is above the sandbox root and belongs to user %d", path, status.st_uid)
         raise SandboxRefused(
-            "A folder above the sandbox root belongs to somebody who is neither root nor the worker's user; "
-            "the operator has to give it to one of them, or to choose another root."
+            "A directory above the sandbox root belongs to a user other than root and the worker's; "
+            "the operator has to change its owner, or to choose another root."
         )
     if stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_ISVTX and _others_may_write(status):
-        logger.error("%s is above the sandbox root and may be written by others", place)
+        logger.error("%s is above the sandbox root and may be written by others", path)
         raise SandboxRefused(
-            "Others than root and the worker's user may write to a folder above the sandbox root; "
+            "Users other than root and the worker's may write to a directory above the sandbox root; "
             "the operator has to run chmod go-w on it, or to choose another root."
         )
 
@@ -76,7 +76,7 @@ def _others_may_write(status: os.stat_result) -> bool:
 
 
 def _has_other_members(group_id: int) -> bool:
-    """Return whether anybody but root and this user is in a group, as far as the machine's own lists tell."""
+    """Return whether users other than root and this one are in a group, by the machine's user database."""
     user_ids = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == group_id}
     try:
         names = grp.getgrgid(group_id).gr_mem

@@ -10,18 +10,18 @@ from typing import Final
 from coderepos.exceptions import SandboxRefused
 
 MARKER: Final = ".coderepos-root"
-"""Its name in the root."""
+"""Name of the marker in the root."""
 
 MARKER_DRAFT: Final = f"{MARKER}-"
-"""How the names of markers begin that are being written."""
+"""Prefix of markers that are not complete yet."""
 
 _MARKER_BYTES: Final = 256
 
 
 def read_marker(base: int) -> str | None:
-    """Return the id in the marker, ``None`` where there is none.
+    """Return the id in the marker, or ``None`` without a marker.
 
-    :raises SandboxRefused: it is foreign.
+    :raises SandboxRefused: it belongs to another user.
     """
     try:
         marker = os.open(MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=base)
@@ -34,7 +34,7 @@ def read_marker(base: int) -> str | None:
 
 
 def write_marker(base: int, root_id: str) -> None:
-    """Write the marker whole or not at all; who comes second leaves that of the first."""
+    """Write the marker atomically; an existing one stays."""
     draft = f"{MARKER_DRAFT}{os.getpid()}-{time.monotonic_ns()}"
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=base), "wb") as file:
         file.write(root_id.encode("ascii") + b"\n")

@@ -1,6 +1,6 @@
-"""Removes a tree that hostile data may have shaped: by descriptors, without following links, at any depth.
+"""Removes a directory tree that hostile data may have shaped: by descriptors, without following links, at any depth.
 
-Others may remove the same tree at the same time: what is gone already is no error.
+Others may remove the same tree at the same time: what is gone already is not an error.
 """
 
 from __future__ import annotations
@@ -13,26 +13,25 @@ from contextlib import suppress
 from itertools import count
 from typing import Final
 
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 CANNOT_MOVE: Final = frozenset({errno.EXDEV, errno.EMLINK, errno.ENOSPC, errno.EDQUOT})
-"""What stops a folder from being moved, but not from being removed: where it is, or that its new place has no room."""
+"""Errors for a directory that cannot be moved, for its file system or lack of space, but can be removed in place."""
 
 _ATTEMPTS: Final = 5
 
 
 def remove_tree(name: str, *, parent: int) -> bool:
-    """Remove what ``name`` is in the folder ``parent``, and say whether there was anything.
+    """Remove the entry ``name`` of the directory ``parent``, and return whether there was one.
 
-    Takes no memory of the depth: folders inside are moved up before they are emptied, unless the file system can't do
-    that, as overlayfs can't with folders of its lower layers. Removing again what an earlier call left half done is
-    fine.
+    Memory does not grow with the depth: inner directories are moved up before they are emptied, unless the file system
+    can't do that, as overlayfs can't with directories of its lower layers. An interrupted removal can be repeated.
 
-    :param parent: descriptor of the folder.
-    :raises OSError: the file system refuses.
+    :param parent: descriptor of the directory.
+    :raises OSError: the file system fails.
     """
     try:
-        if not _is_folder(name, parent):
+        if not _is_directory(name, parent):
             os.unlink(name, dir_fd=parent)
             return True
         top = open_writable(name, parent=parent)
@@ -42,10 +41,10 @@ def remove_tree(name: str, *, parent: int) -> bool:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 _empty(top)
-                _remove_folder(name, parent)
+                _remove_directory(name, parent)
                 break
             except OSError as error:
-                # A killed process may still finish its last system call, and somebody else may move folders up.
+                # A killed process may still finish its last system call, and others may move directories up.
                 if error.errno != errno.ENOTEMPTY or attempt == _ATTEMPTS:
                     raise
     finally:
@@ -54,62 +53,62 @@ def remove_tree(name: str, *, parent: int) -> bool:
 
 
 def open_writable(name: str, *, parent: int) -> int:
-    """Return a descriptor of a folder of ours that its owner may change from now on.
+    """Make a directory readable and writable for its owner, and return a descriptor.
 
-    :raises OSError: it is a link, no folder, or not ours.
+    :raises OSError: it is a link, not a directory, or belongs to another user.
     """
     try:
-        folder = os.open(name, _FOLDER, dir_fd=parent)
+        directory = os.open(name, _DIRECTORY, dir_fd=parent)
     except PermissionError:
-        # Not even readable. chmod(2) on the descriptor's own link reaches this very folder and nothing else.
-        place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        # Not even readable. chmod(2) by way of the descriptor changes this very directory and nothing else.
+        handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
-            os.chmod(f"/proc/self/fd/{place}", 0o700)
+            os.chmod(f"/proc/self/fd/{handle}", 0o700)
         finally:
-            os.close(place)
-        folder = os.open(name, _FOLDER, dir_fd=parent)
+            os.close(handle)
+        directory = os.open(name, _DIRECTORY, dir_fd=parent)
     try:
-        mode = stat.S_IMODE(os.fstat(folder).st_mode)
+        mode = stat.S_IMODE(os.fstat(directory).st_mode)
         if mode & 0o700 != 0o700:
-            os.fchmod(folder, mode | 0o700)
+            os.fchmod(directory, mode | 0o700)
     except BaseException:
-        os.close(folder)
+        os.close(directory)
         raise
-    return folder
+    return directory
 
 
 def _empty(top: int) -> None:
     fresh_names = (f".lifted-{number}" for number in count())
     while names := os.listdir(top):
         for name in names:
-            if _is_folder(name, top):
-                _dissolve(name, top, fresh_names)
+            if _is_directory(name, top):
+                _flatten(name, top, fresh_names)
             else:
                 _unlink(name, top)
 
 
-def _dissolve(name: str, top: int, fresh_names: Iterator[str]) -> None:
-    """Remove the folder ``name`` of ``top``; folders inside it become folders of ``top``."""
+def _flatten(name: str, top: int, fresh_names: Iterator[str]) -> None:
+    """Remove the directory ``name`` of ``top``; its inner directories are moved up to ``top``."""
     try:
-        folder = open_writable(name, parent=top)
+        directory = open_writable(name, parent=top)
     except FileNotFoundError:
         return
     try:
-        for inner in _unlink_files(folder):
-            if not _lift(inner, folder, top, fresh_names):
-                _remove_in_place(inner, folder)
+        for inner in _unlink_files(directory):
+            if not _move_up(inner, directory, top, fresh_names):
+                _remove_in_place(inner, directory)
     finally:
-        os.close(folder)
-    _remove_folder(name, top)
+        os.close(directory)
+    _remove_directory(name, top)
 
 
-def _lift(name: str, folder: int, top: int, fresh_names: Iterator[str]) -> bool:
-    """Move a folder up to ``top``, and say whether the file system can."""
+def _move_up(name: str, directory: int, top: int, fresh_names: Iterator[str]) -> bool:
+    """Move a directory up to ``top``, and return whether the file system can do that."""
     for fresh_name in fresh_names:
         try:
-            # Moving a folder to another parent writes into it, as ".." changes.
-            os.close(open_writable(name, parent=folder))
-            os.rename(name, fresh_name, src_dir_fd=folder, dst_dir_fd=top)
+            # Moving a directory to another parent writes into it, as ".." changes.
+            os.close(open_writable(name, parent=directory))
+            os.rename(name, fresh_name, src_dir_fd=directory, dst_dir_fd=top)
         except FileNotFoundError:
             break
         except OSError as error:
@@ -123,60 +122,60 @@ def _lift(name: str, folder: int, top: int, fresh_names: Iterator[str]) -> bool:
 
 
 def _remove_in_place(name: str, parent: int) -> None:
-    """Remove a folder where it is, one descriptor at a time; takes memory of its depth.
+    """Remove a directory in place, with one descriptor at a time; memory grows with the depth.
 
-    :raises OSError: somebody moved one of the folders meanwhile.
+    :raises OSError: another process moved one of the directories meanwhile.
     """
-    way: list[tuple[str, list[str], tuple[int, int]]] = []
-    folder, todo = os.dup(parent), [name]
+    stack: list[tuple[str, list[str], tuple[int, int]]] = []
+    directory, todo = os.dup(parent), [name]
     try:
-        while todo or way:
+        while todo or stack:
             if todo:
                 entered = todo.pop()
                 with suppress(FileNotFoundError):
-                    inner = open_writable(entered, parent=folder)
-                    way.append((entered, todo, _identity(folder)))
-                    os.close(folder)
-                    folder = inner
-                    todo = _unlink_files(folder)
+                    inner = open_writable(entered, parent=directory)
+                    stack.append((entered, todo, _identity(directory)))
+                    os.close(directory)
+                    directory = inner
+                    todo = _unlink_files(directory)
             else:
-                entered, todo, above = way.pop()
-                folder, left = os.open("..", _FOLDER, dir_fd=folder), folder
+                entered, todo, above = stack.pop()
+                directory, left = os.open("..", _DIRECTORY, dir_fd=directory), directory
                 os.close(left)
-                if _identity(folder) != above:
+                if _identity(directory) != above:
                     raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-                _remove_folder(entered, folder)
+                _remove_directory(entered, directory)
     finally:
-        os.close(folder)
+        os.close(directory)
 
 
-def _unlink_files(folder: int) -> list[str]:
-    """Remove all that is no folder, and return the names of the folders."""
-    folders = []
-    for name in os.listdir(folder):
-        if _is_folder(name, folder):
-            folders.append(name)
+def _unlink_files(directory: int) -> list[str]:
+    """Remove everything but directories, and return their names."""
+    directories = []
+    for name in os.listdir(directory):
+        if _is_directory(name, directory):
+            directories.append(name)
         else:
-            _unlink(name, folder)
-    return folders
+            _unlink(name, directory)
+    return directories
 
 
-def _unlink(name: str, folder: int) -> None:
+def _unlink(name: str, directory: int) -> None:
     with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
+        os.unlink(name, dir_fd=directory)
 
 
-def _remove_folder(name: str, parent: int) -> None:
+def _remove_directory(name: str, parent: int) -> None:
     with suppress(FileNotFoundError):
         os.rmdir(name, dir_fd=parent)
 
 
-def _identity(folder: int) -> tuple[int, int]:
-    status = os.fstat(folder)
+def _identity(directory: int) -> tuple[int, int]:
+    status = os.fstat(directory)
     return status.st_dev, status.st_ino
 
 
-def _is_folder(name: str, parent: int) -> bool:
+def _is_directory(name: str, parent: int) -> bool:
     try:
         return stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode)
     except FileNotFoundError:

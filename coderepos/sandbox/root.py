@@ -1,4 +1,4 @@
-"""The folder that holds all sandboxes of one machine: whose it is, who may read it, what is in it."""
+"""The directory with all sandboxes of one machine: its owner, marker, permissions and entries."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Final
 
 from coderepos.exceptions import SandboxRefused, SandboxRootMissing
-from coderepos.sandbox.ancestors import require_safe_way
-from coderepos.sandbox.directories import ages_seconds, opened_folder, remove_if_empty, set_mode, translated
+from coderepos.sandbox.ancestors import require_safe_ancestors
+from coderepos.sandbox.directories import ages_seconds, open_directory, remove_if_empty, set_mode, translate_errors
 from coderepos.sandbox.marker import MARKER, MARKER_DRAFT, read_marker, write_marker
 from coderepos.sandbox.removal import remove_tree
 
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-"""Names of projects, repositories and versions: each a path segment of its own, and none of ours."""
+"""Names of projects, repositories and versions: one path segment, which cannot be a name that is reserved here."""
 
 
 class SandboxRoot:
-    """The folder that holds all sandboxes of one machine.
+    """The directory with all sandboxes of one machine.
 
-    :param path: absolute path; it is created where it is missing.
+    :param path: absolute path; it is created if missing.
     :param group: name of a group that may read, or ``None``.
     """
 
@@ -33,27 +33,27 @@ class SandboxRoot:
         self._group: Final = group
 
     @property
-    def folder_mode(self) -> int:
-        """Mode of folders that stay writable by their owner; with a group, what is made below belongs to it too."""
+    def directory_mode(self) -> int:
+        """Mode of directories that stay writable for their owner; with a group, new entries belong to it too."""
         return 0o2750 if self._group else 0o700
 
     @property
     def published_mode(self) -> int:
-        """Mode of the top folder of a published version."""
+        """Mode of the top directory of a published version."""
         return 0o550 if self._group else 0o500
 
     def prepare(self, root_id: str, *, may_be_new: bool = True) -> None:
-        """Create the root where it is missing, and mark it as belonging to ``root_id``; safe in many processes at once.
+        """Create the root if it is missing, and mark it with ``root_id``; several processes may do so at once.
 
-        :param may_be_new: ``False`` where it was marked before: without its marker it is not the one, but what lies
-            below a mount that is gone.
-        :raises SandboxRootMissing: it has to have a marker and has none.
-        :raises SandboxRefused: it is a link or no folder, is foreign, is writable by others, the group does not exist,
-            another installation marked it, or others may change a folder above it. Nothing was changed then.
-        :raises SandboxFull: there is no room even for the marker.
+        :param may_be_new: whether the root may lack a marker. If it was marked before, a directory without a marker is
+            what lies below a mount that is gone.
+        :raises SandboxRootMissing: the marker is missing.
+        :raises SandboxRefused: it is a link or not a directory, belongs to another user or installation, others may
+            write to it or to a directory above it, or the group does not exist. Nothing was changed then.
+        :raises SandboxFull: there is no space even for the marker.
         """
-        with translated(self.path):
-            require_safe_way(self.path)
+        with translate_errors(self.path):
+            require_safe_ancestors(self.path)
             if may_be_new:
                 self._make()
             elif self.read_marker() is None:
@@ -68,21 +68,21 @@ class SandboxRoot:
                     )
                 if group_id is not None and os.fstat(base).st_gid != group_id:
                     os.fchown(base, -1, group_id)
-                set_mode(base, self.folder_mode)
+                set_mode(base, self.directory_mode)
 
     def _make(self) -> None:
-        for folder in reversed(self.path.parents):
+        for directory in reversed(self.path.parents):
             with suppress(FileExistsError):
-                folder.mkdir(mode=0o755)
+                directory.mkdir(mode=0o755)
         with suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
 
     def read_marker(self) -> str | None:
-        """Return the id of the installation that the root belongs to, ``None`` where there is no root or no marker.
+        """Return the id of the installation that the root belongs to, or ``None`` without root or marker.
 
         :raises SandboxRefused: as :meth:`prepare`.
         """
-        with translated(self.path):
+        with translate_errors(self.path):
             try:
                 with self.opened() as base:
                     return read_marker(base)
@@ -92,28 +92,28 @@ class SandboxRoot:
     def names(self) -> list[tuple[str, str]]:
         """Return the project and the repository of every sandbox that is on disk, as their directories are named."""
         found = []
-        with translated(self.path):
+        with translate_errors(self.path):
             try:
                 with self.opened() as base:
-                    for project_key in names_of_folders(base):
-                        with opened_folder(project_key, parent=base) as project:
-                            found += [(project_key, repository_id) for repository_id in names_of_folders(project)]
+                    for project_key in directory_names(base):
+                        with open_directory(project_key, parent=base) as project:
+                            found += [(project_key, repository_id) for repository_id in directory_names(project)]
             except FileNotFoundError:
                 return found
         return found
 
     def remove(self) -> None:
-        """Remove the marker, and the root itself where nothing else is in it."""
-        with translated(self.path), self.opened() as base:
+        """Remove the marker, and the root itself if it is empty then."""
+        with translate_errors(self.path), self.opened() as base:
             os.unlink(MARKER, dir_fd=base)
         with suppress(OSError):
             self.path.rmdir()
 
     def tidy(self, *, older_than_seconds: float) -> None:
-        """Remove folders of projects without a sandbox, and unfinished markers, that a killed process left."""
-        with translated(self.path), self.opened() as base:
+        """Remove empty directories of projects, and incomplete markers, that a killed process left."""
+        with translate_errors(self.path), self.opened() as base:
             old = [name for name, age in ages_seconds(base).items() if age > older_than_seconds]
-            for name in {*old}.intersection(names_of_folders(base)):
+            for name in {*old}.intersection(directory_names(base)):
                 remove_if_empty(name, base)
             for name in old:
                 if name.startswith(MARKER_DRAFT):
@@ -121,12 +121,12 @@ class SandboxRoot:
 
     @contextmanager
     def opened(self) -> Iterator[int]:
-        """Open the root for the length of a ``with`` block, checked.
+        """Check the root and open it for the length of a ``with`` block.
 
-        :raises SandboxRefused: it is a link or no folder, is foreign, or is writable by others.
+        :raises SandboxRefused: it is a link or not a directory, belongs to another user, or others may write to it.
         :raises FileNotFoundError: it is not there.
         """
-        with opened_folder(str(self.path)) as base:
+        with open_directory(str(self.path)) as base:
             yield base
 
     def _group_id(self) -> int | None:
@@ -140,8 +140,10 @@ class SandboxRoot:
             ) from error
 
 
-def names_of_folders(folder: int) -> list[str]:
-    """Return the names of folders that may be of projects or sandboxes."""
+def directory_names(directory: int) -> list[str]:
+    """Return the names of the directories that may belong to projects or sandboxes."""
     return [
-        name for name in os.listdir(folder) if NAME.match(name) and stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode)
+        name
+        for name in os.listdir(directory)
+        if NAME.match(name) and stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode)
     ]

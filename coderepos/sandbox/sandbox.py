@@ -1,4 +1,4 @@
-"""The sandbox of one repository on disk, and the only moves between its states.
+"""The sandbox of one repository on disk, and all changes of its state.
 
 ::
 
@@ -9,10 +9,10 @@
         current    -> versions/{token}        the only link that ever changes, in one rename
         versions/{token}/tree, git            read-only
         .incoming-{token}/                    where a running job builds
-        .removing-{token}/                    on its way out
+        .removing-{token}/                    being removed
 
-Every step is one rename or one link, so that a process killed between two of them leaves nothing half visible. All
-folders are reached by descriptors from the base, and no link on the way is followed.
+Every step is one rename or one link, so that a process killed between two steps leaves nothing half visible. All
+directories are opened by descriptors from the base, without following links.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from typing import Final
 
 from coderepos.exceptions import SandboxRefused, SandboxRootMissing
 from coderepos.sandbox.directories import (
-    DRAFT,
+    LINK_DRAFT,
     age_seconds,
     ages_seconds,
-    make_folder,
-    opened_folder,
+    make_directory,
+    open_directory,
     point_link,
     remove_if_empty,
     set_mode,
-    sync_at_best,
-    translated,
+    sync_if_possible,
+    translate_errors,
 )
 from coderepos.sandbox.marker import read_marker
 from coderepos.sandbox.removal import remove_tree
 from coderepos.sandbox.root import NAME, SandboxRoot
-from coderepos.sandbox.versions import CURRENT, REMOVING, VERSIONS, is_whole, remove_versions, shown_token
+from coderepos.sandbox.versions import CURRENT, REMOVING, VERSIONS, current_token, is_complete, remove_versions
 
 LINKS: Final = {"repository": f"{CURRENT}/tree", "git": f"{CURRENT}/git"}
 """Links of a sandbox that never change."""
 
-_TRIES: Final = 3
+_ATTEMPTS: Final = 3
 _INCOMING: Final = ".incoming-"
 
 
 class Sandbox:
-    """The folder of one repository; all names in it are ours.
+    """The directory of one repository.
 
     A *token* is the lease token of a job: it names what the job builds, and later the published version.
 
-    :raises SandboxRefused: a name could not be a path segment of its own.
+    :raises SandboxRefused: a name is not a valid path segment.
     """
 
     def __init__(self, root: SandboxRoot, project_key: str, repository_id: str) -> None:
@@ -65,224 +65,230 @@ class Sandbox:
 
     @property
     def path(self) -> Path:
-        """Folder of the sandbox."""
+        """Directory of the sandbox."""
         return self.root.path / self.project_key / self.repository_id
 
     @property
     def repository_path(self) -> Path:
-        """Constant path of the working tree: what users and readers are told."""
+        """Constant path of the working tree, which readers use."""
         return self.path / "repository"
 
-    def incoming(self, token: str) -> Path:
-        """Create the empty folder that a job builds in, and return its path.
+    def create_incoming(self, token: str) -> Path:
+        """Create the empty directory that a job builds in, and return its path.
 
-        :raises SandboxRootMissing: the root has lost its marker since it was prepared: its mount is gone.
+        :raises SandboxRootMissing: the root has lost its marker: its mount is gone.
         :raises SandboxRefused: something is in the way.
-        :raises SandboxFull: there is no room.
+        :raises SandboxFull: there is no space.
         """
-        name = _INCOMING + _checked(token)
-        with translated(self.path):
-            for tries_left in reversed(range(_TRIES)):
+        name = _INCOMING + _valid_token(token)
+        with translate_errors(self.path):
+            for attempts_left in reversed(range(_ATTEMPTS)):
                 try:
                     self._make_incoming(name)
                     break
                 except FileNotFoundError:
-                    # Whoever removed the last sandbox of the project took its folder along.
-                    if not tries_left:
+                    # Another process has removed the last sandbox of the project, and the project's directory.
+                    if not attempts_left:
                         raise
         return self.path / name
 
     def _make_incoming(self, name: str) -> None:
-        with self._opened(create=True) as folder:
-            os.mkdir(name, 0o700, dir_fd=folder)
-            with opened_folder(name, parent=folder) as incoming:
-                set_mode(incoming, self.root.folder_mode)
+        with self._opened(create=True) as directory:
+            os.mkdir(name, 0o700, dir_fd=directory)
+            with open_directory(name, parent=directory) as incoming:
+                set_mode(incoming, self.root.directory_mode)
 
     def publish(self, token: str) -> None:
-        """Give what a job built a name of its own, read-only; no reader sees it before :meth:`flip`.
+        """Turn what a job built into a read-only version; no reader sees it before :meth:`activate`.
 
         :raises SandboxRefused: something is in the way.
-        :raises SandboxFull: there is no room.
+        :raises SandboxFull: there is no space.
         """
-        source = _INCOMING + _checked(token)
-        with translated(self.path), self._opened(create=False) as folder:
-            make_folder(VERSIONS, parent=folder, mode=self.root.folder_mode)
-            with opened_folder(VERSIONS, parent=folder) as versions:
-                os.rename(source, token, src_dir_fd=folder, dst_dir_fd=versions)
-                # Only now: a folder that its owner can't write can't be moved to another parent, unless by root.
-                with opened_folder(token, parent=versions) as version:
+        source = _INCOMING + _valid_token(token)
+        with translate_errors(self.path), self._opened(create=False) as directory:
+            make_directory(VERSIONS, parent=directory, mode=self.root.directory_mode)
+            with open_directory(VERSIONS, parent=directory) as versions:
+                os.rename(source, token, src_dir_fd=directory, dst_dir_fd=versions)
+                # Only now: only root can move a directory to another parent that its owner can't write to.
+                with open_directory(token, parent=versions) as version:
                     set_mode(version, self.root.published_mode)
                     os.fsync(version)
                 os.fsync(versions)
-            os.fsync(folder)
+            os.fsync(directory)
 
-    def flip(self, token: str) -> None:
-        """Let readers see a published version from now on, in one step.
+    def activate(self, token: str) -> None:
+        """Make a published version the one that readers see, atomically.
 
         :raises SandboxRefused: the version is not there, or something is in the way.
-        :raises SandboxFull: there is no room.
+        :raises SandboxFull: there is no space.
         """
-        target = f"{VERSIONS}/{_checked(token)}"
-        with translated(self.path), self._opened(create=False) as folder:
-            with opened_folder(VERSIONS, parent=folder) as versions, opened_folder(token, parent=versions):
+        target = f"{VERSIONS}/{_valid_token(token)}"
+        with translate_errors(self.path), self._opened(create=False) as directory:
+            with open_directory(VERSIONS, parent=directory) as versions, open_directory(token, parent=versions):
                 for name, constant in LINKS.items():
-                    point_link(name, constant, folder)
-                point_link(CURRENT, target, folder)
-            sync_at_best(folder)
+                    point_link(name, constant, directory)
+                point_link(CURRENT, target, directory)
+            sync_if_possible(directory)
 
     def current(self) -> str | None:
-        """Return the token of the version that readers see, or ``None``."""
-        with self._if_there() as folder:
-            return None if folder is None else shown_token(folder)
+        """Return the token of the version that readers see, or ``None`` without one."""
+        with self._if_exists() as directory:
+            return None if directory is None else current_token(directory)
 
     def versions(self) -> dict[str, float]:
-        """Return the age in seconds of every published version by its token."""
-        with self._if_there() as folder:
-            return {} if folder is None else ages_seconds(folder, VERSIONS)
+        """Return the age in seconds of every published version, by token."""
+        with self._if_exists() as directory:
+            return {} if directory is None else ages_seconds(directory, VERSIONS)
 
     def incomings(self) -> dict[str, float]:
-        """Return the age in seconds of everything in the making by its token."""
-        with self._if_there() as folder:
-            ages = {} if folder is None else ages_seconds(folder)
+        """Return the age in seconds of everything that jobs are building, by token."""
+        with self._if_exists() as directory:
+            ages = {} if directory is None else ages_seconds(directory)
         return {name.removeprefix(_INCOMING): age for name, age in ages.items() if name.startswith(_INCOMING)}
 
     def discard_incoming(self, token: str) -> None:
-        """Remove what a job built so far; not there is fine."""
-        incoming = _INCOMING + _checked(token)
-        with self._if_there() as folder:
-            if folder is not None:
-                remove_tree(incoming, parent=folder)
+        """Remove what a job has built so far, if anything."""
+        incoming = _INCOMING + _valid_token(token)
+        with self._if_exists() as directory:
+            if directory is not None:
+                remove_tree(incoming, parent=directory)
 
     def tokens(self) -> set[str]:
-        """Return the tokens of all that jobs built or are building here, and of what is on its way out."""
-        with self._if_there() as folder:
-            if folder is None:
+        """Return the tokens of everything that jobs have built or are building here, or that is being removed."""
+        with self._if_exists() as directory:
+            if directory is None:
                 return set()
-            names = [name for name in ages_seconds(folder) if name.startswith((_INCOMING, REMOVING))]
+            names = [name for name in ages_seconds(directory) if name.startswith((_INCOMING, REMOVING))]
             temporary = {name.removeprefix(_INCOMING).removeprefix(REMOVING) for name in names}
-            return {token for token in temporary | ages_seconds(folder, VERSIONS).keys() if NAME.match(token)}
+            return {token for token in temporary | ages_seconds(directory, VERSIONS).keys() if NAME.match(token)}
 
     def discard(self, token: str) -> bool:
-        """Remove what a job built, published or not; not there is fine.
+        """Remove what a job built, published or not, unless readers see it.
 
-        What readers see stays. The link is never taken away for one version: somebody else may have flipped it since
-        it was looked at.
+        The link is never removed for one version: another process may have set it since it was read.
 
-        :returns: ``False`` where readers see it.
+        :returns: whether it was removed or did not exist.
         """
         self.discard_incoming(token)
-        with self._if_there() as folder:
-            if folder is None:
+        with self._if_exists() as directory:
+            if directory is None:
                 return True
-            if shown_token(folder) == token:
+            if current_token(directory) == token:
                 return False
-            remove_tree(REMOVING + token, parent=folder)
-            remove_versions({token}, folder)
+            remove_tree(REMOVING + token, parent=directory)
+            remove_versions({token}, directory)
         return True
 
-    def holds(self, token: str) -> bool:
-        """Return whether there is a published version of this token, with its working tree and its Git data."""
-        with self._if_there() as folder, suppress(FileNotFoundError):
-            if folder is not None:
-                with opened_folder(VERSIONS, parent=folder) as versions:
-                    return is_whole(_checked(token), versions)
+    def has_version(self, token: str) -> bool:
+        """Return whether there is a published version with this token that has a working tree and Git data."""
+        with self._if_exists() as directory, suppress(FileNotFoundError):
+            if directory is not None:
+                with open_directory(VERSIONS, parent=directory) as versions:
+                    return is_complete(_valid_token(token), versions)
         return False
 
     def sweep(
-        self, *, keep: Collection[str], older_than_seconds: float, keep_shown: bool = True, is_known: bool | None = None
+        self,
+        *,
+        keep: Collection[str],
+        older_than_seconds: float,
+        keep_current: bool = True,
+        is_known: bool | None = None,
     ) -> int:
-        """Remove versions and incoming folders that nobody knows, once they are old enough; return how many.
+        """Remove old versions and incoming directories that the database does not know; return how many.
 
-        :param keep: tokens that the database knows, published and building.
-        :param keep_shown: does the version that readers see stay too? After a commit whose outcome nobody learned, the
-            link may be ahead of the database.
-        :param is_known: does the database know the repository? If not, the whole sandbox goes once all in it is old.
-            By default, where there is anything to keep.
+        :param keep: tokens that the database knows, published or building.
+        :param keep_current: whether the version that readers see stays too. After a commit whose outcome is unknown,
+            the link may be ahead of the database.
+        :param is_known: whether the database knows the repository; if not, the whole sandbox is removed once everything
+            in it is old. By default, whether there is anything to keep.
         """
         is_known = bool(keep) if is_known is None else is_known
-        with self._if_there() as folder:
-            if folder is None:
+        with self._if_exists() as directory:
+            if directory is None:
                 return 0
-            kept = {*keep, shown_token(folder)} if is_known and keep_shown else set(keep)
-            all_is_old = age_seconds(os.fstat(folder)) > older_than_seconds
-            old = {name for name, age in ages_seconds(folder).items() if age > older_than_seconds}
+            kept = {*keep, current_token(directory)} if is_known and keep_current else set(keep)
+            all_is_old = age_seconds(os.fstat(directory)) > older_than_seconds
+            old = {name for name, age in ages_seconds(directory).items() if age > older_than_seconds}
             temporaries = {name for name in old if name.removeprefix(_INCOMING) not in kept}
-            versions = {name for name, age in ages_seconds(folder, VERSIONS).items() if age > older_than_seconds} - kept
-            if not is_known and shown_token(folder) in versions:
-                remove_tree(CURRENT, parent=folder)
-            removed = _remove_temporaries(temporaries, folder) + remove_versions(versions, folder)
-        # A job may begin in the sandbox of a repository that is known at any moment: only what has a name goes there.
+            versions = {
+                name for name, age in ages_seconds(directory, VERSIONS).items() if age > older_than_seconds
+            } - kept
+            if not is_known and current_token(directory) in versions:
+                remove_tree(CURRENT, parent=directory)
+            removed = _remove_temporaries(temporaries, directory) + remove_versions(versions, directory)
+        # A job may start in the sandbox of a known repository at any moment, so there only versions are removed.
         if all_is_old and not is_known and not self.versions() and not self.incomings():
             self.remove()
         return removed
 
     def remove(self) -> None:
-        """Remove the sandbox, and the project's folder with the last of them; not there is fine."""
-        with self._if_there() as folder:
-            if folder is None:
+        """Remove the sandbox if it exists, and the project's directory with the last of its sandboxes."""
+        with self._if_exists() as directory:
+            if directory is None:
                 return
-            # Readers lose the whole at once, not file by file.
-            remove_tree(CURRENT, parent=folder)
-        with translated(self.path), suppress(FileNotFoundError), self.root.opened() as base:
-            with opened_folder(self.project_key, parent=base) as project:
+            # Readers lose everything at once, not file by file.
+            remove_tree(CURRENT, parent=directory)
+        with translate_errors(self.path), suppress(FileNotFoundError), self.root.opened() as base:
+            with open_directory(self.project_key, parent=base) as project:
                 remove_tree(self.repository_id, parent=project)
             remove_if_empty(self.project_key, base)
 
     @contextmanager
     def _opened(self, *, create: bool) -> Iterator[int]:
-        mode = self.root.folder_mode
+        mode = self.root.directory_mode
         with self.root.opened() as base:
             if create:
                 if read_marker(base) is None:
                     raise SandboxRootMissing
-                make_folder(self.project_key, parent=base, mode=mode)
-            with opened_folder(self.project_key, parent=base) as project:
+                make_directory(self.project_key, parent=base, mode=mode)
+            with open_directory(self.project_key, parent=base) as project:
                 if create:
-                    make_folder(self.repository_id, parent=project, mode=mode)
-                with opened_folder(self.repository_id, parent=project) as folder:
-                    yield folder
+                    make_directory(self.repository_id, parent=project, mode=mode)
+                with open_directory(self.repository_id, parent=project) as directory:
+                    yield directory
 
     @contextmanager
-    def _if_there(self) -> Iterator[int | None]:
-        """Open the folder for the length of a ``with`` block, or give ``None`` where it is not there."""
-        with translated(self.path), ExitStack() as opened:
+    def _if_exists(self) -> Iterator[int | None]:
+        """Open the directory for the length of a ``with`` block; yield ``None`` if it does not exist."""
+        with translate_errors(self.path), ExitStack() as opened:
             try:
-                folder: int | None = opened.enter_context(self._opened(create=False))
+                directory: int | None = opened.enter_context(self._opened(create=False))
             except FileNotFoundError:
-                folder = None
-            yield folder
+                directory = None
+            yield directory
 
 
 def sandboxes(root: SandboxRoot) -> list[Sandbox]:
-    """Return every sandbox of a root that is on disk."""
+    """Return every sandbox of a root."""
     return [Sandbox(root, project_key, repository_id) for project_key, repository_id in root.names()]
 
 
 def remove_root(root: SandboxRoot, root_ids: Collection[str]) -> int:
-    """Remove all sandboxes of a root and its marker, and the root where nothing else is in it; not there is fine.
+    """Remove all sandboxes of a root, its marker, and the root itself if it is empty then; a missing root is fine.
 
-    :param root_ids: markers that say whose the root is.
+    :param root_ids: the ids of this installation.
     :returns: how many sandboxes there were.
-    :raises SandboxRefused: the marker is none of these, or another user's; nothing was touched.
+    :raises SandboxRefused: the marker has another id or another owner; nothing was removed.
     """
     marker = root.read_marker()
     if marker is None:
         return 0
     if marker not in root_ids:
         raise SandboxRefused("The sandbox root belongs to another installation; it was not touched.")
-    doomed = sandboxes(root)
-    for sandbox in doomed:
+    found = sandboxes(root)
+    for sandbox in found:
         sandbox.remove()
     root.remove()
-    return len(doomed)
+    return len(found)
 
 
-def _remove_temporaries(names: Collection[str], folder: int) -> int:
-    doomed = [name for name in names if name.startswith((_INCOMING, REMOVING, DRAFT))]
-    return sum(remove_tree(name, parent=folder) for name in doomed)
+def _remove_temporaries(names: Collection[str], directory: int) -> int:
+    removed = [name for name in names if name.startswith((_INCOMING, REMOVING, LINK_DRAFT))]
+    return sum(remove_tree(name, parent=directory) for name in removed)
 
 
-def _checked(token: str) -> str:
+def _valid_token(token: str) -> str:
     if not NAME.match(token):
         raise SandboxRefused
     return token

@@ -1,4 +1,4 @@
-"""A quick look at every sandbox of a root: what is there, without a question about ages or sizes."""
+"""Lists the sandboxes of a root and their versions, quickly: without ages and sizes."""
 
 from __future__ import annotations
 
@@ -10,80 +10,86 @@ from pathlib import Path
 from typing import Final
 
 from coderepos.exceptions import CodeReposError
-from coderepos.sandbox.directories import opened_folder, translated
-from coderepos.sandbox.root import SandboxRoot, names_of_folders
+from coderepos.sandbox.directories import open_directory, translate_errors
+from coderepos.sandbox.root import SandboxRoot, directory_names
 from coderepos.sandbox.sandbox import LINKS, Sandbox
-from coderepos.sandbox.versions import CURRENT, VERSIONS, is_whole, shown_token
+from coderepos.sandbox.versions import CURRENT, VERSIONS, current_token, is_complete
 
 _PERMANENT: Final = frozenset({*LINKS, CURRENT, VERSIONS})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
-    """What was seen of one sandbox."""
+class SandboxSnapshot:
+    """What one sandbox contains."""
 
     sandbox: Sandbox
-    shown: str | None
+    current: str | None
     """Token of the version that readers see."""
 
     versions: frozenset[str]
-    whole: frozenset[str]
-    """Those versions that have both a working tree and Git data."""
+    complete: frozenset[str]
+    """The versions that have both a working tree and Git data."""
 
-    temporary: bool
-    """Whether there is anything beside versions and links."""
+    has_temporaries: bool
+    """Whether there is anything besides versions and links."""
 
 
 class Survey:
-    """One look at all sandboxes of a root; what can't be looked at costs a line in the log."""
+    """One pass over all sandboxes of a root; a sandbox that can't be read is logged and skipped."""
 
     def __init__(self, root: SandboxRoot) -> None:
         self._root: Final = root
         self._unreadable: Final[set[Path]] = set()
 
     def is_unreadable(self, sandbox: Sandbox) -> bool:
-        """Return whether a sandbox, or the directory of its project, could not be looked at."""
+        """Return whether a sandbox, or the directory of its project, could not be read."""
         return not self._unreadable.isdisjoint((sandbox.path, sandbox.path.parent))
 
-    def sandboxes(self) -> Iterator[Seen]:
-        """Yield what is seen of every sandbox.
+    def sandboxes(self) -> Iterator[SandboxSnapshot]:
+        """Yield a snapshot of every sandbox that can be read.
 
-        :raises CodeReposError: the root itself can't be looked at.
+        :raises CodeReposError: the root itself can't be read.
         """
-        with translated(self._root.path), self._root.opened() as base:
-            projects = names_of_folders(base)
+        with translate_errors(self._root.path), self._root.opened() as base:
+            projects = directory_names(base)
             for project_key in projects:
-                with self._noted(self._root.path / project_key), opened_folder(project_key, parent=base) as project:
-                    for repository_id in names_of_folders(project):
+                with (
+                    self._noting_errors(self._root.path / project_key),
+                    open_directory(project_key, parent=base) as project,
+                ):
+                    for repository_id in directory_names(project):
                         sandbox = Sandbox(self._root, project_key, repository_id)
-                        seen = None
-                        with self._noted(sandbox.path), opened_folder(repository_id, parent=project) as folder:
-                            seen = _look(sandbox, folder)
-                        if seen is not None:
-                            yield seen
+                        snapshot = None
+                        with (
+                            self._noting_errors(sandbox.path),
+                            open_directory(repository_id, parent=project) as directory,
+                        ):
+                            snapshot = _snapshot(sandbox, directory)
+                        if snapshot is not None:
+                            yield snapshot
 
     @contextmanager
-    def _noted(self, place: Path) -> Iterator[None]:
+    def _noting_errors(self, path: Path) -> Iterator[None]:
         try:
-            # What is gone meanwhile was somebody's to remove.
-            with translated(place), suppress(FileNotFoundError):
+            # Others may remove sandboxes meanwhile.
+            with translate_errors(path), suppress(FileNotFoundError):
                 yield
         except CodeReposError:
-            self._unreadable.add(place)
+            self._unreadable.add(path)
 
 
-def _look(sandbox: Sandbox, folder: int) -> Seen:
-    names = set(os.listdir(folder))
+def _snapshot(sandbox: Sandbox, directory: int) -> SandboxSnapshot:
+    names = set(os.listdir(directory))
     versions: list[str] = []
-    whole: list[str] = []
+    complete: list[str] = []
     if VERSIONS in names:
-        with opened_folder(VERSIONS, parent=folder) as inside:
+        with open_directory(VERSIONS, parent=directory) as inside:
             versions = os.listdir(inside)
-            whole = [name for name in versions if is_whole(name, inside)]
-    return Seen(
+            complete = [name for name in versions if is_complete(name, inside)]
+    return SandboxSnapshot(
         sandbox=sandbox,
-        shown=shown_token(folder) if CURRENT in names else None,
+        current=current_token(directory) if CURRENT in names else None,
         versions=frozenset(versions),
-        whole=frozenset(whole),
-        temporary=not names <= _PERMANENT,
+        complete=frozenset(complete),
+        has_temporaries=not names <= _PERMANENT,
     )

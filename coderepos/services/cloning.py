@@ -73,7 +73,7 @@ def _attempt(lease: Lease) -> None:
     lease.persist(lambda: prepare_root(register_node()))
     sandbox = engine.sandbox_of(repository)
     left_behind = _left_behind(lease, sandbox)
-    incoming = sandbox.incoming(version)
+    incoming = sandbox.create_incoming(version)
     try:
         with engine.remote_text_redacted():
             report = clone(

@@ -41,7 +41,7 @@ def commit(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
     """
     job, version = lease.job, str(lease.job.lease_token)
     lease.renew()
-    sandbox.flip(version)
+    sandbox.activate(version)
     lease.persist(lambda: _write(lease, report, sandbox))
     with failures_logged("job %s: the link of the published version can't be checked", job.pk):
         align(sandbox, job.repository_id)
@@ -91,7 +91,7 @@ def align(sandbox: Sandbox, repository_id: uuid.UUID) -> None:
         if not version or sandbox.current() == version or version not in sandbox.versions():
             return
         logger.warning("sandbox %s: the link is reset to version %s of the row", sandbox.path, version)
-        sandbox.flip(version)
+        sandbox.activate(version)
 
 
 def _published(repository_id: uuid.UUID) -> str:

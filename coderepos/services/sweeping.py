@@ -23,7 +23,7 @@ from coderepos.exceptions import CodeReposError, SandboxMissing
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node, alias
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.sandbox.survey import Seen, Survey
+from coderepos.sandbox.survey import SandboxSnapshot, Survey
 from coderepos.services.publication import align
 
 BATCH: Final = 900
@@ -74,13 +74,13 @@ class _Sweep:
     def tidy(self) -> None:
         """Remove what the database does not know, and point links to the versions that rows name."""
         for batch in _batches(self._survey.sandboxes()):
-            ids = {seen.sandbox.repository_id: _uuid(seen.sandbox.repository_id) for seen in batch}
+            ids = {snapshot.sandbox.repository_id: _uuid(snapshot.sandbox.repository_id) for snapshot in batch}
             rows = self._rows([one for one in ids.values() if one is not None])
-            for seen in batch:
-                if (repository_id := ids[seen.sandbox.repository_id]) is not None:
-                    self._on_disk[repository_id] |= seen.whole
+            for snapshot in batch:
+                if (repository_id := ids[snapshot.sandbox.repository_id]) is not None:
+                    self._on_disk[repository_id] |= snapshot.complete
                     with _sandbox_errors_logged(repository_id):
-                        self._tidy_one(seen, repository_id, rows.get(repository_id))
+                        self._tidy_one(snapshot, repository_id, rows.get(repository_id))
 
     def report_missing(self) -> None:
         """Mark rows FAILED whose clones are missing from this root."""
@@ -92,7 +92,7 @@ class _Sweep:
                 if self._survey.is_unreadable(sandbox):
                     continue
                 # In this order: a disk that was unmounted since then does not have the marker.
-                if sandbox.holds(version) or self._root.read_marker() != self._root_id:
+                if sandbox.has_version(version) or self._root.read_marker() != self._root_id:
                     continue
                 if repository.mark_sandbox_missing(version=version):
                     self.missing += 1
@@ -104,7 +104,7 @@ class _Sweep:
         for repository in self._suspects(rows, lambda version, on_disk: version in on_disk):
             with _sandbox_errors_logged(repository.pk):
                 sandbox = Sandbox(self._root, project_key(repository.project_id), str(repository.pk))
-                if sandbox.holds(repository.version) and repository.mark_sandbox_found(
+                if sandbox.has_version(repository.version) and repository.mark_sandbox_found(
                     version=repository.version,
                     sandbox_path=str(sandbox.repository_path),
                 ):
@@ -112,16 +112,21 @@ class _Sweep:
                     self.found += 1
                     logger.warning("repository %s: its clone is back at %s", repository.pk, sandbox.path)
 
-    def _tidy_one(self, seen: Seen, repository_id: uuid.UUID, row: _Row | None) -> None:
+    def _tidy_one(self, snapshot: SandboxSnapshot, repository_id: uuid.UUID, row: _Row | None) -> None:
         if row is None:
-            self.removed += seen.sandbox.sweep(keep=(), is_known=False, older_than_seconds=self._older_than_seconds)
+            self.removed += snapshot.sandbox.sweep(keep=(), is_known=False, older_than_seconds=self._older_than_seconds)
             return
-        if row.is_shown_here and not row.building and row.version in seen.whole and seen.shown != row.version:
-            align(seen.sandbox, repository_id)
+        if (
+            row.is_shown_here
+            and not row.building
+            and row.version in snapshot.complete
+            and snapshot.current != row.version
+        ):
+            align(snapshot.sandbox, repository_id)
         keep = {*row.building, row.version} - {""}
-        if seen.temporary or not seen.versions <= keep:
-            self.removed += seen.sandbox.sweep(
-                keep=keep, is_known=True, keep_shown=row.is_here, older_than_seconds=self._older_than_seconds
+        if snapshot.has_temporaries or not snapshot.versions <= keep:
+            self.removed += snapshot.sandbox.sweep(
+                keep=keep, is_known=True, keep_current=row.is_here, older_than_seconds=self._older_than_seconds
             )
 
     def _rows(self, repository_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, _Row]:
@@ -159,8 +164,8 @@ def _repositories() -> QuerySet[CodeRepository]:
     return CodeRepository.objects.using(alias())
 
 
-def _batches(seen: Iterable[Seen]) -> Iterator[list[Seen]]:
-    rest = iter(seen)
+def _batches(snapshots: Iterable[SandboxSnapshot]) -> Iterator[list[SandboxSnapshot]]:
+    rest = iter(snapshots)
     while batch := list(islice(rest, BATCH)):
         yield batch
 

@@ -67,10 +67,10 @@ def _our_clone(depth: int | None) -> Callable[[str, Path], dict[str, Any]]:
         root = SandboxRoot(folder / "root")
         root.prepare(str(uuid.uuid4()))
         sandbox = Sandbox(root, "project", "repository")
-        incoming = sandbox.incoming("version")
+        incoming = sandbox.create_incoming("version")
         report = clone(_our_request(url, depth), incoming=incoming, on_progress=lambda progress: None)
         sandbox.publish("version")
-        sandbox.flip("version")
+        sandbox.activate("version")
         return {
             "received_bytes": report.received_bytes,
             "objects": report.build.objects,

@@ -38,7 +38,7 @@ def by_us(url: str, policy: NetworkPolicy, folder: Path, depth: int | None) -> E
     """Return the same of our own clone."""
     root = SandboxRoot(folder / "repos")
     root.prepare("tests")
-    incoming = Sandbox(root, "project", "repository").incoming("one")
+    incoming = Sandbox(root, "project", "repository").create_incoming("one")
     request = CloneRequest(
         url=url,
         credentials=None,

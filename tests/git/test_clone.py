@@ -151,7 +151,7 @@ def test_a_repository_is_probed_cloned_and_published(
 def test_nothing_remains_of_a_failed_clone(served: GitServer, place: Path) -> None:
     """After an error the caller discards one folder, and the sandbox is as if nothing had been."""
     sandbox = prepared(place)
-    incoming = sandbox.incoming("one")
+    incoming = sandbox.create_incoming("one")
     request = asking(served.url("repository.git"), served.policy(), limits=Limits(wire_bytes=5_000))
 
     with pytest.raises(RepositoryTooLarge):
@@ -175,7 +175,7 @@ def test_both_ways_tell_what_is_wrong(
     with pytest.raises(expected):
         probe(request, seconds=20)
     with pytest.raises(expected):
-        clone(request, incoming=prepared(place).incoming("one"), on_progress=lambda progress: None)
+        clone(request, incoming=prepared(place).create_incoming("one"), on_progress=lambda progress: None)
 
 
 def test_a_host_that_ignores_the_end_of_its_children_can_clone(tmp_path: Path, place: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_host_that_ignores_the_end_of_its_children_can_clone(tmp_path: Path, p
     def cloned() -> int:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         request = asking(server.url("many.git"), server.policy())
-        report = clone(request, incoming=prepared(place).incoming("a"), on_progress=lambda _progress: None)
+        report = clone(request, incoming=prepared(place).create_incoming("a"), on_progress=lambda _progress: None)
         return report.build.entries
 
     with GitServer(tmp_path) as server:
@@ -211,7 +211,7 @@ def test_a_silent_server_is_left_at_the_deadline(place: Path) -> None:
         request = asking(server.url, server.policy(), limits=Limits(clone_seconds=1.0))
         begin = time.monotonic()
         with pytest.raises((CloneTimeout, RemoteTimeout)):
-            clone(request, incoming=prepared(place).incoming("one"), on_progress=lambda progress: None)
+            clone(request, incoming=prepared(place).create_incoming("one"), on_progress=lambda progress: None)
         with pytest.raises(RemoteTimeout):
             probe(request, seconds=0.7)
 
@@ -350,7 +350,9 @@ def test_progress_comes_from_the_real_children(served: GitServer, place: Path) -
     sandbox = prepared(place)
 
     report = clone(
-        asking(served.url("repository.git"), served.policy()), incoming=sandbox.incoming("one"), on_progress=seen.append
+        asking(served.url("repository.git"), served.policy()),
+        incoming=sandbox.create_incoming("one"),
+        on_progress=seen.append,
     )
 
     assert seen[0].phase == "connecting"

@@ -82,7 +82,7 @@ def asking(server: HostileServer, internal: HostileServer, limits: Limits = PATI
 
 def cloned(request: CloneRequest, sandbox: Sandbox, token: str) -> Attempt:
     """Clone into a new folder of the sandbox."""
-    incoming = sandbox.incoming(token)
+    incoming = sandbox.create_incoming(token)
     return attempt(lambda: clone(request, incoming=incoming, on_progress=lambda progress: None))
 
 
@@ -143,7 +143,7 @@ def test_a_clone_ends_as_it_must_and_leaves_nothing(
     after = cloned(asking(valid_server, internal), sandbox, "two")
     assert after.error is None
     sandbox.publish("two")
-    sandbox.flip("two")
+    sandbox.activate("two")
     assert (sandbox.repository_path / "link").read_bytes() == CONTENT.content
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from coderepos.exceptions import SandboxRefused
 from coderepos.sandbox import ancestors
-from coderepos.sandbox.ancestors import require_safe_way
+from coderepos.sandbox.ancestors import require_safe_ancestors
 from coderepos.sandbox.root import SandboxRoot
 from tests.support.users import NOBODY
 
@@ -81,10 +81,10 @@ def test_folder_of_a_group_with_other_members(place: Path, monkeypatch: pytest.M
     monkeypatch.setattr(grp, "getgrgid", lambda _: SimpleNamespace(gr_mem=members))
     monkeypatch.setattr(pwd, "getpwall", lambda: [own])
 
-    require_safe_way(place / "shared/repos")
+    require_safe_ancestors(place / "shared/repos")
 
     members.append("no-such-user")
-    require_safe_way(place / "shared/repos")
+    require_safe_ancestors(place / "shared/repos")
 
     members.append("daemon")
     assert refused(place / "shared/repos")

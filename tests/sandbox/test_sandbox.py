@@ -51,7 +51,7 @@ def sandbox(root: SandboxRoot) -> Sandbox:
 
 def build(sandbox: Sandbox, token: str, content: str = "content") -> None:
     """Do what the build child does: a read-only tree and its Git data."""
-    incoming = sandbox.incoming(token)
+    incoming = sandbox.create_incoming(token)
     for name in ("tree/folder", "git/objects/pack"):
         (incoming / name).mkdir(parents=True)
     (incoming / "tree/folder/file").write_text(content)
@@ -64,10 +64,10 @@ def build(sandbox: Sandbox, token: str, content: str = "content") -> None:
 
 
 def publish(sandbox: Sandbox, token: str, content: str = "content") -> None:
-    """Build, publish and flip a version."""
+    """Build, publish and activate a version."""
     build(sandbox, token, content)
     sandbox.publish(token)
-    sandbox.flip(token)
+    sandbox.activate(token)
 
 
 def mode(path: Path) -> int:
@@ -122,13 +122,13 @@ def test_a_group_may_read_without_a_call_per_file(place: Path) -> None:
     root.prepare(ROOT_ID)
     sandbox = Sandbox(root, "project", "repository")
     os.umask(0o077)
-    incoming = sandbox.incoming("one")
+    incoming = sandbox.create_incoming("one")
     (incoming / "tree").mkdir()
     (incoming / "tree/file").write_text("content")
     (incoming / "tree/file").chmod(0o440)
     (incoming / "tree").chmod(0o550)
     sandbox.publish("one")
-    sandbox.flip("one")
+    sandbox.activate("one")
     os.umask(0o022)
 
     assert mode(root.path) == 0o2750
@@ -235,7 +235,7 @@ def test_an_unsafe_root_is_refused(place: Path, obstacle: Callable[[Path], None]
     with pytest.raises(SandboxRefused):
         root.read_marker()
     with pytest.raises(SandboxRefused):
-        Sandbox(root, "project", "repository").incoming("token")
+        Sandbox(root, "project", "repository").create_incoming("token")
 
     assert snapshot(place) == before
 
@@ -253,7 +253,7 @@ def test_an_unsafe_sandbox_is_refused(root: SandboxRoot, level: str, obstacle: C
     before = snapshot(root.path)
 
     with pytest.raises(SandboxRefused):
-        Sandbox(root, "project", "repository").incoming("token")
+        Sandbox(root, "project", "repository").create_incoming("token")
 
     assert snapshot(root.path) == before
 
@@ -278,18 +278,18 @@ def test_a_folder_in_place_of_a_link_is_refused(sandbox: Sandbox, name: str) -> 
     (sandbox.path / name / "file").write_text("here")
 
     with pytest.raises(SandboxRefused):
-        sandbox.flip("one")
+        sandbox.activate("one")
 
     assert (sandbox.path / name / "file").read_text() == "here"
 
 
 def test_a_wrong_link_is_replaced(sandbox: Sandbox) -> None:
-    """A constant link that leads elsewhere is put right by the next flip."""
+    """A constant link that leads elsewhere is put right by the next activation."""
     build(sandbox, "one")
     sandbox.publish("one")
     (sandbox.path / "repository").symlink_to("/etc")
 
-    sandbox.flip("one")
+    sandbox.activate("one")
 
     assert os.readlink(sandbox.path / "repository") == "current/tree"
 
@@ -301,13 +301,13 @@ def test_names_that_are_no_plain_segment_are_refused(root: SandboxRoot, name: st
         Sandbox(root, name, "repository")
     with pytest.raises(SandboxRefused):
         Sandbox(root, "project", name)
-    for verb in ("incoming", "publish", "flip", "discard", "discard_incoming"):
+    for verb in ("create_incoming", "publish", "activate", "discard", "discard_incoming"):
         with pytest.raises(SandboxRefused):
             getattr(Sandbox(root, "project", "repository"), verb)(name)
 
 
 def test_publishing_shows_nothing_before_the_flip(sandbox: Sandbox) -> None:
-    """Readers see the old version until the link is flipped, and the new one at once then."""
+    """Readers see the old version until the link is set, and the new one at once then."""
     publish(sandbox, "one", "first")
     build(sandbox, "two", "second")
     sandbox.publish("two")
@@ -315,7 +315,7 @@ def test_publishing_shows_nothing_before_the_flip(sandbox: Sandbox) -> None:
     assert (sandbox.repository_path / "folder/file").read_text() == "first"
     resolved = sandbox.repository_path.resolve()
 
-    sandbox.flip("two")
+    sandbox.activate("two")
 
     assert (sandbox.repository_path / "folder/file").read_text() == "second"
     assert (resolved / "folder/file").read_text() == "first"
@@ -325,9 +325,9 @@ def test_what_is_not_there_can_not_be_published(sandbox: Sandbox) -> None:
     """A missing folder is an error and leaves no link behind."""
     with pytest.raises(SandboxUnavailable):
         sandbox.publish("none")
-    sandbox.incoming("one")
+    sandbox.create_incoming("one")
     with pytest.raises(SandboxUnavailable):
-        sandbox.flip("one")
+        sandbox.activate("one")
 
     assert snapshot(sandbox.path) == {".incoming-one"}
 
@@ -345,7 +345,7 @@ def test_removing_what_is_not_there_is_fine(sandbox: Sandbox) -> None:
         assert sandbox.versions() == sandbox.incomings() == {}
         if sandbox.path.exists():
             break
-        sandbox.incoming("other")
+        sandbox.create_incoming("other")
 
 
 def test_the_loser_removes_its_own_version_only(sandbox: Sandbox) -> None:
@@ -497,7 +497,7 @@ def test_each_trouble_of_a_disk_has_its_own_error(name: str, code: str, caplog: 
     """Every one is retryable, and the log has the system's own name and the place."""
     number = getattr(errno, name)
 
-    with pytest.raises(CodeReposError) as caught, directories.translated(Path("/the/place")):
+    with pytest.raises(CodeReposError) as caught, directories.translate_errors(Path("/the/place")):
         raise OSError(number, os.strerror(number))
 
     assert caught.value.code == code
@@ -517,7 +517,7 @@ def test_a_read_only_file_system_is_no_danger(place: Path, caplog: pytest.LogCap
         root.prepare(ROOT_ID)
         subprocess.run(["mount", "-o", "remount,ro", str(place / "disk")], check=True)
         with pytest.raises(SandboxUnavailable):
-            Sandbox(root, "project", "repository").incoming("one")
+            Sandbox(root, "project", "repository").create_incoming("one")
         assert "EROFS" in caplog.text
 
         subprocess.run(["mount", "-o", "remount,rw", str(place / "disk")], check=True)
@@ -595,7 +595,7 @@ def test_a_project_folder_that_goes_meanwhile_is_made_again(
     root: SandboxRoot, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Removing the last sandbox of a project does not fail a job that begins in another one."""
-    make = directories.make_folder
+    make = directories.make_directory
     seen: list[str] = []
 
     def make_and_lose(name: str, *, parent: int, mode: int) -> None:
@@ -604,9 +604,9 @@ def test_a_project_folder_that_goes_meanwhile_is_made_again(
         if seen.count("project") < 3 and name == "project":
             os.rmdir(name, dir_fd=parent)
 
-    monkeypatch.setattr("coderepos.sandbox.sandbox.make_folder", make_and_lose)
+    monkeypatch.setattr("coderepos.sandbox.sandbox.make_directory", make_and_lose)
 
-    assert sandbox.incoming("token").is_dir()
+    assert sandbox.create_incoming("token").is_dir()
     assert seen.count("project") == 3
 
 
@@ -659,7 +659,7 @@ def test_a_full_file_system_leaves_nothing_half_done(place: Path) -> None:
         publish(Sandbox(root, "project", "repository"), "one")
         other = Sandbox(root, "project", "other")
         with pytest.raises(SandboxFull):
-            [other.incoming(f"token-{number}") for number in range(20)]
+            [other.create_incoming(f"token-{number}") for number in range(20)]
 
         other.remove()
 
@@ -753,7 +753,7 @@ def test_a_process_that_still_writes_deep_inside_is_waited_for(place: Path, monk
 def test_a_flip_that_can_not_be_synced_is_a_flip(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once the link is flipped nothing may look like a failure, or the caller would discard what readers see."""
+    """Once the link is set nothing may look like a failure, or the caller would discard what readers see."""
     build(sandbox, "one")
     sandbox.publish("one")
 
@@ -761,7 +761,7 @@ def test_a_flip_that_can_not_be_synced_is_a_flip(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", fail)
-    sandbox.flip("one")
+    sandbox.activate("one")
 
     assert sandbox.current() == "one"
     assert "can't be synced" in caplog.text

@@ -54,11 +54,11 @@ PLACES: dict[str, tuple[Any, str]] = {
     "before it looks": (Sandbox, "tokens"),
     "before it makes sure of its lease": (Job, "renew"),
     "before it removes what was left behind": (Sandbox, "discard_incoming"),
-    "before it makes its folder": (Sandbox, "incoming"),
+    "before it makes its folder": (Sandbox, "create_incoming"),
     "before it clones": (cloning, "clone"),
     "before it publishes": (Sandbox, "publish"),
     "before it commits": (cloning, "_commit"),
-    "before it sets the link": (Sandbox, "flip"),
+    "before it sets the link": (Sandbox, "activate"),
     "before it writes the outcome": (publication, "_write"),
     "before it looks at the link again": (publication, "align"),
 }
@@ -108,7 +108,7 @@ def test_sleeper_wakes_while_its_successor_builds(job: Job, monkeypatch: pytest.
         claimed = Job.objects.claim(job.pk, node="another worker")
         assert claimed
         built.append(str(claimed.lease_token))
-        sandbox.incoming(built[0])
+        sandbox.create_incoming(built[0])
 
     if place == "before it removes what was left behind":
         make_leftover(job, sandbox)
@@ -181,7 +181,7 @@ def make_leftover(job: Job, sandbox: Sandbox) -> None:
     """Leave what workers leave that die: building, and after the version got its name."""
     upkeep.prepare_root(upkeep.register_node())
     for token in ("building", "published"):
-        sandbox.incoming(token)
+        sandbox.create_incoming(token)
     sandbox.publish("published")
 
 

@@ -127,7 +127,7 @@ def test_mount_that_goes_after_the_check_is_noticed(job: Job, disk: Path) -> Non
     (disk / "repos/.coderepos-root").unlink()
 
     with pytest.raises(SandboxRootMissing):
-        sandbox.incoming("token")
+        sandbox.create_incoming("token")
 
     assert list((disk / "repos").iterdir()) == []
 

@@ -42,12 +42,12 @@ def project() -> Any:
 
 def publish(sandbox: Sandbox, token: str) -> None:
     """Put a version on the disk and show it."""
-    incoming = sandbox.incoming(token)
+    incoming = sandbox.create_incoming(token)
     for name in ("tree", "git"):
         (incoming / name).mkdir()
         (incoming / name / "file").write_text("content")
     sandbox.publish(token)
-    sandbox.flip(token)
+    sandbox.activate(token)
 
 
 def cloned(project: Any, version: str = "one", **values: Any) -> CodeRepository:
@@ -171,7 +171,7 @@ def test_published_version_is_shown_again(project: Any, caplog: pytest.LogCaptur
 
 
 def test_link_of_a_running_job_is_left_alone(project: Any) -> None:
-    """Between flip and commit the link is ahead of the row."""
+    """Between activation and commit the link is ahead of the row."""
     repository = cloned(project, "published")
     sandbox = engine.sandbox_of(repository)
     job = Job.objects.create(
@@ -200,7 +200,7 @@ def test_clone_that_moved_to_another_machine_goes(project: Any) -> None:
 def test_deleted_projects_leave_no_byte(project: Any, root: Path, how: str) -> None:
     """Rows that the host deleted, by the ORM's cascade or behind its back, take their sandboxes with the next sweep."""
     gone, kept = [cloned(project) for _ in range(3)], cloned(baker.make(Project))
-    engine.sandbox_of(gone[0]).incoming("building")
+    engine.sandbox_of(gone[0]).create_incoming("building")
     if how == "orm":
         project.delete()
     else:
@@ -221,7 +221,7 @@ def test_one_bad_sandbox_costs_one_line(project: Any, level: str, caplog: pytest
     bad, good = cloned(project), cloned(baker.make(Project))
     sandboxes = [engine.sandbox_of(one) for one in (bad, good)]
     for sandbox in sandboxes:
-        sandbox.incoming("dead")
+        sandbox.create_incoming("dead")
     places = {"project": sandboxes[0].path.parent, "sandbox": sandboxes[0].path}
     place = places.get(level, sandboxes[0].path / "versions")
     place.chmod(0o777)
@@ -242,7 +242,7 @@ def test_unexpected_error_costs_one_line(
     """An error of ours in one sandbox is logged with its traceback, and the others are swept."""
     first, second = cloned(project), cloned(project)
     for repository in (first, second):
-        engine.sandbox_of(repository).incoming("dead")
+        engine.sandbox_of(repository).create_incoming("dead")
     sweep = Sandbox.sweep
 
     def fail_once(sandbox: Sandbox, **values: Any) -> int:

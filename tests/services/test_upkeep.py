@@ -213,15 +213,15 @@ def test_sweep_removes_what_no_row_knows(job: Job, sandbox_base: Path, monkeypat
     upkeep.prepare_root(services_node())
     sandbox = engine.sandbox_of(job.repository)
     for version in ("published", "lost"):
-        incoming = sandbox.incoming(version)
+        incoming = sandbox.create_incoming(version)
         (incoming / "tree").mkdir()
         sandbox.publish(version)
-    sandbox.flip("published")
-    sandbox.incoming(str(claimed.lease_token))
-    sandbox.incoming("dead")
+    sandbox.activate("published")
+    sandbox.create_incoming(str(claimed.lease_token))
+    sandbox.create_incoming("dead")
     CodeRepository.objects.filter(pk=job.repository_id).update(version="published")
     orphan = Sandbox(engine.sandbox_root(), "p", str(uuid.uuid4()))
-    orphan.incoming("x")
+    orphan.create_incoming("x")
     stranger = sandbox_base / "lost+found" / "x"
     stranger.mkdir(parents=True)
     let_age(monkeypatch)
@@ -238,7 +238,7 @@ def test_sweep_leaves_what_is_young(job: Job) -> None:
     """What is younger than a quarter of an hour may be somebody's work."""
     upkeep.prepare_root(services_node())
     sandbox = engine.sandbox_of(job.repository)
-    sandbox.incoming("young")
+    sandbox.create_incoming("young")
 
     services.worker.sweep()
 
@@ -249,7 +249,7 @@ def test_root_of_another_installation_is_neither_swept_nor_used(job: Job, monkey
     """A marker that this database does not know keeps the sweep out, and fails jobs with a retry."""
     engine.sandbox_root().prepare(str(uuid.uuid4()))
     foreign = Sandbox(engine.sandbox_root(), "p", str(uuid.uuid4()))
-    foreign.incoming("theirs")
+    foreign.create_incoming("theirs")
     let_age(monkeypatch)
 
     with pytest.raises(SandboxRefused):

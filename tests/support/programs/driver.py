@@ -37,11 +37,11 @@ def work(given: dict[str, Any]) -> dict[str, Any]:
     root.prepare("tests")
     sandbox = Sandbox(root, "project", "repository")
     probed = probe(request, seconds=20)
-    incoming = sandbox.incoming(given["token"])
+    incoming = sandbox.create_incoming(given["token"])
     report = clone(request, incoming=incoming, on_progress=tell)
     sandbox.publish(given["token"])
     replaced = sandbox.tokens() - {given["token"]}
-    sandbox.flip(given["token"])
+    sandbox.activate(given["token"])
     for token in replaced:
         sandbox.discard(token)
     return {"probe": asdict(probed), "clone": asdict(report)}

@@ -39,7 +39,7 @@ def main(job_id: str, step: str, number: str) -> str:
         case "after the rename":
             wrap(Sandbox, "publish", after=interrupt)
         case "before the link":
-            wrap(Sandbox, "flip", before=interrupt)
+            wrap(Sandbox, "activate", before=interrupt)
         case "inside the link":
             wrap(os, "rename", before=lambda *names, **_: names[1] == CURRENT and interrupt())
         case "before the transaction":
