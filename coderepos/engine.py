@@ -32,7 +32,7 @@ class Remote(Protocol):
 
     @property
     def platform(self) -> str:
-        """Which platform serves it; tells how a token is sent."""
+        """Which platform serves it, and with that how a token is sent."""
 
     @property
     def username(self) -> str:
@@ -151,10 +151,10 @@ def project_key(project_id: object) -> str:
 
 
 def sandbox_root() -> SandboxRoot:
-    """Return the folder that holds all sandboxes of this machine."""
+    """Return the directory that holds all sandboxes of this machine."""
     return SandboxRoot(Path(conf.SANDBOX_BASE_PATH), group=conf.SANDBOX_GROUP)
 
 
 def sandbox_of(repository: Placed) -> Sandbox:
-    """Return the folder of one repository."""
+    """Return the directory of one repository."""
     return Sandbox(sandbox_root(), project_key(repository.project_id), str(repository.pk))

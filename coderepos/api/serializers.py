@@ -105,7 +105,7 @@ class ConnectedSerializer(serializers.Serializer[Any]):
     estimated_size_mb = MegabytesField(source="repository.estimated_size_mb", allow_null=True)
     size_source = serializers.CharField(
         source="repository.size_source",
-        help_text="Who told the size: probe, platform where its figure is larger, or full_fetch where all was counted.",
+        help_text="Origin of the size: probe, platform where its figure is larger, or full_fetch: all was counted.",
     )
     clone_status = NamedChoiceField(CloneStatus, source="repository.clone_status")
     created_at = UtcTimeField(source="repository.created_at")

@@ -61,9 +61,9 @@ def _weak_isolation() -> Iterator[checks.CheckMessage]:
 
 def _temporary_root() -> Iterator[checks.CheckMessage]:
     path = Path(conf.SANDBOX_BASE_PATH)
-    if any(path.is_relative_to(folder) for folder in (*TEMPORARY, tempfile.gettempdir())):
-        hint = "Set SANDBOX_BASE_PATH to a folder of its own on a lasting disk, such as /srv/repos."
-        yield warning(45, f"SANDBOX_BASE_PATH is {str(path)!r}, in a folder that the system empties.", hint)
+    if any(path.is_relative_to(directory) for directory in (*TEMPORARY, tempfile.gettempdir())):
+        hint = "Set SANDBOX_BASE_PATH to a directory of its own on a lasting disk, such as /srv/repos."
+        yield warning(45, f"SANDBOX_BASE_PATH is {str(path)!r}, in a directory that the system empties.", hint)
 
 
 def _slow_sqlite() -> Iterator[checks.CheckMessage]:

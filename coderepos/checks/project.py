@@ -1,4 +1,4 @@
-"""Checks of the project model: it exists, its key can name a folder, and the tables in the database belong to it."""
+"""Checks of the project model: it exists, its key can name a directory, and the tables in the database belong to it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from coderepos.migrations._project import renamed_from
 from coderepos.models import CodeRepository, ProjectMembership, alias
 
 KEY_TYPES: Final = (models.IntegerField, models.UUIDField, models.CharField, models.TextField)
-"""Kinds of primary keys whose text can name a folder."""
+"""Kinds of primary keys whose text can name a directory."""
 
 
 def check_project_model(**_: Any) -> list[checks.CheckMessage]:
-    """Check that the project model is one, and that its key can name a folder."""
+    """Check that the project model is one, and that its key can name a directory."""
     model = _project_model()
     if model is None:
         return [_no_model(getattr(settings, "CODEREPOS_PROJECT_MODEL", None))]
@@ -29,7 +29,7 @@ def check_project_model(**_: Any) -> list[checks.CheckMessage]:
         return [
             error(
                 12,
-                f"The primary key of {model._meta.label}, a {type(key).__name__}, cannot name a folder.",
+                f"The primary key of {model._meta.label}, a {type(key).__name__}, cannot name a directory.",
                 "Name a model whose key is an integer, a UUID or a text of at most 64 letters, digits, - and _.",
             )
         ]

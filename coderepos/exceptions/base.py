@@ -24,7 +24,7 @@ class CodeReposError(Exception):
     """Whether the same request is worth another try without any change by the user."""
 
     sentences: ClassVar[Mapping[str, str]] = {}
-    """Messages by ``reason``: a child process tells the reason alone, since no text of its own is believed."""
+    """Messages by ``reason``: a child process sends the reason alone, since no text of its own is trusted."""
 
     def __init__(self, message: str | None = None, **fields: object) -> None:
         self.message: Final = message or self.sentences.get(str(fields.get("reason"))) or default_message(type(self))

@@ -86,17 +86,17 @@ class InflatedTooLarge(LimitExceeded):
 
 
 class TooManyEntries(LimitExceeded):
-    """The working tree has more files and folders than this installation allows."""
+    """The working tree has more files and directories than this installation allows."""
 
     code = "too_many_entries"
-    sentence = "The working tree has at least {figure:,} files and folders; the limit is {limit:,}."
+    sentence = "The working tree has at least {figure:,} files and directories; the limit is {limit:,}."
 
 
 class TreeTooDeep(LimitExceeded):
-    """The working tree has folders nested more deeply than this installation allows."""
+    """The working tree has directories nested more deeply than this installation allows."""
 
     code = "tree_too_deep"
-    sentence = "The working tree has at least {figure:,} folders nested in each other; the limit is {limit:,}."
+    sentence = "The working tree has at least {figure:,} directories nested in each other; the limit is {limit:,}."
 
 
 class PathTooLong(LimitExceeded):

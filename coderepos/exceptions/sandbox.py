@@ -13,7 +13,7 @@ class SandboxFull(GitError):
 
 
 class SandboxRefused(GitError):
-    """The sandbox folder is not safe to use: it is a link, belongs to somebody else, or to another installation."""
+    """The sandbox directory is not safe to use: it is a link, belongs to somebody else, or to another installation."""
 
     code = "sandbox_refused"
     retryable = True

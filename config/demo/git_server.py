@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class GitServer:
-    """Serves the bare repositories in a folder over smart HTTP, read only, to whoever shows the token.
+    """Serves the bare repositories in a directory over smart HTTP, read only, to whoever shows the token.
 
     :param token: what Basic authentication must give as its password; the user name does not matter.
     :param bytes_per_second: how fast answers are sent, or None for as fast as possible.
     """
 
-    def __init__(self, folder: Path, *, token: str, bytes_per_second: int | None = None) -> None:
-        application = serving(folder)
+    def __init__(self, directory: Path, *, token: str, bytes_per_second: int | None = None) -> None:
+        application = serving(directory)
         if bytes_per_second:
             application = throttled(application, bytes_per_second=bytes_per_second)
         self._server = make_server(
@@ -61,11 +61,11 @@ class GitServer:
         self._server.server_close()
 
 
-def serving(folder: Path) -> WSGIApplication:
-    """Return an application that serves the bare repositories directly in ``folder``."""
+def serving(directory: Path) -> WSGIApplication:
+    """Return an application that serves the bare repositories directly in ``directory``."""
 
     def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        with closing(_Folder(folder)) as backend:
+        with closing(_Directory(directory)) as backend:
             yield from make_wsgi_chain(backend, handlers=HANDLERS)(environ, start_response)
 
     return serve
@@ -122,11 +122,11 @@ HANDLERS: Final[dict[bytes, Any]] = {b"git-upload-pack": _UploadPack, b"git-rece
 """Fetches are served, pushes are not."""
 
 
-class _Folder(Backend):
+class _Directory(Backend):
     """Repositories by their names, opened for one request."""
 
-    def __init__(self, folder: Path) -> None:
-        self._paths = {f"/{path.name}": path for path in folder.iterdir()}
+    def __init__(self, directory: Path) -> None:
+        self._paths = {f"/{path.name}": path for path in directory.iterdir()}
         self._open: list[Repo] = []
 
     def open_repository(self, path: bytes | str) -> Repo:

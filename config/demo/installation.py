@@ -1,4 +1,4 @@
-"""An installation of the host project in a temporary folder: database, web server, cluster of workers."""
+"""An installation of the host project in a temporary directory: database, web server, cluster of workers."""
 
 from __future__ import annotations
 
@@ -58,34 +58,34 @@ class Installation:
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Make a folder and remove it, read-only sandboxes included."""
-    folder = Path(tempfile.mkdtemp(prefix="coderepos-demo-"))
+def temporary_directory() -> Iterator[Path]:
+    """Make a directory and remove it, read-only sandboxes included."""
+    directory = Path(tempfile.mkdtemp(prefix="coderepos-demo-"))
     try:
-        yield folder
+        yield directory
     finally:
-        for path, _, _ in os.walk(folder):
+        for path, _, _ in os.walk(directory):
             Path(path).chmod(0o700)
-        shutil.rmtree(folder)
+        shutil.rmtree(directory)
 
 
 @contextmanager
-def running(folder: Path, *, brought: Mapping[str, str]) -> Iterator[Installation]:
-    """Install into ``folder`` and run a web server and a cluster of workers until the block ends.
+def running(directory: Path, *, brought: Mapping[str, str]) -> Iterator[Installation]:
+    """Install into ``directory`` and run a web server and a cluster of workers until the block ends.
 
     :param brought: settings of the app that differ from the defaults, by the names of their variables.
     """
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
         host = f"127.0.0.1:{listener.getsockname()[1]}"
-        environment = environment_of(folder, brought=brought)
+        environment = environment_of(directory, brought=brought)
         password = secrets.token_urlsafe(12)
         keys = _seed(environment, password=password)
 
         web = [sys.executable, "-m", "gunicorn", "config.wsgi", f"--bind=fd://{listener.fileno()}"]
         web += ["--threads=4", "--timeout=60", "--graceful-timeout=5", "--no-control-socket"]
         worker = [sys.executable, "manage.py", "qcluster"]
-        program = partial(Program, environment=environment, folder=settings.BASE_DIR, log_folder=folder)
+        program = partial(Program, environment=environment, directory=settings.BASE_DIR, log_directory=directory)
         programs = (
             stack.enter_context(program("web server", web, inherited=[listener.fileno()])),
             stack.enter_context(program("worker", worker)),
@@ -95,15 +95,15 @@ def running(folder: Path, *, brought: Mapping[str, str]) -> Iterator[Installatio
             api_token=keys["api_token"],
             password=password,
             project_id=keys["project_id"],
-            sandboxes=folder / "repos",
+            sandboxes=directory / "repos",
             programs=programs,
         )
         _wait_until_ready(installation)
         yield installation
 
 
-def environment_of(folder: Path, *, brought: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of all programs of an installation in ``folder``.
+def environment_of(directory: Path, *, brought: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of all programs of an installation in ``directory``.
 
     Nothing of the caller's settings is in it, and no access token: programs get those over the API.
     """
@@ -115,10 +115,10 @@ def environment_of(folder: Path, *, brought: Mapping[str, str]) -> dict[str, str
         "PYTHONUNBUFFERED": "1",
         "DEBUG": "true",
         "ALLOWED_HOSTS": "127.0.0.1",
-        "DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}",
+        "DATABASE_URL": f"sqlite:///{directory / 'db.sqlite3'}",
         "SECRET_KEY": secrets.token_urlsafe(50),
         "MASTER_ENCRYPTION_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
-        "SANDBOX_BASE_PATH": str(folder / "repos"),
+        "SANDBOX_BASE_PATH": str(directory / "repos"),
         "NODE_ID": "demo",
         "CLONE_CONCURRENCY": "2",
     }

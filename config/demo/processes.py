@@ -32,15 +32,15 @@ class Program:
         command: Sequence[str],
         *,
         environment: Mapping[str, str],
-        folder: Path,
-        log_folder: Path,
+        directory: Path,
+        log_directory: Path,
         inherited: Sequence[int] = (),
     ) -> None:
         self.name = name
-        self.log = log_folder / f"{name.replace(' ', '-')}.log"
+        self.log = log_directory / f"{name.replace(' ', '-')}.log"
         self._command = command
         self._environment = environment
-        self._folder = folder
+        self._directory = directory
         self._inherited = tuple(inherited)
 
     def __enter__(self) -> Self:
@@ -48,7 +48,7 @@ class Program:
             self._process = subprocess.Popen(
                 self._command,
                 env=self._environment,
-                cwd=self._folder,
+                cwd=self._directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

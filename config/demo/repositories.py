@@ -15,7 +15,7 @@ from dulwich.repo import Repo
 FILE: Final = 0o100644
 EXECUTABLE: Final = 0o100755
 SYMLINK: Final = 0o120000
-FOLDER: Final = 0o040000
+DIRECTORY: Final = 0o040000
 
 AUTHOR: Final = b"Ada Lovelace <ada@example.org>"
 FIRST_COMMIT_AT: Final = 1_700_000_000
@@ -115,15 +115,15 @@ class _History:
             repository.refs.set_symbolic_ref(Ref(b"HEAD"), Ref(b"refs/heads/main"))
 
     def _tree(self, files: Files) -> ObjectID:
-        tree, folders = Tree(), dict[str, Files]()
+        tree, directories = Tree(), dict[str, Files]()
         for path, (mode, blob) in files.items():
-            folder, _, rest = path.partition("/")
+            directory, _, rest = path.partition("/")
             if rest:
-                folders.setdefault(folder, {})[rest] = (mode, blob)
+                directories.setdefault(directory, {})[rest] = (mode, blob)
             else:
                 tree.add(path.encode(), mode, self._add(blob))
-        for folder, content in folders.items():
-            tree.add(folder.encode(), FOLDER, self._tree(content))
+        for directory, content in directories.items():
+            tree.add(directory.encode(), DIRECTORY, self._tree(content))
         return self._add(tree)
 
     def _add(self, entry: ShaFile) -> ObjectID:

@@ -30,8 +30,8 @@ def program(tmp_path: Path, code: str, **options: object) -> Program:
         "test program",
         [sys.executable, "-c", code],
         environment=dict(os.environ),
-        folder=tmp_path,
-        log_folder=tmp_path,
+        directory=tmp_path,
+        log_directory=tmp_path,
         **options,  # type: ignore[arg-type]
     )
 

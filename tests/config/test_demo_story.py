@@ -18,7 +18,7 @@ from coderepos.models import get_project_model
 from config.demo import seed, story
 from config.demo.api import Api
 from config.demo.console import Console
-from config.demo.installation import environment_of, temporary_folder
+from config.demo.installation import environment_of, temporary_directory
 from config.demo.repositories import make_shop
 from tests.support.servers.http_server import Exchange, HttpServer
 
@@ -120,7 +120,7 @@ def test_the_demo_takes_nothing_from_the_callers_settings(tmp_path: Path, monkey
 
 def test_read_only_sandboxes_go_with_the_folder() -> None:
     """Nothing lies around at the end, not even what cannot be written to."""
-    with temporary_folder() as folder:
+    with temporary_directory() as folder:
         tree = folder / "repos" / "tree"
         tree.mkdir(parents=True)
         (tree / "file").touch(mode=0o400)

@@ -24,7 +24,7 @@ from django.core.management.base import BaseCommand, CommandError
 from config.demo import story
 from config.demo.console import Console
 from config.demo.git_server import GitServer
-from config.demo.installation import TOKEN_VARIABLE, USER, Installation, running, temporary_folder
+from config.demo.installation import TOKEN_VARIABLE, USER, Installation, running, temporary_directory
 from config.demo.processes import DemoFailed
 from config.demo.repositories import make_oversized, make_shop
 
@@ -70,12 +70,12 @@ class Command(BaseCommand):
         access_token = _access_token(options["access_token"])
         console = Console(sys.stdout, secrets=(access_token,) if access_token else ())
         try:
-            with _ended_in_order(), temporary_folder() as folder:
+            with _ended_in_order(), temporary_directory() as directory:
                 if options["git_url"]:
                     wish = story.Wish(options["git_url"], access_token, options["ref"])
-                    _own(console, folder, wish, keep=options["keep"])
+                    _own(console, directory, wish, keep=options["keep"])
                 else:
-                    _built_in(console, folder, keep=options["keep"])
+                    _built_in(console, directory, keep=options["keep"])
         except DemoFailed as error:
             raise CommandError(str(error)) from None
         except KeyboardInterrupt:
@@ -83,21 +83,21 @@ class Command(BaseCommand):
         console.step("Done: everything is stopped and removed.")
 
 
-def _built_in(console: Console, folder: Path, *, keep: bool) -> None:
+def _built_in(console: Console, directory: Path, *, keep: bool) -> None:
     token = secrets.token_urlsafe(24)
     console.step("Making two repositories and a Git server that insists on a token")
     logging.getLogger("dulwich").setLevel(logging.WARNING)
-    git_folder = folder / "git"
-    git_folder.mkdir()
-    figures = make_shop(git_folder / "shop.git")
-    make_oversized(git_folder / "data-set.git", size_mib=OVERSIZED_MIB)
-    with GitServer(git_folder, token=token, bytes_per_second=LINE_BYTES_PER_SECOND) as server:
+    git_directory = directory / "git"
+    git_directory.mkdir()
+    figures = make_shop(git_directory / "shop.git")
+    make_oversized(git_directory / "data-set.git", size_mib=OVERSIZED_MIB)
+    with GitServer(git_directory, token=token, bytes_per_second=LINE_BYTES_PER_SECOND) as server:
         console.line(f"{server.url('shop.git')}: {figures.commits} commits, {figures.branches} branches, a tag")
         console.line(f"{server.url('data-set.git')}: {OVERSIZED_MIB} MiB in one commit")
         console.line(f"It sends {LINE_BYTES_PER_SECOND / 10**6:g} MB/s, so that there is something to watch.")
 
         brought = {"PRIVATE_GIT_HOSTS": server.host, "INSECURE_HTTP_HOSTS": server.host}
-        with _installed(console, folder, brought) as installation:
+        with _installed(console, directory, brought) as installation:
             started = time.monotonic()
             wish = story.Wish(server.url("shop.git"), token)
             status = story.clone(installation, console, wish, timeout_seconds=120)
@@ -125,9 +125,9 @@ def _built_in(console: Console, folder: Path, *, keep: bool) -> None:
                 _stay(console, installation, story.Wish(server.url("shop.git"), token, ref="release/1.0"))
 
 
-def _own(console: Console, folder: Path, wish: story.Wish, *, keep: bool) -> None:
+def _own(console: Console, directory: Path, wish: story.Wish, *, keep: bool) -> None:
     brought = {name: os.environ[name] for name in BROUGHT if name in os.environ}
-    with _installed(console, folder, brought) as installation:
+    with _installed(console, directory, brought) as installation:
         timeout_seconds = float(brought.get("GIT_CLONE_TIMEOUT") or 300) + 60
         story.clone(installation, console, wish, timeout_seconds=timeout_seconds)
         if keep:
@@ -135,9 +135,9 @@ def _own(console: Console, folder: Path, wish: story.Wish, *, keep: bool) -> Non
 
 
 @contextmanager
-def _installed(console: Console, folder: Path, brought: dict[str, str]) -> Iterator[Installation]:
+def _installed(console: Console, directory: Path, brought: dict[str, str]) -> Iterator[Installation]:
     console.step("Setting up a temporary installation: SQLite, gunicorn, two workers of django-q2")
-    with running(folder, brought=brought) as installation:
+    with running(directory, brought=brought) as installation:
         console.line(f"web server: {installation.url}")
         console.line(f"sandboxes:  {installation.sandboxes}")
         yield installation
