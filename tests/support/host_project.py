@@ -14,18 +14,10 @@ from textwrap import dedent
 ROOT = Path(__file__).resolve().parents[2]
 
 MOUNTED = """
+    from tests.host_project.base import CODEREPOS, Q_CLUSTER, SQLITE_OPTIONS
     INSTALLED_APPS += ["rest_framework", "django_q", "coderepos"]
-    CODEREPOS = {
-        "MASTER_ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
-        "SANDBOX_BASE_PATH": str(BASE_DIR / "repos"),
-    }
-    Q_CLUSTER = {
-        "orm": "default", "workers": 1, "timeout": 360, "retry": 1140, "ack_failures": True, "max_attempts": 1,
-        "queue_limit": 1, "bulk": 1, "catch_up": False, "poll": 0.2,
-    }
-    DATABASES["default"]["OPTIONS"] = {
-        "timeout": 20, "transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL",
-    }
+    CODEREPOS["SANDBOX_BASE_PATH"] = str(BASE_DIR / "repos")
+    DATABASES["default"]["OPTIONS"] = SQLITE_OPTIONS
 """
 """What the documentation asks for, but for the project model."""
 

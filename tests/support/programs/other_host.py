@@ -16,44 +16,20 @@ import django
 from django.conf import settings
 from django.urls import include, path
 
-FOLDER = Path(__file__).resolve().parents[2] / "host_project"
+from tests.host_project import base
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "host_project"))  # where the app ``shop`` is
 
 settings.configure(
-    SECRET_KEY="only-for-tests",
-    ALLOWED_HOSTS=["testserver"],
+    SECRET_KEY=base.SECRET_KEY,
+    ALLOWED_HOSTS=base.ALLOWED_HOSTS,
     ROOT_URLCONF=__name__,
     USE_TZ=False,
     TIME_ZONE="America/New_York",
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "ATOMIC_REQUESTS": True}},
-    INSTALLED_APPS=[
-        "django.contrib.admin",
-        "django.contrib.auth",
-        "django.contrib.contenttypes",
-        "django.contrib.sessions",
-        "django.contrib.messages",
-        "rest_framework",
-        "django_q",
-        "shop",
-        "coderepos",
-    ],
-    MIDDLEWARE=[
-        "django.contrib.sessions.middleware.SessionMiddleware",
-        "django.contrib.auth.middleware.AuthenticationMiddleware",
-        "django.contrib.messages.middleware.MessageMiddleware",
-    ],
-    TEMPLATES=[
-        {
-            "BACKEND": "django.template.backends.django.DjangoTemplates",
-            "APP_DIRS": True,
-            "OPTIONS": {
-                "context_processors": [
-                    "django.template.context_processors.request",
-                    "django.contrib.auth.context_processors.auth",
-                    "django.contrib.messages.context_processors.messages",
-                ]
-            },
-        }
-    ],
+    INSTALLED_APPS=[*base.INSTALLED_APPS, "shop"],
+    MIDDLEWARE=base.MIDDLEWARE,
+    TEMPLATES=base.TEMPLATES,
     REST_FRAMEWORK={
         "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.BasicAuthentication"],
         "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],
@@ -70,9 +46,9 @@ settings.configure(
         "UNAUTHENTICATED_USER": None,
         "EXCEPTION_HANDLER": f"{__name__}.handler_of_the_host",
     },
-    Q_CLUSTER={"name": "host", "orm": "default", "timeout": 360, "retry": 1200},
+    Q_CLUSTER=base.Q_CLUSTER,
     CODEREPOS_PROJECT_MODEL="shop.Project",
-    CODEREPOS={"MASTER_ENCRYPTION_KEY": base64.b64encode(bytes(range(32))).decode()},
+    CODEREPOS=base.CODEREPOS,
 )
 
 
@@ -83,7 +59,6 @@ def handler_of_the_host(error: Exception, context: Any) -> None:
 
 def main() -> None:
     """Play a day of the host."""
-    sys.path.insert(0, str(FOLDER))
     if "--without-spectacular" in sys.argv:
         sys.modules["drf_spectacular"] = None  # type: ignore[assignment]  # makes its import fail
     django.setup()
