@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol, cast
 from django.core.cache import cache
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.db.models.sql import Query
 from django.utils.module_loading import import_string
 
 from coderepos.conf import ConfigurationError, conf
@@ -47,7 +48,7 @@ class AccessPolicy(Protocol):
     """What a class named by ``ACCESS_POLICY`` has to answer; everything is denied until it allows it."""
 
     def visible_projects(self, user: Any) -> models.QuerySet[Any]:
-        """Return the projects that ``user`` may see."""
+        """Return a queryset of the projects that ``user`` may see; it may be sliced, or a union of others."""
 
     def allows(self, user: Any, action: Action, project_id: object) -> bool:
         """Return whether ``user`` may do ``action`` in a project."""
@@ -85,11 +86,29 @@ def policy() -> AccessPolicy:
 
 
 def visible_projects(user: Any) -> models.QuerySet[Any]:
-    """Return the projects that ``user`` may see; none for anonymous callers, whatever the policy."""
+    """Return the projects that ``user`` may see; none for anonymous callers, whatever the policy.
+
+    :raises ConfigurationError: the policy does not return a queryset.
+    """
     if not getattr(user, "is_authenticated", False):
         return get_project_model()._default_manager.none()
+    found = policy().visible_projects(user)
+    if not isinstance(found, models.QuerySet):
+        raise ConfigurationError(f"{conf.ACCESS_POLICY}.visible_projects() must return a queryset of projects.")
     # Projects are in the database of our tables: a project that was just made is there, and joins stay inside it.
-    return policy().visible_projects(user).using(alias())
+    found = found.using(alias())
+    if found.query.is_sliced or found.query.combinator:
+        # Neither can be filtered any further.
+        _clear_ordering_of_parts(found.query)
+        return get_project_model()._base_manager.using(alias()).filter(pk__in=found.values("pk"))
+    return found
+
+
+def _clear_ordering_of_parts(query: Query) -> None:
+    """Clear the orderings inside of a union, such as a model's own, which SQLite refuses there."""
+    for part in query.combined_queries:
+        part.clear_ordering()
+        _clear_ordering_of_parts(part)
 
 
 def visible_repositories(user: Any) -> CodeRepositoryQuerySet:

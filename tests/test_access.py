@@ -11,12 +11,14 @@ from django.contrib.sessions.models import Session
 from django.core.cache import cache
 from model_bakery import baker
 from pytest_django import Settings
+from rest_framework.test import APIClient
 
 from coderepos import access
 from coderepos.access import Action
 from coderepos.conf import ConfigurationError
+from coderepos.crypto.secret import Secret
 from coderepos.exceptions import NotFound, PermissionDenied, Throttled
-from coderepos.models import ProjectMembership, Role
+from coderepos.models import CodeRepository, ProjectMembership, Role
 from coderepos.projects.models import Project
 
 pytestmark = pytest.mark.django_db
@@ -86,6 +88,50 @@ def test_nobody_without_an_account(project: Project, settings: Settings) -> None
 
     settings.CODEREPOS = {**settings.CODEREPOS, "ACCESS_POLICY": "tests.test_access.OpenPolicy"}
     assert not access.visible_projects(AnonymousUser()).exists()
+
+
+@pytest.mark.parametrize("kind", ["slice", "union", "difference", "ordered", "distinct"])
+def test_policy_may_return_any_queryset(
+    project: Project, settings: Settings, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Lists, pages, projects by their key and the search work on those that can't be filtered themselves."""
+    other = baker.make(Project, name="zzz")
+    rows = [
+        baker.make(CodeRepository, project=one, git_url="https://h/r", token_ciphertext=Secret(""))
+        for one in (project, other)
+    ]
+    mine, theirs = Project.objects.filter(pk=project.pk), Project.objects.filter(pk=other.pk)
+    made = {
+        "slice": Project.objects.order_by("name")[:1],
+        "union": mine.union(mine),
+        "difference": Project.objects.difference(theirs),
+        "ordered": mine.order_by("-name"),
+        "distinct": mine.distinct(),
+    }
+    settings.CODEREPOS = {**settings.CODEREPOS, "ACCESS_POLICY": "tests.test_access.OpenPolicy"}
+    Project.objects.filter(pk=project.pk).update(name="aaa")
+    monkeypatch.setattr(OpenPolicy, "visible_projects", lambda policy, user: made[kind], raising=False)
+    user = baker.make(get_user_model(), is_active=True)
+
+    assert list(access.visible_repositories(user)) == rows[:1]
+    assert access.find_project(user, str(project.pk)) == project
+    with pytest.raises(NotFound):
+        access.find_project(user, str(other.pk))
+    client = APIClient()
+    client.force_authenticate(user)
+    for address in ("/api/v1/code/repos?search=h&page_size=1", f"/api/v1/code/projects/{project.pk}/repos"):
+        answer = client.get(address)
+        assert (answer.status_code, answer.json()["count"]) == (200, 1)
+    assert client.get(f"/api/v1/code/repos/{rows[1].pk}").status_code == 404
+
+
+def test_policy_that_returns_no_queryset_is_named(project: Project, settings: Settings, monkeypatch: Any) -> None:
+    """The operator is told what to mend."""
+    settings.CODEREPOS = {**settings.CODEREPOS, "ACCESS_POLICY": "tests.test_access.OpenPolicy"}
+    monkeypatch.setattr(OpenPolicy, "visible_projects", lambda policy, user: [project], raising=False)
+
+    with pytest.raises(ConfigurationError, match=r"OpenPolicy\.visible_projects"):
+        access.visible_projects(member(project, Role.VIEWER))
 
 
 def test_superuser_may_do_everything(project: Project) -> None:
