@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +88,14 @@ def stop_fork_server() -> None:
 
 
 def open_descriptors() -> set[str]:
-    """Return the open descriptors of this process, apart from the one to its fork server."""
+    """Return where the open descriptors of this process lead, apart from the one to its fork server."""
     present = spawner._present.spawner
-    return set(os.listdir("/proc/self/fd")) - ({str(present.control.fileno())} if present else set())
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        if not present or int(name) != present.control.fileno():
+            with suppress(FileNotFoundError):  # the one that listed them
+                found.add(os.readlink(f"/proc/self/fd/{name}"))
+    return found
 
 
 def forked_pid(child: Child) -> int:

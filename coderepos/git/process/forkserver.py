@@ -72,7 +72,8 @@ def serve(host_pid: int, preloaded: str, *, idle_seconds: float) -> NoReturn:
     # Whatever a child started is reaped here when the child is gone, so that the end of its group can be seen.
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     module = import_module(preloaded)
-    # The collector would write to the pages that all children share.
+    # Children make no cycles that matter, and hundreds of thousands of objects, which make each collection slow. It
+    # would also write to the pages that all of them share.
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -126,8 +127,7 @@ class _ForkServer:
 
     def run(self) -> None:
         """Serve until there is nothing more to do."""
-        while self._takes_requests or self._children:
-            self._reap()
+        while self._reap() or self._takes_requests:
             ready = self._poll.poll(None if self._children else self._idle_seconds * 1_000)
             if not ready and not self._children:
                 self._retire()
@@ -177,8 +177,8 @@ class _ForkServer:
             child.kill()
         _tell(child.reply, {"is_killed": True})
 
-    def _reap(self) -> None:
-        """Reap all that has ended, and say of which children nothing is left."""
+    def _reap(self) -> bool:
+        """Reap all that has ended, say of which children nothing is left, and return whether there are others."""
         with suppress(ChildProcessError):
             while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 child = self._children.get(ended.si_pid)
@@ -193,6 +193,7 @@ class _ForkServer:
             with suppress(KeyError):
                 self._poll.unregister(child.reply)
             child.reply.close()
+        return bool(self._children)
 
     def _tell_end(self, child: _Child, status: int, used: resource.struct_rusage) -> None:
         _tell(

@@ -24,6 +24,7 @@ START_SECONDS: Final = 20.0
 
 _MESSAGE_BYTES: Final = 1_024
 _READ_BYTES: Final = 1 << 16
+_ENDING_SECONDS: Final = 1.0
 _SHORTEST_PAUSE_SECONDS: Final = 0.0005
 _LONGEST_PAUSE_SECONDS: Final = 0.02
 
@@ -88,14 +89,19 @@ class Process:
         return self._is_over and not self.is_lost
 
     @property
-    def error_number(self) -> int | None:
-        """Why it could not be forked."""
-        return self._told.get("errno")
-
-    @property
     def usage(self) -> Mapping[str, Any]:
         """What it took, once it has ended: ``cpu_seconds``, ``peak_bytes``; ``server_cpu_seconds`` until then."""
         return self._told
+
+    def ending(self) -> str:
+        """Return in words how it ended."""
+        if self.is_lost and self._spawner:
+            # It closes its sockets a moment before it has ended.
+            self._wait(self._spawner.has_ended, _ENDING_SECONDS)
+            return f"killed with its fork server, whose exit status was {self._spawner.exit_status}"
+        if "errno" in self._told:
+            return f"not forked: {os.strerror(self._told['errno'])}"
+        return f"exit status {self._told.get('exit_status')}"
 
     def exit_status(self) -> int | None:
         """Return how it ended, negative for a signal, or ``None`` while it runs."""

@@ -85,6 +85,8 @@ class Spawner:
         finally:
             theirs.close()
         self.control: Final = control
+        self.exit_status: int | None = None
+        """How it ended, as far as that is known."""
 
     def send(self, module: str, descriptors: Sequence[int]) -> None:
         """Ask for a child.
@@ -105,17 +107,21 @@ class Spawner:
     def has_ended(self) -> bool:
         """Return whether it is no longer at work."""
         try:
-            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return True
+        if ended:
+            self.exit_status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        return ended is not None
 
     def is_reaped(self) -> bool:
         """Reap it if it has ended; return whether it is gone."""
-        try:
-            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG) is not None
-        except ChildProcessError:
-            # The host ignores SIGCHLD or waits for any child.
-            return True
+        if not self.has_ended():
+            return False
+        # The host may ignore SIGCHLD or wait for any child.
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
+        return True
 
     def kill(self) -> None:
         """Kill it, and with it all its children."""

@@ -162,11 +162,7 @@ class Child:
 
     def ending(self) -> str:
         """Return in words how it ended."""
-        if self._process.is_lost:
-            return "killed with the process that forked it"
-        if self._process.error_number:
-            return os.strerror(self._process.error_number)
-        return f"exit status {self.exit_status()}"
+        return self._process.ending()
 
     def end(self) -> None:
         """Have its process group killed, wait for that, and close its pipes.

@@ -168,6 +168,11 @@ def signals(pack_fd: int) -> None:
     say(pack_fd, {"blocked": lines["SigBlk"], "ignored": lines["SigIgn"]})
 
 
+def inherited(pack_fd: int) -> None:
+    """Tell the environment and who this process is."""
+    say(pack_fd, {"environment": dict(os.environ), "users": os.getresuid(), "groups": os.getgroups()})
+
+
 STEPS: dict[str, Callable[..., None]] = {
     "say": say,
     "leave": leave,
@@ -179,6 +184,7 @@ STEPS: dict[str, Callable[..., None]] = {
     "stubborn_process": stubborn_process,
     "descriptors": descriptors,
     "signals": signals,
+    "inherited": inherited,
     "sleep": lambda pack_fd, seconds: time.sleep(seconds),
     "close_pack": lambda pack_fd: os.close(pack_fd),
     "close_input": lambda pack_fd: os.close(0),
