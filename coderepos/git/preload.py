@@ -6,9 +6,11 @@ import coderepos.git.build
 import coderepos.git.commit_search
 import coderepos.git.fetch  # noqa: F401
 from coderepos.git.confinement import first_use
+from coderepos.git.transport import tls
 
 first_use.load()
 
 
 def refresh() -> None:
     """Bring up to date what was prepared for the children; called before each of them is forked."""
+    tls.prepare()

@@ -9,7 +9,6 @@ from typing import Any, Final
 from coderepos.exceptions import GitError, RemoteTimeout, RemoteUnreachable
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.transport.addresses import Resolver, address_allowed, resolve
-from coderepos.git.transport.background import in_background
 from coderepos.git.transport.meter import Meter
 from coderepos.git.transport.proxy import open_tunnel
 from coderepos.git.transport.tls import start_tls, tls_context
@@ -102,19 +101,14 @@ class PinnedConnection:
         return self._socket
 
     def _connect_tls(self) -> socket.socket:
-        # Reading the certificates of all authorities takes 40 ms, which pass while the host is resolved and connected.
-        context = in_background(self._load_context)
         connected = self._connect()
         try:
-            self._tls_context = context(None)
+            self._tls_context = self._tls_context or tls_context(self._ca_bundle)
             connected.settimeout(self.meter.wait_seconds())
             return start_tls(connected, self._tls_context, self._host)
         except BaseException:
             connected.close()
             raise
-
-    def _load_context(self) -> ssl.SSLContext:
-        return self._tls_context or tls_context(self._ca_bundle)
 
     def _connect(self) -> socket.socket:
         self._timeout_seconds = 0.0

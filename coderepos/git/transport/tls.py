@@ -1,9 +1,14 @@
-"""TLS for a connection: verification of the certificate, and its errors."""
+"""TLS for a connection: verification of the certificate, its errors, and the authorities that are trusted.
+
+To read those of the system takes longer than a handshake. The process that forks the children does it ahead of them.
+"""
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+from contextlib import suppress
 from typing import Final
 
 from coderepos.exceptions import RemoteCertificate
@@ -20,12 +25,49 @@ _REASONS: Final = {
 """Reasons by OpenSSL's ``X509_V_ERR_*`` (``x509_vfy.h``)."""
 
 
+_Stamp = tuple[int, ...] | None
+
+_prepared: tuple[_Stamp, ssl.SSLContext] | None = None
+
+
+def prepare() -> None:
+    """Read the system's certificate authorities for later calls of :func:`tls_context`, here and in forks.
+
+    Called again, it reads them again where they have changed. Where they cannot be read, the later call says so.
+    """
+    global _prepared
+    stamp = _trust_store_stamp()
+    if _prepared is None or _prepared[0] != stamp:
+        _prepared = None
+        with suppress(RemoteCertificate):
+            _prepared = stamp, _made_context(None)
+
+
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     """Return a client context that verifies; unlike ``create_default_context`` it never writes to ``SSLKEYLOGFILE``.
 
     :param ca_bundle: PEM file that replaces the system's certificate authorities.
     :raises RemoteCertificate: the trust store cannot be read.
     """
+    if ca_bundle is None and _prepared is not None and _prepared[0] == _trust_store_stamp():
+        return _prepared[1]
+    return _made_context(ca_bundle)
+
+
+def _trust_store_stamp() -> _Stamp:
+    """Return what changes with the file of the system's certificate authorities.
+
+    Those in a directory are looked up in each handshake.
+    """
+    path = ssl.get_default_verify_paths().cafile
+    try:
+        found = os.stat(path) if path else None
+    except OSError:
+        found = None
+    return found and (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _made_context(ca_bundle: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # A host name counts only in the subject alternative names (RFC 9525).
     context.hostname_checks_common_name = False
