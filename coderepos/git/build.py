@@ -6,7 +6,6 @@ writes events to standard output (see :mod:`coderepos.git.wire`).
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
@@ -51,8 +50,6 @@ def main(pack_fd: int) -> int:
 
     :param pack_fd: descriptor that gives the pack bytes.
     """
-    # Nothing here makes cycles that matter, and hundreds of thousands of objects make each collection slow.
-    gc.disable()
     return run(sys.stdin.buffer, pack_fd, emit_to(sys.stdout.fileno()))
 
 

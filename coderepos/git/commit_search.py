@@ -7,7 +7,6 @@ Where anything is not as it should be it knows nothing: the clone says what is w
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from typing import Final
@@ -33,7 +32,6 @@ def main(pack_fd: int) -> int:
 
     :param pack_fd: descriptor that gives the pack bytes.
     """
-    gc.disable()
     return run(sys.stdin.buffer.readline(MESSAGE_BYTES + 1), pack_fd, emit_to(sys.stdout.fileno()))
 
 

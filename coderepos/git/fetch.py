@@ -6,7 +6,6 @@ It reads its request on standard input, writes pack bytes to a pipe and events t
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -42,7 +41,6 @@ def main(pack_fd: int) -> int:
 
     :param pack_fd: descriptor that takes the pack bytes.
     """
-    gc.disable()  # too short a life for it
     return run(sys.stdin.buffer.readline(MESSAGE_BYTES + 1), pack_fd, emit_to(sys.stdout.fileno()))
 
 

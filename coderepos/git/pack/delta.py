@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
-from functools import cache
 from importlib import import_module
 from typing import Final
+
+from dulwich.errors import ApplyDeltaError
 
 from coderepos.exceptions import ObjectTooLarge, RemoteProtocolError
 from coderepos.git.pack.varints import read_size
@@ -25,24 +26,16 @@ _GUARD_BYTES: Final = 127
 _GUARD: Final = b"\x7f" + bytes(_GUARD_BYTES)
 
 
-@cache
-def _compiled() -> tuple[Callable[[bytes, bytes], list[bytes]], type[Exception]] | None:
-    """Return dulwich's compiled ``apply_delta`` and its exception, or ``None`` without dulwich's extension modules.
-
-    It is loaded while the first bytes of a pack are on their way (:func:`prepare`), which keeps the start short.
-    """
-    from dulwich.errors import ApplyDeltaError
-
+def _load_compiled() -> Callable[[bytes, bytes], list[bytes]] | None:
+    """Return dulwich's compiled ``apply_delta``, or ``None`` without dulwich's extension modules."""
     try:
-        compiled = import_module("dulwich._pack")
+        compiled: Callable[[bytes, bytes], list[bytes]] = import_module("dulwich._pack").apply_delta
     except ImportError:
         return None
-    return compiled.apply_delta, ApplyDeltaError
+    return compiled
 
 
-def prepare() -> None:
-    """Load the compiled code, so that forked processes have it loaded."""
-    _compiled()
+_apply_compiled = _load_compiled()
 
 
 def delta_sizes(delta: bytes) -> tuple[int, int, int]:
@@ -68,13 +61,11 @@ def apply_delta(base: bytes, delta: bytes, *, result_bytes: int) -> bytes:
     :param result_bytes: size of the result in the delta's own header, already checked against its limit.
     :raises RemoteProtocolError: the delta does not fit its base or reaches outside of it.
     """
-    compiled = _compiled()
-    if compiled is None or result_bytes > LARGE_BYTES:
+    if _apply_compiled is None or result_bytes > LARGE_BYTES:
         return apply_delta_in_pieces(base, [delta], result_bytes=result_bytes)
-    apply, apply_error = compiled
     try:
-        pieces = apply(base, _guarded(base, delta, result_bytes))
-    except apply_error:
+        pieces = _apply_compiled(base, _guarded(base, delta, result_bytes))
+    except ApplyDeltaError:
         raise RemoteProtocolError(reason="instructions of a delta") from None
     result = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     if len(result) != result_bytes + _GUARD_BYTES:

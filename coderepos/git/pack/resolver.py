@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final, Self
 
 from coderepos.git.limits import Limits
-from coderepos.git.pack.delta import DELTA_OVERHEAD_BYTES, LARGE_BYTES, prepare
+from coderepos.git.pack.delta import DELTA_OVERHEAD_BYTES, LARGE_BYTES
 from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.object_links import Links, SharedLinks
 from coderepos.git.pack.pack_file import Pack
@@ -44,7 +44,6 @@ class Resolver:
         self._taken_result_bytes = 0
         self._batch: tuple[Forked, range, SharedLinks] | None = None
         self._deferred: Final[list[range]] = []
-        prepare()
 
     def __enter__(self) -> Self:
         return self

@@ -487,7 +487,7 @@ def test_a_malformed_pack_is_refused(
 ) -> None:
     """Each malformed pack is refused for its own reason, by dulwich's compiled deltas and by our own."""
     if not compiled:
-        monkeypatch.setattr(delta_module, "_compiled", lambda: None)
+        monkeypatch.setattr(delta_module, "_apply_compiled", None)
     with pytest.raises(RemoteProtocolError) as caught, scanned(make()):
         pass
     assert caught.value.fields == {"reason": reason}
