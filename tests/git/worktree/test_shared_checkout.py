@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.git.worktree.test_checkout import link, listing
 from tests.support import packs
 from tests.support.build_child import tree_of
 from tests.support.packs import FILE, FOLDER, PROGRAM, Line, Object, blob
+from tests.support.users import NOBODY, forked
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
@@ -136,3 +138,23 @@ def test_an_object_that_only_the_second_process_meets_is_named(tmp_path: Path, m
     lines, objects, _contents = many_files()
     with pytest.raises(InflatedTooLarge):
         tree_of(tmp_path, *lines, objects=objects)
+
+
+def test_one_process_does_it_all_where_the_machine_takes_no_second(tmp_path: Path) -> None:
+    """Whoever has as many processes as he may have still gets his tree."""
+    tmp_path.chmod(0o777)
+    for above in tmp_path.parents[:3]:
+        if above.stat().st_uid == os.geteuid():
+            above.chmod(above.stat().st_mode | 0o055)
+    lines, objects, contents = many_files()
+
+    def build() -> bool:
+        if not os.geteuid():
+            os.setgroups([])
+            os.setresuid(NOBODY, NOBODY, NOBODY)  # the bound does not hold for root
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        tree_of(tmp_path / "incoming", *lines, objects=objects)
+        return Forked(lambda: None).has_started
+
+    assert forked(build) is False
+    assert_written(tmp_path / "incoming/tree", contents)
