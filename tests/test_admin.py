@@ -397,8 +397,8 @@ def test_a_repository_shows_how_its_clone_differs(admin_client: Client, make_rep
     )
     details = page(admin_client, "coderepository", "change", repository.pk)
 
-    assert "2 symlink: links that leave the tree, or lead round in a circle, are small files" in details
-    assert "1234 name: names with control bytes or over 255 bytes are left out" in details
+    assert "2 symlink: links that leave the tree, or form a circle, are small files" in details
+    assert "1234 name: names with control bytes or over 255 bytes are skipped" in details
     assert "0 mode" not in details
     assert "symlink: &lt;b&gt;a&lt;/b&gt;" in details
     assert "name: \\u202e" in details

@@ -1,4 +1,4 @@
-"""The child process that makes Git data and a working tree of a pack: it owns no token and has no network.
+"""The child process that turns a pack into Git data and a working tree: it has no token and no network.
 
 It reads its request on standard input, the pack from a pipe, then the outcome of the fetch on standard input, and
 writes events to standard output (see :mod:`coderepos.git.wire`).
@@ -77,7 +77,7 @@ def translated(error: Exception) -> CodeReposError:
     if isinstance(error, MemoryError):
         return OutOfMemory()
     if isinstance(error, FileExistsError):
-        # Nothing was in this folder: the file system takes two names for one, such as README and readme.
+        # The directory was empty, so the file system treats two names as one, such as README and readme.
         return SandboxUnavailable(errno="EEXIST")
     if isinstance(error, OSError):
         return disk_error(error)
@@ -96,7 +96,7 @@ def read_outcome(control: IO[bytes], limits: Limits) -> FetchOutcome:
 
 
 def build(request: BuildRequest, pack_fd: int, wait_for_outcome: Callable[[], FetchOutcome], emit: Emit) -> BuildReport:
-    """Make everything below ``request.incoming`` that :func:`make` makes, and see it on the disk."""
+    """Run :func:`make` in ``request.incoming``, and sync the result to disk."""
     incoming = os.open(request.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         report = make(request, incoming, pack_fd, wait_for_outcome, emit)
@@ -111,11 +111,11 @@ def build(request: BuildRequest, pack_fd: int, wait_for_outcome: Callable[[], Fe
 def make(
     request: BuildRequest, incoming: int, pack_fd: int, wait_for_outcome: Callable[[], FetchOutcome], emit: Emit
 ) -> BuildReport:
-    """Make ``git/`` and ``tree/`` in a folder from the pack that ``pack_fd`` gives.
+    """Write ``git/`` and ``tree/`` to a directory, from the pack that arrives on ``pack_fd``.
 
-    :param incoming: descriptor of the empty folder.
+    :param incoming: descriptor of the empty directory.
     :param wait_for_outcome: called once the pack has arrived.
-    :raises GitError: a subclass that says what is wrong with the pack or its trees.
+    :raises GitError: the subclass for what is wrong with the pack or its trees.
     :raises OSError: the disk is full or fails.
     """
     limits, clock = request.limits, _Clock()
@@ -182,9 +182,9 @@ def _scan(pack_fd: int, pack: Pack, limits: Limits, resolver: Resolver, emit: Em
 
 
 def _is_in(pack: Pack, commit_id: bytes, by_id: Mapping[bytes, int]) -> bool:
-    """Did a commit that history is said to end at come along? Git passes over those that did not.
+    """Return whether a shallow commit is in the pack; Git ignores those that are not.
 
-    :raises UnsafeRepository: it did, and is no commit.
+    :raises UnsafeRepository: the object is in the pack, but is not a commit.
     """
     position = by_id.get(commit_id)
     if position is not None and pack.kinds[position] != COMMIT:
@@ -193,14 +193,14 @@ def _is_in(pack: Pack, commit_id: bytes, by_id: Mapping[bytes, int]) -> bool:
 
 
 class _Clock:
-    """Takes the wall clock per phase."""
+    """Measures the duration of each phase."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
         self.seconds: dict[str, float] = {}
 
     def done(self, phase: str) -> None:
-        """Note how long the phase took that ends now."""
+        """Record the duration of the phase that ends now."""
         now = time.monotonic()
         self.seconds[phase] = round(now - self._last, 4)
         self._last = now

@@ -146,7 +146,7 @@ def fetch_request(request: CloneRequest, *, depth: int | None, count_only: bool 
         min_level=request.min_level,
         count_only=count_only,
         wants_platform_size=count_only and request.depth is None,
-        whole_without_depth=count_only and request.depth is None,
+        full_history_fallback=count_only and request.depth is None,
     )
 
 

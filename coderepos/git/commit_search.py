@@ -1,8 +1,8 @@
-"""The child process that tells a probe whether the pack it counted holds a commit: a tag may name a blob or a tree.
+"""The child process that finds out whether the pack of a probe contains a commit: a tag may name a blob or a tree.
 
-It owns no token, has no network and writes nothing. It reads its request on standard input, a small pack from a pipe,
-and writes events to standard output (see :mod:`coderepos.git.wire`). It looks at the types of the entries alone.
-Where anything is not as it should be it knows nothing: the clone says what is wrong.
+It has no token and no network, and writes nothing. It reads its request on standard input, a small pack from a pipe,
+and writes events to standard output (see :mod:`coderepos.git.wire`). It reads only the
+types of the entries. If anything is malformed it finds nothing: the clone will report what is wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from coderepos.git.pack.pack_file import COMMIT, ID_BYTES, OFS_DELTA, REF_DELTA
 from coderepos.git.process.emitter import Emit, emit_to, error_event
 from coderepos.git.wire import MESSAGE_BYTES, load_line, search_request
 
-MOST_INFLATED_BYTES: Final = 8 * 10**6
+MAX_INFLATED_BYTES: Final = 8 * 10**6
 
 _HEADER_BYTES: Final = 12
 _VARINT_BYTES: Final = 10
@@ -53,7 +53,7 @@ def has_no_commit(pack: bytes) -> bool:
     """Return whether this is a whole pack and none of its objects is a commit."""
     if len(pack) > SEARCHED_PACK_BYTES or pack[:4] != b"PACK":
         return False
-    at, budget = _HEADER_BYTES, MOST_INFLATED_BYTES
+    at, budget = _HEADER_BYTES, MAX_INFLATED_BYTES
     try:
         for _ in range(int.from_bytes(pack[8:_HEADER_BYTES], "big")):
             kind = pack[at] >> 4 & 7

@@ -1,4 +1,4 @@
-"""Which names of refs are accepted: those of Git, as long as they may be the paths of files."""
+"""Decides which ref names are accepted: those that Git accepts, if they are short enough for a path."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ REF_NAME_BYTES: Final = 4_000
 def is_ref_name(text: str, *, below: str = "refs/") -> bool:
     """Return whether ``text`` is a full ref name by git-check-ref-format(1), and not too long for a path.
 
-    :param text: as it travels between the children, see :func:`~coderepos.git.text.ref_bytes`.
-    :param below: the namespace that it has to be in; Git takes names outside of ``refs/`` too.
+    :param text: the name as in messages between the processes, see :func:`~coderepos.git.text.ref_bytes`.
+    :param below: the prefix that it must have; Git itself accepts names outside of ``refs/`` too.
     """
     try:
         name = ref_bytes(text)

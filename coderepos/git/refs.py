@@ -1,4 +1,4 @@
-"""Which ref is wanted, what to ask the server for to find it, and what of a listing is worth keeping."""
+"""Finds the wanted ref: which names it may have, which prefixes to list, and what to keep of the listing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SHA256: Final = "SHA-256 object ids are not supported"
 """Reason of the error for a repository with longer ids."""
 
 SHOWN_NAMES: Final = 10
-"""Names of each kind that are kept to tell users what they could ask for."""
+"""Most names of each kind that are kept, to suggest them to users."""
 
 TAG_BYTES: Final = 4 * 10**6
-"""Most bytes that the names and ids of all tags may take in a message."""
+"""Most bytes that all tags may take in a message."""
 
 DEFAULT_BRANCH: Final = b"refs/heads/master"
-"""What Git takes for the default branch where nobody has set ``init.defaultBranch``."""
+"""The default branch unless ``init.defaultBranch`` is set."""
 
 _FULL_ID: Final = re.compile(r"[0-9a-fA-F]{40}\Z")
 _SHORT_ID: Final = re.compile(r"[0-9a-fA-F]{4,39}\Z")
@@ -43,23 +43,23 @@ class WantedRef:
 
 
 def commit_id(ref: str) -> str:
-    """Return the commit id that ``ref`` is, in lower case; empty where it is a name.
+    """Return ``ref`` in lower case if it is a full commit id, or an empty string.
 
-    Forty hex digits are an id to every command of Git, whatever branches and tags there are.
+    Every Git command takes forty hex digits for an id, even if there is a branch or tag of that name.
     """
     return ref.lower() if _FULL_ID.match(ref) else ""
 
 
 def is_short_id(ref: str) -> bool:
-    """Return whether ``ref`` looks like an abbreviated commit id, which no server looks up."""
+    """Return whether ``ref`` looks like an abbreviated commit id, which servers do not resolve."""
     return bool(_SHORT_ID.match(ref))
 
 
 def ref_candidates(ref: str) -> list[bytes]:
-    """Return the full names that ``ref`` may mean, the first one that exists wins: branches before tags.
+    """Return the full names that ``ref`` may stand for, in order of preference: branches before tags.
 
     This is the order of ``git clone --branch``; names such as ``tags/v1``, ``heads/main`` and ``pull/1/head`` are
-    understood as ``git rev-parse`` does. Names that Git refuses are left out: they are nobody's.
+    resolved as by ``git rev-parse``. Names that Git refuses are skipped.
     """
     if ref in ("", "HEAD"):
         return [HEAD]
@@ -74,28 +74,28 @@ def ref_candidates(ref: str) -> list[bytes]:
 
 
 class RefListing:
-    """What is of use among the refs of a server, while they arrive: however many there are, little is kept.
+    """Takes the refs of a server as they arrive, and keeps the few that matter.
 
     :param ref: branch, tag, full ref name or full commit id, as the user gave it; empty for the default branch.
-    :param with_tags: keep the tags too.
+    :param with_tags: whether to keep the tags.
     """
 
     def __init__(self, ref: str, limits: Limits, *, with_tags: bool) -> None:
         self.head_target = b""
-        """Full name of the branch that HEAD points to; empty where it is detached or unknown."""
+        """Full name of the branch that HEAD points to; empty if it is detached or unknown."""
         self.tags: Final[dict[bytes, bytes]] = {}
-        """Ids by full name; ids of annotated tags are those of the tag objects."""
+        """Ids by full name; for an annotated tag the id of the tag object."""
         self.skipped_tags = 0
-        """Tags that were one too many to be kept."""
+        """Number of tags beyond the limit."""
         self.shown: Final[dict[bytes, list[bytes]]] = {HEADS: [], TAGS: [], b"refs/": []}
-        """The first names of branches, tags and other refs."""
+        """The first names of branches, tags and other refs, to suggest them to users."""
         self.guessed_branch = b""
-        """Branch that ``git clone`` takes for HEAD's where none is told: ``guess_remote_head`` of Git.
+        """Branch that ``git clone`` guesses for HEAD if the server names none: ``guess_remote_head`` of Git.
 
-        That is ``master``, or the first branch with the id of HEAD.
+        That is ``master`` or else the first branch with the same id as HEAD.
         """
         self.has_commit = False
-        """Whether the commit that is wanted by its id is the target of some ref."""
+        """Whether a ref points to the commit that is wanted by its id."""
         self._commit_id: Final = commit_id(ref).encode()
         self._candidates: Final = ref_candidates(ref)
         self._kept_names: Final = {HEAD, *self._candidates, DEFAULT_BRANCH}
@@ -107,14 +107,14 @@ class RefListing:
 
     @property
     def prefixes(self) -> list[bytes]:
-        """What protocol v2 is asked to list: HEAD, the candidates and, where they are kept, all tags."""
+        """The prefixes to list in protocol v2: HEAD, the candidates and, if they are kept, all tags."""
         names = [HEAD, *(name for name in self._candidates if name != HEAD)]
         if not self._with_tags:
             return names
         return [*(name for name in names if not name.startswith(TAGS)), TAGS]
 
     def add(self, name: bytes, object_id: bytes) -> None:
-        """Take the next ref.
+        """Add the next ref.
 
         :raises TooManyRefs: it is one too many.
         """
@@ -131,24 +131,24 @@ class RefListing:
         if len(shown) < SHOWN_NAMES and name not in shown:
             shown.append(name)
         if kind == HEADS:
-            self._guess(name, object_id)
+            self._update_guess(name, object_id)
         elif kind == TAGS and self._with_tags:
             self._keep_tag(name, object_id)
 
     def add_peeled(self, object_id: bytes) -> None:
-        """Take note of what an annotated tag names."""
+        """Add the id of the object that an annotated tag names."""
         self.has_commit |= object_id == self._commit_id
 
-    def without_tags(self) -> None:
-        """Keep no more tags: those that would follow are too many to be listed."""
+    def drop_tags(self) -> None:
+        """Prepare for a new listing without tags, after one that was too long."""
         self._with_tags = False
         self._number = 0
         self.skipped_tags = max(1, self.skipped_tags)
 
     def wanted(self) -> WantedRef | None:
-        """Return the ref or commit that is meant, or ``None`` where none of the candidates is listed.
+        """Return the wanted ref or commit, or ``None`` if no candidate was listed.
 
-        :raises RemoteProtocolError: its id is not one of a SHA-1 repository.
+        :raises RemoteProtocolError: its id is not a SHA-1 id.
         """
         if self._commit_id:
             return WantedRef(name=b"", object_id=self._commit_id.decode())
@@ -158,11 +158,11 @@ class RefListing:
         return None
 
     def default_branch(self) -> WantedRef | None:
-        """Return the branch that ``git clone`` checks out where HEAD is not listed and nobody says why."""
+        """Return the branch that ``git clone`` checks out if HEAD is not listed."""
         target = self._ids.get(DEFAULT_BRANCH)
         return WantedRef(name=DEFAULT_BRANCH, object_id=object_id(target)) if target else None
 
-    def _guess(self, name: bytes, object_id: bytes) -> None:
+    def _update_guess(self, name: bytes, object_id: bytes) -> None:
         if self._ids.get(HEAD) == object_id and (name == DEFAULT_BRANCH or not self.guessed_branch):
             self.guessed_branch = name
 
@@ -176,9 +176,9 @@ class RefListing:
 
 
 def object_id(advertised: bytes) -> str:
-    """Return the checked id of an advertised ref.
+    """Return the id of an advertised ref as text.
 
-    :raises RemoteProtocolError: it is not an id of a SHA-1 repository.
+    :raises RemoteProtocolError: it is not a SHA-1 id.
     """
     text = advertised.decode("latin-1")
     if OBJECT_ID.match(text):
@@ -187,12 +187,12 @@ def object_id(advertised: bytes) -> str:
 
 
 def advertised_tags(tags: dict[bytes, bytes]) -> tuple[tuple[str, str], ...]:
-    """Return names and ids of the tags whose names Git would accept; of an annotated tag the id of the tag object."""
+    """Return names and ids of the tags, without those whose names Git refuses."""
     named = ((ref_text(name), target) for name, target in tags.items())
     return tuple((name, object_id(target)) for name, target in named if name)
 
 
 def ref_text(name: bytes) -> str:
-    """Return a ref name as text, empty where it is none that Git would accept."""
+    """Return a ref name as text, or an empty string if Git would refuse it."""
     text = name.decode("utf-8", "surrogateescape")
     return text if is_ref_name(text) else ""

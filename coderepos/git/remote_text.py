@@ -1,6 +1,6 @@
-"""Text of the remote as users may see it: masked, printable and short.
+"""Makes text from the remote fit for users: printable, short, and without the credentials.
 
-A server can repeat the credentials that it was given, in whatever form. What is not certain to be harmless is dropped.
+A server may echo the credentials of the request in any form. Text that may still contain a part of them is dropped.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ REMOTE_TEXT_CHARACTERS: Final = 200
 MASK: Final = "***"
 
 _MASKED_CHARACTERS: Final = 6
-"""Shorter secrets are found in any text: user names such as ``git`` stay; a text with such a password goes."""
+"""Shorter secrets occur in any text: user names such as ``git`` stay, a text with such a password is dropped."""
 
 _WINDOW_CHARACTERS: Final = 12
-"""So many characters of a secret in a row give it away, with whatever stands between them."""
+"""A text is dropped if it contains this many consecutive letters and digits of a secret."""
 
 
 def remote_error(text: bytes, secrets: Sequence[str]) -> RemoteError:
-    """Return the error for what a remote reported.
+    """Return the error for a message of the remote.
 
-    :param secrets: user name and password that it was asked with; they may be empty.
+    :param secrets: user name and password of the request; they may be empty.
     """
     return RemoteError(remote_text=harmless_text(text, secrets))
 
 
 def is_harmless(text: bytes, secrets: Sequence[str]) -> bool:
-    """Return whether text of a remote may be shown as it is."""
+    """Return whether text from the remote may be shown unchanged."""
     return harmless_text(text, secrets) == text.decode("utf-8", "replace")
 
 
 def harmless_text(text: bytes, secrets: Sequence[str]) -> str:
-    """Return text of a remote without secrets, printable and at most 200 characters; empty where that is not certain.
+    """Return text from the remote with secrets masked, printable, and at most 200 characters; empty if in doubt.
 
-    :param secrets: user name and password that it was asked with; they may be empty.
+    :param secrets: user name and password of the request; they may be empty.
     """
     shown = text.decode("utf-8", "replace")
     shown = " ".join("".join(char if is_display_text(char) else " " for char in shown).split())
@@ -52,18 +52,18 @@ def harmless_text(text: bytes, secrets: Sequence[str]) -> str:
 
 
 def _masked(text: str, secrets: Sequence[str]) -> str:
-    """Mask every form of the secrets; return nothing where a good part of one is still there."""
+    """Mask every form of the secrets; return an empty text if a good part of one is still there."""
     forms = sorted({form for secret in secrets for form in secret_forms(secret)}, key=len, reverse=True)
     for form in forms:
         text = re.sub(re.escape(form), MASK, text, flags=re.IGNORECASE)
-    squeezed = _squeezed(text)
-    for form in filter(lambda form: len(form) >= _MASKED_CHARACTERS, map(_squeezed, forms)):
+    compact = _letters_and_digits(text)
+    for form in filter(lambda form: len(form) >= _MASKED_CHARACTERS, map(_letters_and_digits, forms)):
         size = min(_WINDOW_CHARACTERS, len(form))
         windows = {form[start : start + size] for start in range(len(form) - size + 1)}
-        if any(window in side for window in windows for side in (squeezed, squeezed[::-1])):
+        if any(window in side for window in windows for side in (compact, compact[::-1])):
             return ""
     return text
 
 
-def _squeezed(text: str) -> str:
+def _letters_and_digits(text: str) -> str:
     return "".join(filter(str.isalnum, text)).lower()

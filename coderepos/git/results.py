@@ -1,4 +1,4 @@
-"""What the caller of a probe or clone hands in and gets back; the children know nothing of it."""
+"""What a probe or clone reports to its caller; never sent to a child."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coderepos.git.wire import BuildReport
 
 EXPIRY: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:Z|[+-]\d\d:\d\d)\Z", re.ASCII)
 EXPIRY_YEARS: Final = range(2000, 2200)
-"""Years in which a token may expire; whoever names another one knows nothing."""
+"""Years in which a token may plausibly expire; a time in any other year is ignored."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CloneReport:
-    """What one successful clone attempt left in its ``.incoming-*`` folder."""
+    """What one successful clone attempt wrote to its ``.incoming-*`` directory."""
 
     build: BuildReport
     ref_name: str
@@ -37,10 +37,10 @@ class CloneReport:
     received_bytes: int
     isolation_level: int
     isolation: dict[str, Any]
-    """What each child says it is confined by."""
+    """The confinement that each child reports."""
 
     token_expires_at: datetime | None = None
-    """When the token expires, in UTC, where the host told."""
+    """When the token expires, in UTC, if the host says so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,30 +49,30 @@ class ProbeReport:
 
     pack_bytes: int
     estimated_bytes: int
-    """The count times :data:`~coderepos.git.limits.SIZE_FACTOR`, or the platform's figure where that is larger.
+    """The count times :data:`~coderepos.git.limits.SIZE_FACTOR`, or the size by the platform if that is larger.
 
-    Where the whole history was counted, the count alone.
+    If the whole history was counted, the count alone.
     """
 
     size_source: str
-    """``probe``, ``platform``, or ``full_fetch`` where the whole history was counted."""
+    """``probe``, ``platform``, or ``full_fetch`` if the whole history was counted."""
 
     stopped_early: bool
-    """Whether the count passed the limit, so that the true size is at least the estimate."""
+    """Whether the count exceeded the limit, so that the true size is at least the estimate."""
 
     ref_name: str
     head_branch: str
     wanted_id: str
     token_expires_at: datetime | None = None
-    """When the token expires, in UTC, where the host told."""
+    """When the token expires, in UTC, if the host says so."""
 
 
 def token_expiry(outcome: Mapping[str, Any]) -> datetime | None:
-    """Return when the token expires, in UTC, as an ``outcome`` event says; ``None`` where it says nothing sensible.
+    """Return when the token expires, in UTC, by an ``outcome`` event, or ``None`` if that is unknown or implausible.
 
-    Any server may claim any year, so one that is not in :data:`EXPIRY_YEARS` is no error of the child.
+    A server may claim any year, so one outside of :data:`EXPIRY_YEARS` is not the child's fault.
 
-    :raises ValueError: it says something that is no ISO 8601 time with its offset.
+    :raises ValueError: the value is not an ISO 8601 time with an offset.
     """
     value = outcome.get("token_expires_at")
     if value is None:

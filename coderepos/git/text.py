@@ -1,18 +1,18 @@
-"""The one place that turns bytes of Git data into text that may leave the engine.
+"""Turns bytes of Git data into text that may be shown, logged or stored.
 
-Inside, names are bytes. What people, logs, databases and JSON get is printable UTF-8: whatever does not print is
-escaped, so that no name can move the cursor, turn the direction of writing, hide itself or break a column of text.
+Inside the engine, names are bytes. Everywhere else they are printable UTF-8, with everything else escaped, so that no
+name can move the cursor, change the writing direction, be invisible or break a column of text.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-MOST_CHARACTERS: Final = 1_000
-"""Longest text that is made of a name or a path."""
+MAX_CHARACTERS: Final = 1_000
+"""Longest text for a name or a path."""
 
-# Code points that print as nothing although they count as letters or marks: Default_Ignorable_Code_Point of the Unicode
-# Character Database, as far as str.isprintable() lets them pass.
+# Invisible code points that str.isprintable() accepts: some of Default_Ignorable_Code_Point in the Unicode Character
+# Database.
 _INVISIBLE: Final = frozenset(
     map(
         chr,
@@ -30,18 +30,18 @@ _INVISIBLE: Final = frozenset(
 )
 
 
-def display_text(raw: bytes, *, most_characters: int = MOST_CHARACTERS) -> str:
+def display_text(raw: bytes, *, max_characters: int = MAX_CHARACTERS) -> str:
     r"""Return bytes as text that :func:`is_display_text` accepts.
 
     Bytes that are not UTF-8 and ASCII control characters become ``\xNN``, other characters that do not print ``\uNNNN``
     or ``\UNNNNNNNN``: controls of C1, of direction and of width, separators, private and unassigned code points.
     """
-    text = raw[: most_characters * 4].decode("utf-8", "surrogateescape")
-    return "".join(map(_escaped, text))[:most_characters]
+    text = raw[: max_characters * 4].decode("utf-8", "surrogateescape")
+    return "".join(map(_escaped, text))[:max_characters]
 
 
 def is_display_text(text: str) -> bool:
-    """Whether all characters print: then the text is valid UTF-8 without U+0000 too."""
+    """Return whether all characters are printable, which implies valid UTF-8 without U+0000."""
     return text.isprintable() and _INVISIBLE.isdisjoint(text)
 
 
@@ -49,7 +49,7 @@ def _escaped(char: str) -> str:
     if is_display_text(char):
         return char
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # what surrogateescape makes of a byte
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     if code < 0x80:
         return f"\\x{code:02x}"
@@ -57,14 +57,14 @@ def _escaped(char: str) -> str:
 
 
 def display_ref(text: str) -> str:
-    """Return the whole of a ref name, given as it travels between the children, as text that may be shown."""
+    """Return a whole ref name from a message between the processes as text that may be shown."""
     raw = ref_bytes(text)
-    return display_text(raw, most_characters=len(raw) * 4)
+    return display_text(raw, max_characters=len(raw) * 4)
 
 
 def ref_bytes(text: str) -> bytes:
-    """Return the ref name that travelled between the children as text (``surrogateescape``): no byte is lost.
+    """Return the bytes of a ref name from a message between the processes, which is decoded with ``surrogateescape``.
 
-    :raises ValueError: it has surrogates that stand for no byte.
+    :raises ValueError: it has surrogates that do not stand for bytes.
     """
     return text.encode("utf-8", "surrogateescape")

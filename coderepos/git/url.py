@@ -1,7 +1,8 @@
-"""The gate for Git URLs: one spelling per repository, or a refusal that depends on the text and the settings alone.
+"""Parses Git URLs strictly, and checks them against the network policy.
 
-Nothing is resolved here. Whether an address may be asked is decided when the connection is made
-(:mod:`coderepos.git.transport.http_connection`), so that the answer tells nobody which hosts and ports exist.
+A URL is accepted or refused by its text and the settings alone. Host names are not resolved here: addresses are checked
+when the connection is opened (:mod:`coderepos.git.transport.connection`), so that a refusal does not reveal which hosts
+and ports exist.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _NUMBER: Final = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
 
 _PATH_CHARACTERS: Final = "!$&'()*+,;=:@-._~"
-"""Characters besides letters and digits that stand for themselves in a path segment (RFC 3986, 3.3)."""
+"""Characters besides letters and digits that need no encoding in a path segment (RFC 3986, 3.3)."""
 
 _PATH: Final = re.compile(r"(?:[A-Za-z0-9" + re.escape(_PATH_CHARACTERS) + r"/]|%[0-9A-Fa-f]{2})*\Z")
 _AMBIGUOUS_ESCAPE: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|7F|2E|2F|5C|25|3F|23)", re.IGNORECASE)
-"""Escapes of control bytes and of ``. / \\ % ? #``, which servers and proxies disagree about."""
+"""Escapes of control bytes and of ``. / \\ % ? #``, which servers and proxies interpret differently."""
 
 _NO_HOST: Final = "The host of the Git URL is neither a host name nor an IP address in its usual spelling."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GitUrl:
-    """A URL that passed the gate."""
+    """A parsed URL."""
 
     text: str
-    """What the user wrote."""
+    """The URL as the user wrote it."""
 
     scheme: str
     host: str
@@ -48,40 +49,40 @@ class GitUrl:
 
     port: int
     path: str
-    """Path as it is sent: with its leading slash and without a trailing one."""
+    """Path as it is sent, with a leading slash and without a trailing one."""
 
     @property
     def authority(self) -> str:
-        """``host`` or ``host:port`` where the port is not the scheme's own, IPv6 in brackets."""
+        """``host``, or ``host:port`` if the port is not the default; IPv6 in brackets."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port, the port always written out: where a token may be sent."""
+        """Scheme, host and port, even the default one: where a token may be sent."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
 
     @property
     def base(self) -> str:
-        """URL that is used for fetching."""
+        """The URL that is requested."""
         return f"{self.scheme}://{self.authority}{self.path}"
 
     @property
     def key(self) -> str:
-        """Normal form: equal for two URLs that name one repository; the case of the path is kept."""
+        """Normal form: equal for two URLs of the same repository; the case of the path is kept."""
         path = quote(unquote_to_bytes(self.path), safe="/" + _PATH_CHARACTERS)
         return f"{self.scheme}://{self.authority}{_without_suffix(path)}"
 
 
 def parse_git_url(text: str, policy: NetworkPolicy) -> GitUrl:
-    """Return the URL if its text is well formed and the settings allow its scheme, host and port.
+    """Parse a URL and check that the settings allow its scheme, host and port.
 
-    The path must have one spelling only, so empty and dot segments and escapes that servers read in several ways are
-    refused. International host names are given in their ASCII form, since what a mapped character becomes depends
-    on the version of IDNA; numbers that are no dotted-quad address (``127.1``, ``0x7f000001``) are no host names.
+    Paths must be unambiguous, so empty and dot segments are refused, and escapes that servers interpret differently.
+    International host names must be in their ASCII form, since their mapping depends on the version of IDNA. Numbers
+    other than dotted-quad addresses (``127.1``, ``0x7f000001``) are not accepted as host names.
 
-    :raises InvalidGitUrl: the text is no usable URL.
+    :raises InvalidGitUrl: the text is not a usable URL.
     :raises UrlNotAllowed: the settings do not allow the scheme, the host or the port.
     """
     url = read_git_url(text)
@@ -90,9 +91,9 @@ def parse_git_url(text: str, policy: NetworkPolicy) -> GitUrl:
 
 
 def origin_of(text: str) -> str:
-    """Return scheme, host and port of a URL's text, such as ``https://github.com:443``; no setting matters.
+    """Return scheme, host and port of a URL, such as ``https://github.com:443``, whatever the settings allow.
 
-    :raises ValueError: the text is no usable URL.
+    :raises ValueError: the text is not a usable URL.
     """
     try:
         return read_git_url(text).origin
@@ -101,19 +102,19 @@ def origin_of(text: str) -> str:
 
 
 def read_git_url(text: str) -> GitUrl:
-    """Return the URL if its text is well formed, whether or not the settings allow it.
+    """Parse a URL, whether or not the settings allow it.
 
-    :raises InvalidGitUrl: the text is no usable URL.
+    :raises InvalidGitUrl: the text is not a usable URL.
     :raises UrlNotAllowed: its scheme is neither ``https`` nor ``http``.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_URL_BYTES:
         raise InvalidGitUrl(f"The Git URL is longer than {MAX_URL_BYTES:,} bytes.")
     if any(map(str.isspace, text)):
-        raise InvalidGitUrl("The Git URL holds white space; write %20 where a blank belongs into its path.")
+        raise InvalidGitUrl("The Git URL contains white space; write %20 for a space in its path.")
     if not _PRINTABLE.match(text):
         raise InvalidGitUrl(
-            "The Git URL holds a character other than printable ASCII; give an international host name in its"
-            " xn-- form and other characters of the path percent-encoded."
+            "The Git URL contains a character other than printable ASCII; give an international host name in its"
+            " xn-- form, and percent-encode other characters of the path."
         )
     scheme = _scheme(text)
     authority, slash, path = text[len(scheme) + len("://") :].partition("/")
@@ -125,10 +126,10 @@ def read_git_url(text: str) -> GitUrl:
     return GitUrl(text=text, scheme=scheme, host=host, port=port, path=_path(slash + path))
 
 
-def beside(url: GitUrl, path: str) -> GitUrl:
+def with_path(url: GitUrl, path: str) -> GitUrl:
     """Return the URL of another path on the same origin.
 
-    :raises InvalidGitUrl: it is not one that a Git URL may have.
+    :raises InvalidGitUrl: the path is not allowed in a Git URL.
     """
     other = replace(url, path=_path(path))
     if not path.startswith("/") or len(other.base) > MAX_URL_BYTES:
@@ -137,18 +138,18 @@ def beside(url: GitUrl, path: str) -> GitUrl:
 
 
 def proxy_of(url: GitUrl, policy: NetworkPolicy) -> Proxy | None:
-    """Return the proxy through which this host is asked, ``None`` where it is asked directly."""
+    """Return the proxy for this host, or ``None`` for a direct connection."""
     return policy.proxy if url.scheme == "https" and not _is_among(policy.direct_hosts, url) else None
 
 
 def is_resolved_by_proxy(url: GitUrl, policy: NetworkPolicy) -> bool:
-    """Return whether the proxy is told the name of this host; an address is not a name."""
+    """Return whether the proxy resolves the name of this host; an address is not a name."""
     is_name = ":" not in url.host and not url.host.rpartition(".")[2].isdigit()
     return is_name and _is_among(policy.proxy_resolved_hosts, url)
 
 
 def may_be_private(url: GitUrl, policy: NetworkPolicy) -> bool:
-    """Return whether this host is listed as one that may resolve to private or loopback addresses."""
+    """Return whether this host may resolve to private or loopback addresses."""
     return any(_matches(entry, url.host, url.port) for entry in policy.private_hosts)
 
 
@@ -197,12 +198,12 @@ def _canonical_host(host: str) -> str:
 def _path(path: str) -> str:
     path = path.removesuffix("/")
     if not _PATH.match(path) or _AMBIGUOUS_ESCAPE.search(path):
-        raise InvalidGitUrl("The path of the Git URL holds a character that does not belong there.")
+        raise InvalidGitUrl("The path of the Git URL contains a character that is not allowed there.")
     segments = path.split("/")[1:]
     if not segments:
         raise InvalidGitUrl("The Git URL names a host but no repository.")
     if any(segment.partition(";")[0] in ("", ".", "..") for segment in segments) or not _without_suffix(path)[1:]:
-        raise InvalidGitUrl("The path of the Git URL has an empty segment or one of dots.")
+        raise InvalidGitUrl("The path of the Git URL has an empty segment, or one of only dots.")
     return path
 
 
@@ -232,9 +233,9 @@ def _names_port(entries: tuple[str, ...], url: GitUrl, *, wildcard: bool = False
 
 
 def _matches(entry: str, host: str, port: int, *, wildcard: bool = False) -> bool:
-    """Return whether an entry of the settings, ``host`` or ``host:port``, means this host and port.
+    """Return whether an entry of the settings, ``host`` or ``host:port``, matches this host and port.
 
-    ``*.example.org`` means every name below ``example.org``, not that name itself.
+    ``*.example.org`` matches every name below ``example.org``, but not that name itself.
     """
     entry_host, entry_port = _split_entry(entry)
     if entry_port not in (None, port):

@@ -1,8 +1,7 @@
-"""The values that cross a border: between the caller and the pipeline, and between the pipeline and its two children.
+"""The messages between the parent process and its children: one JSON object per line.
 
-One JSON object per line, UTF-8, at most :data:`MESSAGE_BYTES` long. What a child says is data, never trusted: the
-``from_json`` methods check every name, type and range, since the fetch child talks to a hostile server and the build
-child reads hostile objects.
+Messages from a child are untrusted, since the fetch child talks to a hostile server and the build child reads hostile
+objects: the ``from_json`` methods check every name, type and range.
 """
 
 from __future__ import annotations
@@ -26,20 +25,18 @@ OBJECT_ID: Final = re.compile(r"[0-9a-f]{40}\Z")
 
 _NAME: Final = re.compile(r"[a-z][a-z_]{0,39}\Z")
 _LARGEST: Final = 2**53
-
-
 _JSON: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FetchRequest:
-    """What the fetch child is to ask for; travels on its standard input only, since it holds the token.
+    """What the fetch child is to fetch; sent on its standard input only, since it contains the token.
 
-    ``username`` and ``password`` can be read here: the pipeline makes the message last and keeps no copy.
+    ``username`` and ``password`` are plain text: the parent creates the message last and keeps no copy.
     """
 
     url: str
-    """Text of the URL, checked again in the child."""
+    """Text of the URL, which the child parses and checks again."""
 
     username: str | None = field(repr=False)
     password: str | None = field(repr=False)
@@ -53,21 +50,21 @@ class FetchRequest:
     limits: Limits
     min_level: int
     count_only: bool
-    """Count the pack bytes instead of passing them on: a probe."""
+    """Whether to count the pack bytes instead of passing them on: a probe."""
 
     wants_platform_size: bool = False
     """Whether to ask the platform's API for the size of the repository too."""
 
-    whole_without_depth: bool = False
-    """Count the whole history where the server cannot cut it off at :attr:`depth`."""
+    full_history_fallback: bool = False
+    """Whether to count the whole history if the server does not support shallow clones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRequest:
-    """What the build child is to make of the pack."""
+    """Where and how the build child is to write."""
 
     incoming: str
-    """Absolute path of the empty, writable ``.incoming-*`` folder."""
+    """Absolute path of the empty, writable ``.incoming-*`` directory."""
 
     limits: Limits
     min_level: int
@@ -77,7 +74,7 @@ class BuildRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchRequest:
-    """How the search of a small pack is to be confined."""
+    """How the child that searches a small pack is to be confined."""
 
     limits: Limits
     min_level: int
@@ -85,34 +82,34 @@ class SearchRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FetchOutcome:
-    """What the fetch child learned besides the pack, in the order in which build needs it."""
+    """What the fetch child found out besides the pack."""
 
     wanted_id: str
-    """Id of the wanted object: 40 hex digits; a tag object's id where the ref is an annotated tag."""
+    """Id of the wanted object, 40 hex digits; for an annotated tag the id of the tag object."""
 
     ref_name: str
     """Full name of the fetched ref such as ``refs/heads/main``; empty for a commit given by id."""
 
     head_branch: str
-    """Branch that the remote's HEAD points to, such as ``refs/heads/main``; empty where it is detached or unknown."""
+    """Branch that the remote's HEAD points to, such as ``refs/heads/main``; empty if it is detached or unknown."""
 
     tags: tuple[tuple[str, str], ...] = ()
-    """Name and object id of the advertised tags; build keeps those whose object is in the pack."""
+    """Names and object ids of the advertised tags; the build child keeps those whose object is in the pack."""
 
     skipped_tags: int = 0
-    """How many more tags there are at least: too many, or with names that Git refuses."""
+    """Number of further tags, at least: beyond the limit, or with names that Git refuses."""
 
     shallow: tuple[str, ...] = ()
-    """Commits whose parents were cut off."""
+    """Ids of the shallow commits, whose parents were cut off."""
 
     pack_bytes: int = 0
-    """Size of the pack that was sent on."""
+    """Size of the pack that was passed on."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, limits: Limits) -> Self:
         """Return the checked value of an untrusted message.
 
-        :raises ValueError: a field is missing, of another type, or out of its range.
+        :raises ValueError: a field is missing, has another type, or is out of range.
         """
         tags, shallow, pack_bytes = value.get("tags"), value.get("shallow"), value.get("pack_bytes")
         if (
@@ -144,7 +141,7 @@ class FetchOutcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildReport:
-    """What the build child made of the pack."""
+    """What the build child has written."""
 
     commit_id: str
     git_bytes: int
@@ -152,10 +149,10 @@ class BuildReport:
     objects: int
     entries: int
     substitutions: dict[str, int]
-    """How often something was not written as it is in the repository, by its reason (docs/how-it-works.md)."""
+    """Number of entries that were not written as they are in the repository, by reason (docs/how-it-works.md)."""
 
     substituted_paths: tuple[str, ...]
-    """A hundred of them as ``reason: path``, printable."""
+    """Up to a hundred of them as ``reason: path``, printable."""
 
     seconds: dict[str, float]
     """Wall clock per phase: ``scan``, ``resolve``, ``index``, ``checkout``, ``sync``."""
@@ -164,7 +161,7 @@ class BuildReport:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return the checked value of an untrusted message.
 
-        :raises ValueError: a field is missing, of another type, or out of its range.
+        :raises ValueError: a field is missing, has another type, or is out of range.
         """
         numbers = {name: value.get(name) for name in ("git_bytes", "tree_bytes", "objects", "entries")}
         if not all(map(_is_count, numbers.values())):
@@ -187,13 +184,13 @@ class BuildReport:
             substitutions=substitutions,
             substituted_paths=tuple(paths),
             seconds=seconds,
-            **numbers,  # type: ignore[arg-type]  # all were seen to be whole numbers
+            **numbers,  # type: ignore[arg-type]  # checked to be whole numbers
         )
 
 
 def dump_line(value: Mapping[str, Any]) -> bytes:
-    """Return one message as a line of bytes, which hides itself: it may hold a token."""
-    # Not json.dumps(), whose own frames name the pieces of the text.
+    """Return a message as a line of bytes whose ``repr()`` hides the content, which may include a token."""
+    # Not json.dumps(), in whose frames the text is a local variable.
     return HiddenBytes("".join(_JSON.iterencode(value, _one_shot=True)).encode() + b"\n")
 
 
@@ -203,7 +200,7 @@ def request_line(request: FetchRequest | BuildRequest | SearchRequest) -> bytes:
 
 
 def fetch_request(value: Mapping[str, Any]) -> FetchRequest:
-    """Return the request that :func:`request_line` wrote; the pipeline is trusted, so nothing is checked."""
+    """Return the request that :func:`request_line` wrote; the parent is trusted, so nothing is checked."""
     policy: dict[str, Any] = {
         name: tuple(item) if isinstance(item, list) else item for name, item in value["policy"].items()
     }
@@ -213,25 +210,25 @@ def fetch_request(value: Mapping[str, Any]) -> FetchRequest:
 
 
 def build_request(value: Mapping[str, Any]) -> BuildRequest:
-    """Return the request that :func:`request_line` wrote; the pipeline is trusted, so nothing is checked."""
+    """Return the request that :func:`request_line` wrote; the parent is trusted, so nothing is checked."""
     return BuildRequest(**{**value, "limits": Limits(**value["limits"])})
 
 
 def search_request(value: Mapping[str, Any]) -> SearchRequest:
-    """Return the request that :func:`request_line` wrote; the pipeline is trusted, so nothing is checked."""
+    """Return the request that :func:`request_line` wrote; the parent is trusted, so nothing is checked."""
     return SearchRequest(**{**value, "limits": Limits(**value["limits"])})
 
 
 def load_line(line: bytes) -> dict[str, Any]:
-    """Return the object of one line.
+    """Parse one line.
 
-    :raises ValueError: the line is too long, no JSON, or no object.
+    :raises ValueError: the line is too long, not JSON, or not an object.
     """
     if len(line) > MESSAGE_BYTES:
         raise ValueError("message too long")
     value = json.loads(line)
     if not isinstance(value, dict):
-        raise ValueError("message is no object")
+        raise ValueError("message is not an object")
     return value
 
 
@@ -240,7 +237,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_table(value: object) -> TypeGuard[dict[str, Any]]:
-    """Whether this is an object of a few values under short plain names."""
+    """Return whether this is an object with a few values under short plain names."""
     return isinstance(value, dict) and len(value) <= 20 and all(map(_NAME.match, value))
 
 

@@ -188,4 +188,4 @@ def _shown(value: Any) -> Any:
     """Return a text with unprintable characters escaped: a ref may reverse the text direction of a whole page."""
     if not isinstance(value, str) or is_display_text(value):
         return value
-    return display_text(value.encode("utf-8", "replace"), most_characters=10 * len(value))
+    return display_text(value.encode("utf-8", "replace"), max_characters=10 * len(value))

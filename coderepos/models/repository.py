@@ -155,7 +155,7 @@ class CodeRepository(WorkerFieldsModel):
     @property
     def shown_ref(self) -> str:
         """The ref with unprintable characters escaped, for pages and logs."""
-        return display_text(self.ref.encode("utf-8", "replace"), most_characters=10 * len(self.ref))
+        return display_text(self.ref.encode("utf-8", "replace"), max_characters=10 * len(self.ref))
 
     def save(
         self,

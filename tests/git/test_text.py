@@ -49,7 +49,7 @@ def test_length_is_bounded_even_where_everything_is_escaped() -> None:
     """A path of 3,000 bytes cannot fill a report."""
     assert len(display_text(b"\xff" * 3_000)) == 1_000
     assert display_text(("é" * 3_000).encode()) == "é" * 1_000
-    assert display_text("é".encode() * 3, most_characters=2) == "éé"
+    assert display_text("é".encode() * 3, max_characters=2) == "éé"
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udc80", "a\x00", "\u202e", "\n", "\ufe0f"])

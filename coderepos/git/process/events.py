@@ -26,7 +26,7 @@ from coderepos.git.refs import SHOWN_NAMES
 from coderepos.git.remote_text import REMOTE_TEXT_CHARACTERS
 from coderepos.git.results import Progress
 from coderepos.git.text import is_display_text
-from coderepos.git.url import beside, parse_git_url
+from coderepos.git.url import parse_git_url, with_path
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def _moved_to(
     if not isinstance(path, str) or policy is None:
         raise ValueError("fields")
     try:
-        return {"moved_to": beside(parse_git_url(url, policy), path).base}
+        return {"moved_to": with_path(parse_git_url(url, policy), path).base}
     except GitError:
         raise ValueError("fields") from None
 

@@ -55,7 +55,7 @@ class Exchange:
         self._refs = refs
         self._sink = sink
         self._is_harmless = is_harmless
-        self._depth = None if request.whole_without_depth and not client.supports_shallow else request.depth
+        self._depth = None if request.full_history_fallback and not client.supports_shallow else request.depth
 
     def run(self) -> dict[str, Any]:
         """Run the protocol to its end, or until a probe has counted enough; return the fields of the outcome.
@@ -95,7 +95,7 @@ class Exchange:
         except (TooManyRefs, PreambleTooLarge) as error:
             if self._request.count_only:
                 raise
-            self._refs.without_tags()
+            self._refs.drop_tags()
             self._sink.allow_preamble_again()
             try:
                 self._client.list_refs(self._refs, self._refs.prefixes)
