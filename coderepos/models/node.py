@@ -34,6 +34,9 @@ class Node(models.Model):
     marked_roots = models.JSONField(default=list, editable=False)
     """Paths of the sandbox roots that this machine marked; one whose marker is gone is not mounted."""
 
+    mount_points = models.JSONField(default=dict, editable=False)
+    """Where the disks of those paths were mounted."""
+
     isolation_level = models.PositiveSmallIntegerField(default=0)
     last_seen = models.DateTimeField(null=True, db_default=Now())
     """When its workers last finished a round of upkeep; null while none ever did."""
@@ -56,11 +59,25 @@ class Node(models.Model):
     def __str__(self) -> str:
         return self.name
 
-    def record_root(self, path: str) -> None:
-        """Remember that this machine marked a sandbox root."""
-        if path not in self.marked_roots:
-            self.marked_roots = [*self.marked_roots, path]
-            Node.objects.filter(pk=self.pk).update(marked_roots=self.marked_roots)
+    def record_root(self, path: str, *, mount_point: str) -> None:
+        """Record that this machine marked a sandbox root, and where its disk is mounted."""
+        if path in self.marked_roots and self.mount_points.get(path) == mount_point:
+            return
+        self.marked_roots = [*self.marked_roots, *({path} - {*self.marked_roots})]
+        self.mount_points = {**self.mount_points, path: mount_point}
+        Node.objects.filter(pk=self.pk).update(marked_roots=self.marked_roots, mount_points=self.mount_points)
+
+    def may_mark(self, path: str, *, mount_point: str) -> bool:
+        """Return whether a sandbox root without a marker may be new, instead of lying below a mount that is gone.
+
+        A machine that comes back under another name has a new row; its disk is known by the rows of all machines.
+
+        :param mount_point: where the disk of ``path`` is mounted now.
+        """
+        if path in self.marked_roots:
+            return False
+        others = Node.objects.exclude(pk=self.pk).values_list("mount_points", flat=True)
+        return not any(len(points.get(path, "")) > len(mount_point) for points in others)
 
     def record_heartbeat(self, *, isolation_level: int | None = None) -> None:
         """Record that a round of upkeep of this machine is finished, by the database's clock."""

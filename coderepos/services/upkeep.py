@@ -12,6 +12,7 @@ from coderepos.exceptions import SandboxRootMissing, WorkerLost
 from coderepos.git.confinement.profiles import available_level
 from coderepos.models import CodeRepository, Job, JobState, Node
 from coderepos.models.job import OVERDUE_SECONDS
+from coderepos.sandbox.mounts import mount_point_of
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.sweeping import sweep_root
@@ -38,9 +39,11 @@ def prepare_root(node: Node) -> SandboxRoot:
     A machine that changed its name keeps a root whose marker belongs to another row of this database.
 
     :raises SandboxRefused: it is not safe, or belongs to another installation; nothing was touched.
-    :raises SandboxRootMissing: this machine marked it before, and its marker is gone.
+    :raises SandboxRootMissing: it was marked before, or had a disk of its own on another machine, and its marker is
+        gone.
     """
-    return _marked_root(node, may_be_new=str(engine.sandbox_root().path) not in node.marked_roots)
+    path = engine.sandbox_root().path
+    return _marked_root(node, may_be_new=node.may_mark(str(path), mount_point=mount_point_of(path)))
 
 
 def adopt_root() -> SandboxRoot:
@@ -63,12 +66,12 @@ def _marked_root(node: Node, *, may_be_new: bool) -> SandboxRoot:
         root.prepare(str(node.root_id), may_be_new=may_be_new)
     except SandboxRootMissing:
         logger.critical(
-            "sandbox root %s: this machine marked it before, and the marker is gone. Mount its disk again; or, where "
+            "sandbox root %s: it was in use before, and its marker is gone. Mount its disk again; or, where "
             "it was moved or emptied on purpose, run manage.py coderepos_adopt_root as the user of the workers",
             root.path,
         )
         raise
-    node.record_root(str(root.path))
+    node.record_root(str(root.path), mount_point=mount_point_of(root.path))
     return root
 
 

@@ -17,8 +17,9 @@ from pytest_django import Settings
 from coderepos import engine, services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import SandboxRefused, SandboxRootMissing
-from coderepos.models import CodeRepository, Job
+from coderepos.models import CodeRepository, Job, Node
 from coderepos.projects.models import Project
+from coderepos.sandbox.mounts import mount_point_of
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.services import upkeep
 
@@ -151,6 +152,51 @@ def test_real_mount_that_is_gone(disk: Path) -> None:
         prepare()
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_machine_that_comes_back_under_another_name_while_its_mount_is_gone(disk: Path, settings: Settings) -> None:
+    """It must not take the directory below the mount for a new root, and has its own again once that is back."""
+    real = disk.parent / "real"
+    real.mkdir()
+    mount = ["mount", "--bind", str(real), str(disk)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        root_id = prepare().read_marker()
+        subprocess.run(["umount", str(disk)], check=True)
+        settings.CODEREPOS = {**settings.CODEREPOS, "NODE_ID": "another"}
+        with pytest.raises(SandboxRootMissing):
+            prepare()
+        assert list(disk.iterdir()) == []
+
+        subprocess.run(mount, check=True)
+        assert prepare().read_marker() == root_id
+        assert str(upkeep.register_node().root_id) == root_id
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "is_new"),
+    [("/srv/disk", "/", False), ("/srv/disk", "/srv", False), ("/srv/disk", "/srv/disk", True), ("/", "/", True)],
+)
+def test_another_machine_may_have_a_root_at_the_same_path(theirs: str, ours: str, *, is_new: bool) -> None:
+    """Unless only the other one's is on a disk of its own."""
+    path = "/srv/disk/repos"
+    Node.objects.create(name="other").record_root(path, mount_point=theirs)
+    node = upkeep.register_node()
+
+    assert node.may_mark(path, mount_point=ours) is is_new
+    node.record_root(path, mount_point=ours)
+    assert node.may_mark(path, mount_point=ours) is False
+
+
+def test_mount_points_are_found(tmp_path: Path) -> None:
+    """Of directories that exist and of those that do not."""
+    assert mount_point_of(Path("/proc/self/x")) == "/proc"
+    assert mount_point_of(Path("/dev/shm/x/y")) == "/dev/shm"
+    assert os.path.ismount(mount_point_of(tmp_path / "missing"))
 
 
 def test_ancestor_that_others_may_write_fails_jobs_with_a_retry(job: Job, disk: Path) -> None:
