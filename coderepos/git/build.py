@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import IO, Final
 
 from coderepos.disk_errors import disk_error
@@ -36,7 +35,15 @@ from coderepos.git.pack.resolver import Resolver
 from coderepos.git.pack.scanner import PackScanner
 from coderepos.git.process.emitter import Emit, emit_to, error_event
 from coderepos.git.substitutions import Substitutions
-from coderepos.git.wire import MESSAGE_BYTES, BuildReport, BuildRequest, FetchOutcome, build_request, load_line
+from coderepos.git.wire import (
+    MESSAGE_BYTES,
+    BuildReport,
+    BuildRequest,
+    FetchOutcome,
+    build_request,
+    load_line,
+    message_fields,
+)
 from coderepos.git.worktree.checkout import Checkout
 from coderepos.git.worktree.trees import read_trees
 
@@ -62,7 +69,7 @@ def run(control: IO[bytes], pack_fd: int, emit: Emit) -> int:
         request = build_request(load_line(control.readline(MESSAGE_BYTES + 1)))
         emit({"event": "started", "isolation": profiles.confine_build(request)})
         report = build(request, pack_fd, lambda: read_outcome(control, request.limits), emit)
-        emit({"event": "report", **asdict(report)})
+        emit({"event": "report", **message_fields(report)})
     except CodeReposError as error:
         emit(error_event(error))
         return 1

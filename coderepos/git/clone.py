@@ -27,7 +27,15 @@ from coderepos.git.process.supervisor import Child
 from coderepos.git.process.watchdog import TICK_SECONDS, Watchdog
 from coderepos.git.results import CloneReport, Progress, token_expiry
 from coderepos.git.text import display_ref
-from coderepos.git.wire import BuildReport, BuildRequest, FetchOutcome, FetchRequest, dump_line, request_line
+from coderepos.git.wire import (
+    BuildReport,
+    BuildRequest,
+    FetchOutcome,
+    FetchRequest,
+    dump_line,
+    message_fields,
+    request_line,
+)
 from coderepos.hidden import HiddenText
 
 logger = logging.getLogger(__name__)
@@ -232,7 +240,7 @@ class _Conversation:
         elif kind == "outcome" and child is self._fetch and self._outcome is None:
             self._outcome = FetchOutcome.from_json(event, limits=self._request.limits)
             self._token_expires_at = token_expiry(event)
-            self._build.send(dump_line({"event": "outcome", **asdict(self._outcome)}), last=True)
+            self._build.send(dump_line({"event": "outcome", **message_fields(self._outcome)}), last=True)
         elif kind == "report" and child is self._build and self._outcome is not None:
             self._built = BuildReport.from_json(event)
         else:

@@ -24,7 +24,7 @@ from coderepos.git.pack.bare_repository import CONFIG
 from coderepos.git.pack.pack_file import EMPTY_TREE
 from coderepos.git.ref_names import is_ref_name
 from coderepos.git.wire import MESSAGE_BYTES
-from coderepos.git.worktree.entry_names import HEAD, check_name, is_git_directory, is_writable
+from coderepos.git.worktree.entry_names import HEAD, check_name, is_git_directory, is_plain, is_writable
 from coderepos.git.worktree.symlinks import Symlinks
 from coderepos.git.worktree.tree_totals import BLOCK_BYTES
 
@@ -152,18 +152,23 @@ class _Inspection:
             for entry in entries:
                 self._count()
                 name, status = entry.name, entry.stat(follow_symlinks=False)
-                _check_name(os.fsencode(name), status.st_mode)
-                if stat.S_ISDIR(status.st_mode):
+                mode = status.st_mode
+                if not is_plain(name):
+                    _check_name(os.fsencode(name), mode)
+                if mode in _USUAL and status.st_nlink == 1 and status.st_uid == self._user_id:
+                    self._charge(-(-status.st_size // BLOCK_BYTES) * BLOCK_BYTES, status)
+                    continue
+                if stat.S_ISDIR(mode):
                     self._check_directory(status)
                     with _opened(name, parent=directory) as inner:
                         self._inspect_tree(inner, (*path, os.fsencode(name)))
                     continue
-                if stat.S_ISLNK(status.st_mode):
+                if stat.S_ISLNK(mode):
                     self._check_owner(status)
                     link_path = (*path, os.fsencode(name))
                     self._links.add(link_path, os.fsencode(os.readlink(name, dir_fd=directory)))
                     self._link_paths.append(link_path)
-                elif status.st_mode not in _USUAL or status.st_nlink != 1 or status.st_uid != self._user_id:
+                else:
                     self._check_file(status)
                 self._charge(-(-status.st_size // BLOCK_BYTES) * BLOCK_BYTES, status)
 

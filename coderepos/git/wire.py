@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Self, TypeGuard
 
 from coderepos.git.limits import Limits
@@ -192,6 +192,11 @@ def dump_line(value: Mapping[str, Any]) -> bytes:
     """Return a message as a line of bytes whose ``repr()`` hides the content, which may include a token."""
     # Not json.dumps(), in whose frames the text is a local variable.
     return HiddenBytes("".join(_JSON.iterencode(value, _one_shot=True)).encode() + b"\n")
+
+
+def message_fields(value: FetchOutcome | BuildReport) -> dict[str, Any]:
+    """Return the fields of a value for its message, without the copies that :func:`dataclasses.asdict` makes."""
+    return {one.name: getattr(value, one.name) for one in fields(value)}
 
 
 def request_line(request: FetchRequest | BuildRequest | SearchRequest) -> bytes:

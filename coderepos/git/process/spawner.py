@@ -12,6 +12,7 @@ late. So nothing that is called in :func:`signals_blocked` waits, logs, or is re
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _socket
 import atexit
 import errno
@@ -40,6 +41,9 @@ IDLE_SECONDS: Final = 300.0
 LOWEST_FD: Final = 10
 """Descriptors below are those of the new process, which must not be overwritten before they are copied."""
 
+# Plain numbers, as _signal has them: signal makes 64 members of an enumeration at each call, dozens of times a clone.
+_SIGNALS: Final = frozenset(map(int, signal.valid_signals()))
+
 _PRELOADED: Final = "coderepos.git.preload"
 
 _CODE: Final = """\
@@ -58,11 +62,11 @@ def signals_blocked() -> Iterator[None]:
 
     A handler that raises, such as a queue's time-out, would otherwise separate a process from who has to end it.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before = _signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Spawner:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from coderepos.exceptions import (
@@ -30,7 +29,7 @@ from coderepos.git.refs import (
 from coderepos.git.text import is_display_text
 from coderepos.git.transport.pack_sink import CountedLongEnough, PackSink, StoppedEarly
 from coderepos.git.transport.upload_pack import UploadPackClient
-from coderepos.git.wire import FetchOutcome, FetchRequest
+from coderepos.git.wire import FetchOutcome, FetchRequest, message_fields
 
 
 class Exchange:
@@ -86,7 +85,7 @@ class Exchange:
             shallow=tuple(sorted(object_id(one) for one in shallow)),
             pack_bytes=min(pack_bytes, self._request.limits.wire_bytes) if stopped_early else pack_bytes,
         )
-        return {**asdict(outcome), "stopped_early": stopped_early, "is_whole": self._depth is None}
+        return {**message_fields(outcome), "stopped_early": stopped_early, "is_whole": self._depth is None}
 
     def _list_refs(self) -> None:
         """List the refs; if all tags are too many, list without them."""

@@ -34,6 +34,8 @@ _HFS_DOT_GIT: Final = re.compile(
 )
 _CHARACTER_BYTES: Final = 4  # longest in UTF-8
 
+_PLAIN: Final = re.compile(r"[0-9A-Za-z_+=@%,-][0-9A-Za-z_+=@%,. ()-]{0,254}\Z")
+
 _CONTROL: Final = bytes((*range(32), 127))
 
 # is_ntfs_dotgitmodules() of Git: the name, its short name, or a fallback short name, which begins with part of a hash;
@@ -71,6 +73,14 @@ def check_name_above_link(name: bytes) -> None:
     found = _GITMODULES.search(name)
     if found and (name.lower() == b".gitmodules" or found[0].endswith(b":")):
         raise UnsafeRepository(reason="link named .gitmodules")
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a name is so common that no other function here has anything against it, whatever it names.
+
+    It has none of the bytes that spellings of ``.git`` and ``.gitmodules`` need, and is not ``.`` or ``..``.
+    """
+    return bool(_PLAIN.match(name))
 
 
 def is_ntfs_dot_git(name: bytes) -> bool:
