@@ -217,7 +217,7 @@ class Sandbox:
             if not is_known and current_token(directory) in versions:
                 remove_tree(CURRENT, parent=directory)
             removed = _remove_temporaries(temporaries, directory) + remove_versions(versions, directory)
-        # A job may start in the sandbox of a known repository at any moment, so there only versions are removed.
+        # A job may start in the sandbox of a known repository at any moment, so there entries are removed by name only.
         if all_is_old and not is_known and not self.versions() and not self.incomings():
             self.remove()
         return removed

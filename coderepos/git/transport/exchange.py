@@ -127,7 +127,7 @@ class Exchange:
         if self._depth is None:
             sink.size_factor = 1
         with_tags = not self._request.count_only
-        # Otherwise a long list of tags, which a probe does not request, would leave too little.
+        # Otherwise a long list of tags, which a probe does not request, would use up the allowance of a clone.
         sink.allow_preamble_again()
         try:
             return client.fetch(wanted.object_id.encode(), sink, depth=self._depth, with_tags=with_tags), False

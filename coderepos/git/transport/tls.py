@@ -1,6 +1,6 @@
-"""TLS for a connection: verification of the certificate, its errors, and the authorities that are trusted.
+"""TLS for a connection: the trusted authorities, the verification of a certificate, and its errors.
 
-To read those of the system takes longer than a handshake. The process that forks the children does it ahead of them.
+Reading the system's authorities takes longer than a handshake, so the fork server does it before it forks a child.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _prepared: tuple[_Stamp, ssl.SSLContext] | None = None
 def prepare() -> None:
     """Read the system's certificate authorities for later calls of :func:`tls_context`, here and in forks.
 
-    Called again, it reads them again where they have changed. Where they cannot be read, the later call says so.
+    Another call reads them again if they have changed. If they cannot be read, :func:`tls_context` raises the error.
     """
     global _prepared
     stamp = _trust_store_stamp()
     if _prepared is None or _prepared[0] != stamp:
         _prepared = None
         with suppress(RemoteCertificate):
-            _prepared = stamp, _made_context(None)
+            _prepared = stamp, _new_context(None)
 
 
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
@@ -51,11 +51,11 @@ def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     """
     if ca_bundle is None and _prepared is not None and _prepared[0] == _trust_store_stamp():
         return _prepared[1]
-    return _made_context(ca_bundle)
+    return _new_context(ca_bundle)
 
 
 def _trust_store_stamp() -> _Stamp:
-    """Return what changes with the file of the system's certificate authorities.
+    """Return what identifies the contents of the system's file of certificate authorities.
 
     Those in a directory are looked up in each handshake.
     """
@@ -67,7 +67,7 @@ def _trust_store_stamp() -> _Stamp:
     return found and (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _made_context(ca_bundle: str | None) -> ssl.SSLContext:
+def _new_context(ca_bundle: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # A host name counts only in the subject alternative names (RFC 9525).
     context.hostname_checks_common_name = False

@@ -136,9 +136,9 @@ class UploadPackClient:
     def _fetch_v0(self, wanted_id: bytes, sink: PackSink, *, depth: int | None, with_tags: bool) -> frozenset[bytes]:
         offered = self._advertisement.capabilities
         requested = _capabilities_to_request(offered, with_tags=with_tags)
-        wants = pkt_line(b" ".join([b"want " + wanted_id, *requested])) + (
-            pkt_line(b"deepen %d" % depth) if depth else b""
-        )
+        wants = pkt_line(b" ".join([b"want " + wanted_id, *requested]))
+        if depth:
+            wants += pkt_line(b"deepen %d" % depth)
         shallow = _not_too_many(self._advertisement.shallow)
         lines = self._request_pack(wants + FLUSH_PKT + pkt_line(b"done"))
         if depth:
