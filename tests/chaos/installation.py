@@ -22,7 +22,7 @@ from django.core.management import call_command
 from django.db import transaction
 
 from tests.postgres import TemporaryServer
-from tests.support.cluster import Cluster, children_of
+from tests.support.cluster import Cluster, children_of, fork_servers_of, forked_for
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
 
@@ -97,15 +97,15 @@ class Member:
         return [] if sentinel is None else children_of(sentinel)
 
     def busy_worker(self) -> tuple[int, list[int]] | None:
-        """Return a worker that clones, stopped, and its children; it is stopped before it is looked at.
+        """Return a worker that clones, stopped, and what clones for it; it is stopped before it is looked at.
 
         A worker that is idle by the time it is killed would take the lock of its cluster's queue along.
         """
         for pid in random.sample(helpers := self.helpers(), len(helpers)):
-            if children := children_of(pid):
+            if forked_for(pid):
                 send(pid, signal.SIGSTOP)
-                if children := children_of(pid):
-                    return pid, children
+                if children := forked_for(pid):
+                    return pid, [*children, *fork_servers_of(pid)]
                 send(pid, signal.SIGCONT)
         return None
 

@@ -16,7 +16,7 @@ from coderepos import services
 from coderepos.models import Job, JobState
 from coderepos.projects.models import Project
 from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster
-from tests.support.cluster import Cluster, children_of, wait_until
+from tests.support.cluster import Cluster, fork_servers_of, forked_for, wait_until
 from tests.support.git import git, make_repository
 from tests.support.selection import sampled
 from tests.support.servers.git_http_backend import GitServer
@@ -28,7 +28,7 @@ def clones_of(cluster: Cluster) -> dict[int, list[int]]:
     """Return the processes of running clones by the worker that started them."""
     found = {}
     for pid in cluster.pids():
-        if children := [child for child in children_of(pid) if child not in cluster.pids()]:
+        if children := forked_for(pid):
             found[pid] = children
     return found
 
@@ -96,3 +96,47 @@ def test_killed_worker(
     assert not list(sandbox.glob(".incoming-*"))
     assert [one.name for one in (sandbox / "versions").iterdir()] == [str(job.lease_token)]
     assert (sandbox / "repository" / "noise").stat().st_size == 3_000_000
+
+
+def test_killed_fork_server(
+    api: Api,
+    project: Project,
+    git_root: Path,
+    git_server: GitServer,
+    code_settings: CodeSettings,
+    start_cluster: StartCluster,
+) -> None:
+    """The attempt ends as one whose child is lost, its worker starts another fork server, and none outlives a worker."""
+    source = make_repository(git_root / "source")
+    (source / "noise").write_bytes(os.urandom(3_000_000))
+    git("add", "-A", cwd=source)
+    git("commit", "--quiet", "-m", "noise", cwd=source)
+    values = code_settings(git_server)
+    body = api.post(
+        "/connect",
+        {"git_url": git_server.url("source"), "access_token": ACCESS_TOKEN, "project_id": str(project.pk)},
+    ).body
+    job = Job.objects.get(pk=body["task_id"])
+    git_server.bytes_per_second = 300_000
+
+    with start_cluster(values) as cluster:
+        wait_until(
+            lambda: Job.objects.filter(pk=job.pk, bytes_received__gt=100_000).exists(),
+            seconds=30,
+            what="the first bytes",
+        )
+        ((worker, children),) = clones_of(cluster).items()
+        (server,) = fork_servers_of(worker)
+        os.kill(server, signal.SIGKILL)
+        wait_until(lambda: Job.objects.get(pk=job.pk).state == JobState.QUEUED, seconds=30, what="another attempt")
+        assert not any(map(is_alive, (server, *children)))
+        assert is_alive(worker)
+        assert Job.objects.get(pk=job.pk).error_code == "internal_error"
+        git_server.bytes_per_second = None
+        Job.objects.filter(pk=job.pk).update(next_attempt_at=Now())
+        done = api.wait_for(body["repo_id"], "COMPLETED", "FAILED")
+        servers = [one for pid in cluster.pids() for one in fork_servers_of(pid)]
+
+    assert done["clone_status"] == "COMPLETED", done
+    assert servers
+    wait_until(lambda: not any(map(is_alive, servers)), seconds=5, what="the end of the fork servers")

@@ -89,6 +89,16 @@ def children_of(pid: int) -> list[int]:
     ]
 
 
+def fork_servers_of(pid: int) -> list[int]:
+    """Return the living fork servers of a process, which have sessions of their own."""
+    return [child for child in children_of(pid) if _session(Path(f"/proc/{child}")) == child]
+
+
+def forked_for(pid: int) -> list[int]:
+    """Return the living processes that clone for a process."""
+    return [child for server in fork_servers_of(pid) for child in children_of(server)]
+
+
 def _session(entry: Path) -> int:
     return int(_stat(entry)[3])
 
