@@ -106,7 +106,7 @@ def test_killed_fork_server(
     code_settings: CodeSettings,
     start_cluster: StartCluster,
 ) -> None:
-    """The attempt ends as one whose child is lost, its worker starts another fork server, and none outlives a worker."""
+    """The attempt ends as if a child were lost; its worker starts another one, and none outlives its worker."""
     source = make_repository(git_root / "source")
     (source / "noise").write_bytes(os.urandom(3_000_000))
     git("add", "-A", cwd=source)
