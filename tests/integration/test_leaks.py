@@ -255,6 +255,7 @@ def life(
         yield life
 
 
+@pytest.mark.slow
 def test_whole_life_leaks_nothing(life: Life, logs: Path, deks: list[bytes], run_workers: Callable[[], None]) -> None:
     """From connecting over every failure, a new token and a new master key to the last clone: no secret is anywhere."""
     shared = shared_entries()

@@ -13,6 +13,7 @@ from django.db import transaction
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
+import coderepos
 from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, PermissionDenied
@@ -21,6 +22,8 @@ from coderepos.projects.models import Project
 from coderepos.services.status import Status
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer
+
+OURS = Path(coderepos.__file__).parent
 
 TOKEN = "ghp_GivenAsTextOrAsSecret0123456789abcd"
 ADDRESS = "/api/v1/code"
@@ -167,9 +170,7 @@ def test_a_text_is_hidden_before_anything_can_fail(server: GitServer, project: P
     ):
         with pytest.raises(ValidationError) as caught:
             call()
-        ours = [
-            entry for entry in caught.traceback if "/coderepos/" in str(entry.path) and "tests" not in str(entry.path)
-        ]
+        ours = [entry for entry in caught.traceback if Path(entry.path).is_relative_to(OURS)]
         assert ours
         assert not any("with a blank" in repr(value) for entry in ours for value in entry.frame.f_locals.values())
 

@@ -144,6 +144,8 @@ class GitServer(HttpServer):
         while not exchange.stopping.is_set() and (data := source.read1(size)):
             data = data if deflate is None else deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH)
             self._send_chunk(exchange, data)
+        if exchange.stopping.is_set():
+            raise ConnectionError("a half answer has no end")
         if deflate is not None:
             self._send_chunk(exchange, deflate.flush())
         exchange.send(b"0\r\n\r\n")
