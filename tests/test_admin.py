@@ -448,8 +448,10 @@ def test_tokens_that_need_care_are_found(admin_client: Client, make_repository: 
 def test_audit_trail_of_a_repository_is_one_click_away(admin_client: Client, make_repository: MakeRepository) -> None:
     """The details of a repository link to its entries alone; those without a repository show in the whole list."""
     repository = make_repository()
-    AuditEntry.objects.record(AuditEvent.REPLACED, repository=repository, details={"kid": "local:of-this-one"})
-    AuditEntry.objects.record(AuditEvent.REJECTED, project_id=repository.project_id, details={"code": "not_this_one"})
+    AuditEntry.objects.record(AuditEvent.TOKEN_REPLACED, repository=repository, details={"kid": "local:of-this-one"})
+    AuditEntry.objects.record(
+        AuditEvent.CONNECT_REJECTED, project_id=repository.project_id, details={"code": "not_this_one"}
+    )
     link = reverse("admin:coderepos_auditentry_changelist") + f"?repository_id__exact={repository.pk}"
 
     assert link in page(admin_client, "coderepository", "change", repository.pk)

@@ -372,9 +372,9 @@ def test_a_change_is_written_down(scene: Scene) -> None:
 
     entries = list(AuditEntry.objects.order_by("id").values_list("event", "actor_name"))
     name = scene.user.get_username()
-    assert entries == [("token_opened", name), ("rejected", name), ("token_opened", name), ("changed", name)]
+    assert entries == [("token_opened", name), ("connect_rejected", name), ("token_opened", name), ("changed", name)]
     assert AuditEntry.objects.get(event="changed").details == {"ref": "", "depth": 1}
-    assert AuditEntry.objects.get(event="rejected").details["code"] == "ref_not_found"
+    assert AuditEntry.objects.get(event="connect_rejected").details["code"] == "ref_not_found"
 
 
 def test_of_many_changes_at_once_one_wins(scene: Scene) -> None:

@@ -46,7 +46,7 @@ def test_job_is_enqueued_on_commit_with_the_id_alone(job: Job) -> None:
     (task,) = enqueued()
     assert (task["func"], task["args"], task.get("kwargs")) == ("coderepos.tasks.run_job", (str(job.pk),), {})
     job.refresh_from_db()
-    assert job.rung_at is not None
+    assert job.enqueued_at is not None
 
 
 def test_rolled_back_job_is_not_enqueued(job: Job) -> None:

@@ -41,7 +41,7 @@ class JobAdmin(ReadOnlyAdmin):
     fieldsets = (
         (None, {"fields": ("id", "repository", "kind", "state", "attempts", "next_attempt_at")}),
         ("Failure", {"fields": ("error_code", "error_message")}),
-        ("Progress", {"fields": ("phase", "received", "heartbeat_at", "lease_until", "rung_at")}),
+        ("Progress", {"fields": ("phase", "received", "heartbeat_at", "lease_until", "enqueued_at")}),
         ("Run", {"fields": ("node", "isolation_level", "created_at", "started_at", "finished_at", "duration")}),
         ("Result", {"fields": ("substitutions", "substituted_paths", "phases", "result")}),
     )

@@ -29,8 +29,8 @@ class AuditEvent(models.TextChoices):
     """What happened."""
 
     CONNECTED = "connected"
-    REJECTED = "rejected"
-    """A connect call was refused, and there is no repository; or a change of one was."""
+    CONNECT_REJECTED = "connect_rejected"
+    """A connect call was refused, and there is no repository; or a change of what is connected was."""
 
     CHANGED = "changed"
     """The ref, the depth or the user name of the token of a repository was changed."""
@@ -39,13 +39,13 @@ class AuditEvent(models.TextChoices):
     """The role of a user did not allow a call about a repository."""
 
     TOKEN_OPENED = "token_opened"  # noqa: S105  the name of an event
-    REPLACED = "replaced"
+    TOKEN_REPLACED = "token_replaced"  # noqa: S105  the name of an event
     """The token was replaced."""
 
-    REFUSED = "refused"
+    TOKEN_REFUSED = "token_refused"  # noqa: S105  the name of an event
     """The Git host refused the stored token, or one that was to replace it."""
 
-    DROPPED = "dropped"
+    TOKEN_DROPPED = "token_dropped"  # noqa: S105  the name of an event
     """The token was dropped, because the URL of its repository was changed to another host."""
 
     DECRYPT_FAILED = "decrypt_failed"

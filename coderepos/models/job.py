@@ -80,7 +80,7 @@ class JobQuerySet(PrimaryQuerySet["Job"]):
     def awaiting_enqueue(self) -> Self:
         """Due jobs of which no worker was notified lately."""
         return self.due().filter(
-            Q(rung_at=None) | Q(rung_at__lt=Now() - timedelta(seconds=ENQUEUE_AGAIN_SECONDS)),
+            Q(enqueued_at=None) | Q(enqueued_at__lt=Now() - timedelta(seconds=ENQUEUE_AGAIN_SECONDS)),
         )
 
     def oldest_due(self) -> Self:
@@ -158,7 +158,7 @@ class Job(models.Model):
     lease_token = models.UUIDField(null=True)
     lease_until = models.DateTimeField(null=True)
     heartbeat_at = models.DateTimeField(null=True)
-    rung_at = models.DateTimeField(null=True)
+    enqueued_at = models.DateTimeField(null=True)
     node = models.TextField(default="")
     isolation_level = models.PositiveSmallIntegerField(null=True)
     progress = models.JSONField(default=dict)
@@ -205,7 +205,7 @@ class Job(models.Model):
 
     def record_enqueued(self) -> None:
         """Record that a worker was notified."""
-        Job.objects.filter(pk=self.pk).update(rung_at=Now())
+        Job.objects.filter(pk=self.pk).update(enqueued_at=Now())
 
     def renew(self, *, progress: Mapping[str, Any] | None = None, bytes_received: int | None = None) -> None:
         """Extend the lease, and write progress if given.
@@ -246,7 +246,7 @@ class Job(models.Model):
                 next_attempt_at=_in(delay_seconds),
                 lease_token=None,
                 lease_until=None,
-                rung_at=None,
+                enqueued_at=None,
                 progress={},
                 **error_columns(error),
             )
@@ -278,7 +278,7 @@ class Job(models.Model):
                 return None
             if self.attempts_left:
                 if not expired.update(
-                    state=JobState.QUEUED, next_attempt_at=Now(), lease_token=None, lease_until=None, rung_at=None
+                    state=JobState.QUEUED, next_attempt_at=Now(), lease_token=None, lease_until=None, enqueued_at=None
                 ):
                     return None
                 self.repository.wait_for_retry(error)

@@ -57,7 +57,7 @@ def save_with_url(row: CodeRepository, names: set[str] | None, *, using: str, wr
                 continue
             if empty is not None:
                 _drop_token(row, *empty)
-                AuditEntry.objects.using(using).record(AuditEvent.DROPPED, repository=row)
+                AuditEntry.objects.using(using).record(AuditEvent.TOKEN_DROPPED, repository=row)
             write(update_fields=saved)
             return
 

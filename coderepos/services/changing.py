@@ -83,7 +83,7 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Unpac
         return _store(repository, report, before, user=user)
     except CodeReposError as error:
         details = {"ref": repository.ref, "depth": repository.depth}
-        audit_failure(AuditEvent.REJECTED, error, repository=repository, actor=user, details=details)
+        audit_failure(AuditEvent.CONNECT_REJECTED, error, repository=repository, actor=user, details=details)
         raise
 
 

@@ -146,7 +146,7 @@ def _record_failure(lease: Lease, error: CodeReposError) -> str:
         return "lost"
     if isinstance(error, RemoteAuthFailed) and outcome != "lost":
         audit_failure(
-            AuditEvent.REFUSED, error, repository=job.repository, job_id=job.pk, details={"attempt": job.attempt}
+            AuditEvent.TOKEN_REFUSED, error, repository=job.repository, job_id=job.pk, details={"attempt": job.attempt}
         )
     if outcome == "retry_scheduled":
         with failures_logged("job %s: the retry can't be enqueued; the upkeep will enqueue it", job.pk):

@@ -105,7 +105,7 @@ def connect_repository(  # noqa: PLR0913  all by name, as in the request
         )
     except CodeReposError as error:
         details = {"git_url": shown_url(git_url), "ref": redact(ref)[:REF_CHARACTERS]}
-        audit_failure(AuditEvent.REJECTED, error, project_id=project.pk, actor=user, details=details)
+        audit_failure(AuditEvent.CONNECT_REJECTED, error, project_id=project.pk, actor=user, details=details)
         raise
 
 

@@ -64,7 +64,7 @@ def replace_token(
         expires_at = _expiry(repository, access_token)
         _swap(repository, access_token, expires_at, before, user=user)
     except CodeReposError as error:
-        event = AuditEvent.REFUSED if isinstance(error, RemoteAuthFailed) else AuditEvent.REJECTED
+        event = AuditEvent.TOKEN_REFUSED if isinstance(error, RemoteAuthFailed) else AuditEvent.CONNECT_REJECTED
         audit_failure(event, error, repository=repository, actor=user)
         raise
     logger.info("repository %s: token replaced", repository.pk)
@@ -110,7 +110,7 @@ def _swap(
             if not won:
                 raise changed_meanwhile(repository, "its new token was")
             AuditEntry.objects.record(
-                AuditEvent.REPLACED, repository=repository, actor=user, details={"kid": repository.token_kid}
+                AuditEvent.TOKEN_REPLACED, repository=repository, actor=user, details={"kid": repository.token_kid}
             )
     except RowHeld:
         raise changed_meanwhile(repository, "its new token was") from None

@@ -114,7 +114,7 @@ def _enqueue_overlooked() -> int:
     overlooked = list(Job.objects.oldest_due().awaiting_enqueue()[:MOST_WAITING])
     if not overlooked:
         return 0
-    wanted = [job for job in overlooked for _ in range(2 if job.rung_at or job.attempt else 1)]
+    wanted = [job for job in overlooked for _ in range(2 if job.enqueued_at or job.attempt else 1)]
     # Tasks that wait lead to the oldest jobs, so that a backlog is not enqueued twice.
     missing = wanted[queue.waiting() : MOST_WAITING]
     for job in missing:

@@ -38,7 +38,7 @@ def test_entry_of_the_trail(client_of: ClientOf, maintainer: User, repository: C
     """An entry says what, who, when and which job."""
     job_id = uuid.uuid4()
     entry = AuditEntry.objects.create(
-        event="replaced",
+        event="token_replaced",
         actor_id="7",
         actor_name="dora",
         repository_id=repository.pk,
@@ -54,7 +54,7 @@ def test_entry_of_the_trail(client_of: ClientOf, maintainer: User, repository: C
     assert (newest["event"], newest["actor"], newest["actor_id"], newest["task_id"]) == ("token_opened",) + (None,) * 3
     assert oldest == {
         "id": entry.pk,
-        "event": "replaced",
+        "event": "token_replaced",
         "actor": "dora",
         "actor_id": "7",
         "task_id": str(job_id),
@@ -132,7 +132,7 @@ def test_life_of_a_token_is_written_down(server: GitServer, project: Project, de
         ("connected", developer.get_username()),
         ("token_opened", ""),
         ("token_opened", ""),
-        ("refused", ""),
+        ("token_refused", ""),
     ]
     entries = list(AuditEntry.objects.order_by("id"))
     assert {entry.repository_id for entry in entries} == {repository.pk}
@@ -171,7 +171,7 @@ def test_rejection_is_written_down(server: GitServer, project: Project, develope
             connected(server, project, developer)
 
     asked = {"git_url": server.url("source"), "ref": ""}
-    rejected = AuditEntry.objects.filter(event="rejected").order_by("id")
+    rejected = AuditEntry.objects.filter(event="connect_rejected").order_by("id")
     assert [(entry.actor_name, entry.details) for entry in rejected] == [
         (developer.get_username(), {**asked, "code": "remote_auth_failed"}),
         (viewer.get_username(), {**asked, "code": "permission_denied"}),

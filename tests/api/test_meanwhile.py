@@ -112,7 +112,7 @@ def test_no_token_undoes_a_change_of_its_user_name(
 
     assert (answer.status_code, answer.json()["detail"]["error"]) == (409, "invalid_state")
     assert CodeRepository.objects.get(pk=repository.pk).username == "after"
-    assert AuditEntry.objects.get(event="rejected").details["code"] == "invalid_state"
+    assert AuditEntry.objects.get(event="connect_rejected").details["code"] == "invalid_state"
 
 
 @pytest.mark.parametrize("call", [lambda *to: patch(*to, depth=5), put])
@@ -135,7 +135,7 @@ def test_project_that_goes_meanwhile(
     answer = client.post(f"{ADDRESS}/connect", body, format="json")
 
     assert answer.status_code == 404
-    assert AuditEntry.objects.get(event="rejected").details["code"] == "not_found"
+    assert AuditEntry.objects.get(event="connect_rejected").details["code"] == "not_found"
 
 
 def test_repository_that_is_gone_is_not_cloned(developer: User, make_repository: MakeRepository) -> None:
@@ -179,7 +179,9 @@ def test_refused_user_name_says_nothing_of_the_stored_token(
     assert CodeRepository.objects.get(pk=repository.pk).token_accepted is accepted
 
 
-@pytest.mark.parametrize(("error", "event"), [(RemoteAuthFailed(), "refused"), (RemoteTimeout(), "rejected")])
+@pytest.mark.parametrize(
+    ("error", "event"), [(RemoteAuthFailed(), "token_refused"), (RemoteTimeout(), "connect_rejected")]
+)
 def test_only_a_refusal_of_the_host_is_called_one(
     remote: SimpleNamespace, client: APIClient, make_repository: MakeRepository, error: CodeReposError, event: str
 ) -> None:

@@ -94,7 +94,7 @@ def test_token_that_the_host_takes_replaces_the_old_one(put: Put, repository: Co
         shown = client.get(f"{ADDRESS}/repos/{repository.pk}{path}").json()
         assert (shown["token_status"], shown["token_expires_at"]) == ("expiring", body["token_expires_at"])
     entry = AuditEntry.objects.get()
-    assert (entry.event, entry.actor_name, entry.repository_id) == ("replaced", "maintainer", repository.pk)
+    assert (entry.event, entry.actor_name, entry.repository_id) == ("token_replaced", "maintainer", repository.pk)
 
 
 def test_swap_is_one_statement(put: Put, repository: CodeRepository) -> None:
@@ -119,7 +119,7 @@ def test_old_token_stays_where_the_host_refuses_the_new_one(put: Put, repository
     assert CodeRepository.objects.values().get() == before
     entry = AuditEntry.objects.get()
     assert (entry.event, entry.details, entry.repository_id) == (
-        "refused",
+        "token_refused",
         {"code": "remote_auth_failed"},
         repository.pk,
     )

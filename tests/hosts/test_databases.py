@@ -83,7 +83,7 @@ def test_own_writes_are_read_from_where_they_were_written(host: HostProject) -> 
         with mock.patch("coderepos.services.tokens._expiry", return_value=None):
             replaced = services.replace_token(user=user, repository=repository, access_token=Secret("new"))
         assert replaced.token_ciphertext.reveal() == "new" and replaced.token_status == "ok"
-        assert AuditEntry.objects.newest_first()[0].event == AuditEvent.REPLACED
+        assert AuditEntry.objects.newest_first()[0].event == AuditEvent.TOKEN_REPLACED
         member = User.objects.create_user("member")
         ProjectMembership.objects.create(project=project, user=member, role="developer")
         access.require(member, Action.CONNECT, project.pk)

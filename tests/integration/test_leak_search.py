@@ -35,7 +35,7 @@ def planted(project: Project, tmp_path: Path, logs: Path) -> tuple[Places, dict[
         for number, (form, needle) in enumerate(forms.items()):
             text = needle.decode()
             Job.objects.create(repository=repository, state="FAILED", error_message=text)
-            AuditEntry.objects.record(AuditEvent.REJECTED, details={form: number})
+            AuditEntry.objects.record(AuditEvent.CONNECT_REJECTED, details={form: number})
             async_task("nobody.does_this", text)
             Task.objects.create(
                 id=f"{number:032}", name=form, func="f", args=(), result={form: text}, started="2024-01-01T00:00Z",

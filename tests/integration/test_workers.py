@@ -112,7 +112,7 @@ def test_lost_notification_is_made_up_for_while_workers_are_idle(
     values = code_settings(git_server)
     job = connect(api, git_server, project, "source")
     OrmQ.objects.all().delete()
-    Job.objects.filter(pk=job.pk).update(rung_at=Now())
+    Job.objects.filter(pk=job.pk).update(enqueued_at=Now())
 
     with start_cluster(values):
         done = Job.objects.filter(pk=job.pk, state=JobState.SUCCEEDED)

@@ -34,19 +34,19 @@ def repository() -> CodeRepository:
 def entry(repository: CodeRepository) -> AuditEntry:
     """An entry about it."""
     user = User.objects.create_user("dora")
-    return AuditEntry.objects.record(AuditEvent.REPLACED, repository=repository, actor=user, details={"a": 1})
+    return AuditEntry.objects.record(AuditEvent.TOKEN_REPLACED, repository=repository, actor=user, details={"a": 1})
 
 
 def test_entry_holds_values(repository: CodeRepository, entry: AuditEntry) -> None:
     """Who, what, where and when, by the database's clock."""
     entry = AuditEntry.objects.get(pk=entry.pk)
 
-    assert (entry.event, entry.actor_name, entry.repository_id) == ("replaced", "dora", repository.pk)
+    assert (entry.event, entry.actor_name, entry.repository_id) == ("token_replaced", "dora", repository.pk)
     assert entry.actor_id == str(User.objects.get().pk)
     assert entry.project_id == str(repository.project_id)
     assert (entry.job_id, entry.details) == (None, {"a": 1})
     assert abs(timezone.now() - entry.created_at) < timedelta(minutes=1)
-    assert str(entry) == f"replaced {entry.pk}"
+    assert str(entry) == f"token_replaced {entry.pk}"
 
 
 def test_entry_without_anybody() -> None:
@@ -96,7 +96,7 @@ def test_nothing_is_changed_or_deleted(entry: AuditEntry, change: Callable[[Audi
     with pytest.raises(TypeError, match="added to"):
         change(entry)
 
-    assert AuditEntry.objects.get().event == "replaced"
+    assert AuditEntry.objects.get().event == "token_replaced"
 
 
 def test_entry_with_the_number_of_another_is_refused(entry: AuditEntry) -> None:
@@ -104,12 +104,12 @@ def test_entry_with_the_number_of_another_is_refused(entry: AuditEntry) -> None:
     with pytest.raises(IntegrityError), transaction.atomic(using=ALIAS):
         AuditEntry(pk=entry.pk, event="connected").save()
 
-    assert AuditEntry.objects.get().event == "replaced"
+    assert AuditEntry.objects.get().event == "token_replaced"
 
 
 def test_many_may_be_added_at_once() -> None:
     """Adding in bulk changes nothing that is there."""
-    AuditEntry.objects.bulk_create([AuditEntry(event="connected"), AuditEntry(event="rejected")])
+    AuditEntry.objects.bulk_create([AuditEntry(event="connected"), AuditEntry(event="connect_rejected")])
 
     assert AuditEntry.objects.count() == 2
 

@@ -78,7 +78,7 @@ def test_another_origin_drops_the_token(
     assert engine.clone_request(fresh, fresh.token_ciphertext.secret()).credentials is None
     assert row.token_ciphertext.reveal() == ""
     entry = AuditEntry.objects.get()
-    assert (entry.event, entry.repository_id) == (AuditEvent.DROPPED, row.pk)
+    assert (entry.event, entry.repository_id) == (AuditEvent.TOKEN_DROPPED, row.pk)
 
 
 def test_key_and_platform_follow(row: CodeRepository) -> None:

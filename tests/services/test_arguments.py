@@ -205,7 +205,7 @@ def test_a_refusal_outside_of_a_transaction_is_written_down(server: GitServer, p
     with server, pytest.raises(CodeReposError):
         connected(server, project, git_url=server.url("missing.git"), ref="main")
 
-    entry = AuditEntry.objects.get(event="rejected")
+    entry = AuditEntry.objects.get(event="connect_rejected")
     assert entry.details == {"git_url": server.url("missing.git"), "ref": "main", "code": "remote_not_found"}
 
 
@@ -229,7 +229,7 @@ def test_no_secret_of_a_refused_url_is_kept(server: GitServer, project: Project,
     with server, pytest.raises(CodeReposError):
         connected(server, project, git_url=typed, access_token="")
 
-    assert AuditEntry.objects.get(event="rejected").details["git_url"] == kept
+    assert AuditEntry.objects.get(event="connect_rejected").details["git_url"] == kept
 
 
 @pytest.mark.parametrize("call", ["clone", "token", "audit"])

@@ -61,7 +61,7 @@ def test_failing_clean_up_hides_no_error(
     """A refused token stays a refused token, which is not tried again."""
     server.credentials = ("git", "another token")
     monkeypatch.setattr(Sandbox, broken, refuse)
-    monkeypatch.setattr(AuditEntry.objects, "record", failing_once_for("refused"))
+    monkeypatch.setattr(AuditEntry.objects, "record", failing_once_for("token_refused"))
 
     assert services.worker.run_clone(job_id=job.pk) == "failed"
 
@@ -108,7 +108,7 @@ def test_failing_trail_hides_no_refusal_of_a_connect_call(
     job: Job, monkeypatch: pytest.MonkeyPatch, django_user_model: Any
 ) -> None:
     """The caller learns why, also where the audit trail can't be written."""
-    monkeypatch.setattr(AuditEntry.objects, "record", failing_once_for("rejected"))
+    monkeypatch.setattr(AuditEntry.objects, "record", failing_once_for("connect_rejected"))
 
     with pytest.raises(CodeReposError) as caught:
         services.connect_repository(

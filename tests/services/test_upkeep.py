@@ -132,7 +132,7 @@ def test_reaper_repeats_a_notification_that_no_worker_acted_on(
     with django_capture_on_commit_callbacks(execute=True):
         services.worker.reap()
     OrmQ.objects.all().delete()  # fetched by a cluster that died
-    Job.objects.update(rung_at=Now() - timedelta(seconds=9))
+    Job.objects.update(enqueued_at=Now() - timedelta(seconds=9))
 
     with django_capture_on_commit_callbacks(execute=True):
         assert services.worker.reap() == "0 leases expired, 1 jobs enqueued"
@@ -148,7 +148,7 @@ def test_backlog_is_not_enqueued_again(
     with django_capture_on_commit_callbacks(execute=True):
         for one in jobs:
             queue.enqueue(one)
-    Job.objects.update(rung_at=Now() - timedelta(minutes=5))
+    Job.objects.update(enqueued_at=Now() - timedelta(minutes=5))
 
     for _ in range(3):
         with django_capture_on_commit_callbacks(execute=True):
