@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from coderepos.git.process import spawner
@@ -62,6 +63,11 @@ class Process:
         except BaseException:
             self._close_all()
             raise
+
+    def __del__(self) -> None:
+        # A handler that raises just before somebody can end it leaves nothing: without its reply socket it is killed.
+        with suppress(AttributeError):
+            self._close_all()
 
     @property
     def pid(self) -> int | None:
