@@ -48,7 +48,7 @@ _GRACE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Programs:
+class ChildModules:
     """Modules that the children run, each with a ``main(pack_fd)``."""
 
     fetch: str = "coderepos.git.fetch"
@@ -56,7 +56,7 @@ class Programs:
     search: str = "coderepos.git.commit_search"
 
 
-PROGRAMS: Final = Programs()
+CHILD_MODULES: Final = ChildModules()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +85,7 @@ def clone(
     *,
     incoming: Path,
     on_progress: Callable[[Progress], None],
-    programs: Programs = PROGRAMS,
+    modules: ChildModules = CHILD_MODULES,
 ) -> CloneReport:
     """Fetch and build one repository in ``incoming``, and leave no process behind, however this ends.
 
@@ -95,7 +95,7 @@ def clone(
     :raises InternalError: a child died, misbehaved or left what it should not; the log says how.
     """
     with ExitStack() as running:
-        fetch, build = _start(programs, running)
+        fetch, build = _start(modules, running)
         fetch.send(request_line(fetch_request(request, depth=request.depth)), last=True)
         build.send(
             request_line(
@@ -107,7 +107,7 @@ def clone(
                 )
             )
         )
-        report = _Conversation(fetch, build, request, on_progress).report()
+        report = _CloneSession(fetch, build, request, on_progress).report()
     return _inspected(report, build, incoming, request.limits, on_progress)
 
 
@@ -158,20 +158,20 @@ def fetch_request(request: CloneRequest, *, depth: int | None, count_only: bool 
     )
 
 
-def lost(child: Child) -> CodeReposError:
+def exit_error(child: Child) -> CodeReposError:
     """Return the error for a child that ended without a last word, and log how it ended."""
     status = child.exit_status(within_seconds=1)
-    logger.error("The %s child ended without a result: %s", child.name, child.ending())
+    logger.error("The %s child ended without a result: %s", child.name, child.describe_exit())
     # SIGKILL stays unexplained: the kernel was short of memory, or somebody killed it.
     return CloneTimeout() if status == -signal.SIGXCPU else InternalError()
 
 
-def _start(programs: Programs, running: ExitStack) -> tuple[Child, Child]:
+def _start(modules: ChildModules, running: ExitStack) -> tuple[Child, Child]:
     with supervisor.starting():
         read_end, write_end = supervisor.pack_pipe()
         try:
-            fetch = running.enter_context(Child("fetch", programs.fetch, write_end))
-            build = running.enter_context(Child("build", programs.build, read_end))
+            fetch = running.enter_context(Child("fetch", modules.fetch, write_end))
+            build = running.enter_context(Child("build", modules.build, read_end))
         finally:
             # Copies held here would hide from either child that the other one ended.
             os.close(read_end)
@@ -179,7 +179,7 @@ def _start(programs: Programs, running: ExitStack) -> tuple[Child, Child]:
     return fetch, build
 
 
-class _Conversation:
+class _CloneSession:
     """What both children have said so far, and what follows from it."""
 
     def __init__(
@@ -203,8 +203,8 @@ class _Conversation:
         grace_ends: float | None = None
         while self._outcome is None or self._built is None:
             for child, event in self._watchdog.events():
-                self._take(child, event)
-            self._notice_lost_children()
+                self._on_event(child, event)
+            self._detect_exits()
             if self._errors:
                 grace_ends = grace_ends or time.monotonic() + _GRACE_SECONDS
                 if cause := self._cause(is_final=time.monotonic() >= grace_ends):
@@ -219,13 +219,13 @@ class _Conversation:
             token_expires_at=self._token_expires_at,
         )
 
-    def _take(self, child: Child, event: Mapping[str, Any]) -> None:
+    def _on_event(self, child: Child, event: Mapping[str, Any]) -> None:
         try:
-            self._sort(child, event)
+            self._dispatch(child, event)
         except ValueError as error:
-            raise child.misbehaved(f"says what is no valid event: {error}") from None
+            raise child.misbehaved(f"sent an invalid event: {error}") from None
 
-    def _sort(self, child: Child, event: Mapping[str, Any]) -> None:
+    def _dispatch(self, child: Child, event: Mapping[str, Any]) -> None:
         kind = event.get("event")
         if kind == "started" and child.name not in self._isolation:
             self._isolation[child.name] = events.isolation(event)
@@ -246,11 +246,11 @@ class _Conversation:
         else:
             raise ValueError("kind")
 
-    def _notice_lost_children(self) -> None:
+    def _detect_exits(self) -> None:
         results = {self._fetch: self._outcome, self._build: self._built}
         for child, result in results.items():
             if child.finished and result is None and child not in self._errors:
-                self._errors[child] = lost(child)
+                self._errors[child] = exit_error(child)
                 self._lost.add(child)
 
     def _cause(self, *, is_final: bool) -> CodeReposError | None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from coderepos.exceptions import RefNotFound, RemoteTimeout, RepositoryTooLarge
-from coderepos.git.clone import PROGRAMS, CloneRequest, Programs, fetch_request, lost
+from coderepos.git.clone import CHILD_MODULES, ChildModules, CloneRequest, exit_error, fetch_request
 from coderepos.git.limits import SEARCHED_PACK_BYTES, SIZE_FACTOR
 from coderepos.git.pack.published_refs import HEADS
 from coderepos.git.process import events
@@ -30,7 +30,7 @@ from coderepos.git.wire import FetchOutcome, SearchRequest, request_line
 _LARGEST_BYTES: Final = 2**53
 
 
-def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAMS) -> ProbeReport:
+def probe(request: CloneRequest, *, seconds: float, modules: ChildModules = CHILD_MODULES) -> ProbeReport:
     """Ask the remote for the newest commit alone and estimate what a clone would take.
 
     Credentials and ref are tried by it as well.
@@ -49,7 +49,7 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
             read_end, write_end = pack_pipe()
             running.callback(os.close, read_end)
             try:
-                child = running.enter_context(Child("fetch", programs.fetch, write_end))
+                child = running.enter_context(Child("fetch", modules.fetch, write_end))
             finally:
                 # A copy held here would hide the end of the pack.
                 os.close(write_end)
@@ -58,9 +58,9 @@ def probe(request: CloneRequest, *, seconds: float, programs: Programs = PROGRAM
             event = _outcome(child, seconds, request)
             report = _report(event, request)
             if _may_lack_commit(FetchOutcome.from_json(event, limits=request.limits)):
-                _search(read_end, SearchRequest(limits=limits, min_level=request.min_level), deadline, programs)
+                _search(read_end, SearchRequest(limits=limits, min_level=request.min_level), deadline, modules)
         except ValueError as error:
-            raise child.misbehaved(f"says what is no valid event: {error}") from None
+            raise child.misbehaved(f"sent an invalid event: {error}") from None
         return report
 
 
@@ -78,7 +78,7 @@ def _outcome(child: Child, seconds: float, request: CloneRequest) -> Mapping[str
             if event.get("event") == "error":
                 raise events.error(event, child=child.name, url=request.url, policy=request.policy)
         if child.finished:
-            raise lost(child)
+            raise exit_error(child)
 
 
 def _may_lack_commit(outcome: FetchOutcome) -> bool:
@@ -87,7 +87,7 @@ def _may_lack_commit(outcome: FetchOutcome) -> bool:
     return not is_branch and not outcome.shallow and outcome.pack_bytes <= SEARCHED_PACK_BYTES
 
 
-def _search(pack_fd: int, request: SearchRequest, deadline: float, programs: Programs) -> None:
+def _search(pack_fd: int, request: SearchRequest, deadline: float, modules: ChildModules) -> None:
     """Let a child look for a commit in what the fetch child left in the pipe.
 
     :raises RefNotFound: there is none.
@@ -95,7 +95,7 @@ def _search(pack_fd: int, request: SearchRequest, deadline: float, programs: Pro
     """
     with ExitStack() as running:
         with starting():
-            child = running.enter_context(Child("search", programs.search, pack_fd))
+            child = running.enter_context(Child("search", modules.search, pack_fd))
         child.send(request_line(request), last=True)
         seconds = deadline - time.monotonic()
         watchdog = Watchdog((child,), seconds=seconds, overrun=RemoteTimeout, on_progress=_nobody_waits)

@@ -25,7 +25,7 @@ from coderepos.exceptions import (
     RemoteTimeout,
     RepositoryTooLarge,
 )
-from coderepos.git.clone import CloneRequest, Programs, clone
+from coderepos.git.clone import ChildModules, CloneRequest, clone
 from coderepos.git.confinement import profiles
 from coderepos.git.limits import SIZE_FACTOR, Limits
 from coderepos.git.network_policy import NetworkPolicy
@@ -268,13 +268,13 @@ def test_the_probe_stops_a_repository_that_is_too_large(served: GitServer) -> No
     assert caught.value.fields["limit_mb"] == limit_bytes / 10**6
 
 
-SCRIPTED = Programs(fetch="tests.support.programs.scripted")
+SCRIPTED = ChildModules(fetch="tests.support.programs.scripted")
 
 
 def told(*script: list[Any], depth: int | None = None, seconds: float = 10) -> Any:
     """Return what a probe makes of a scripted child."""
     request = asking("https://git.example/r.git", NetworkPolicy(), ref=json.dumps([STARTED, *script]), depth=depth)
-    return probe(request, seconds=seconds, programs=SCRIPTED)
+    return probe(request, seconds=seconds, modules=SCRIPTED)
 
 
 def counted(pack_bytes: int, platform_bytes: object = None, *, stopped_early: object = False) -> list[Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from coderepos.exceptions import RefNotFound
-from coderepos.git.clone import PROGRAMS, CloneRequest
+from coderepos.git.clone import CHILD_MODULES, CloneRequest
 from coderepos.git.commit_search import has_no_commit
 from coderepos.git.confinement import landlock, profiles
 from coderepos.git.limits import SEARCHED_PACK_BYTES, Limits
@@ -95,7 +95,7 @@ def test_it_is_started_for_what_is_no_branch(tmp_path: Path, caplog: pytest.LogC
     tag = packs.tag(blob())
     refs = {"refs/heads/main": HEAD.id, "refs/tags/blob": tag.id}
     repository_of(tmp_path / "served/tags.git", [blob(), ROOT, HEAD, tag], refs)
-    broken = replace(PROGRAMS, search="coderepos.git.no_such_module")
+    broken = replace(CHILD_MODULES, search="coderepos.git.no_such_module")
     with GitServer(tmp_path / "served") as host:
         wanted = CloneRequest(
             url=host.url("tags.git"),
@@ -108,9 +108,9 @@ def test_it_is_started_for_what_is_no_branch(tmp_path: Path, caplog: pytest.LogC
             group_readable=False,
         )
 
-        probe(replace(wanted, ref="main"), seconds=20, programs=broken)
+        probe(replace(wanted, ref="main"), seconds=20, modules=broken)
         assert "search child" not in caplog.text
-        probe(replace(wanted, ref="blob"), seconds=20, programs=broken)
+        probe(replace(wanted, ref="blob"), seconds=20, modules=broken)
         assert "search child ended without an answer" in caplog.text
         with pytest.raises(RefNotFound):
             probe(replace(wanted, ref="blob"), seconds=20)

@@ -16,7 +16,7 @@ import pytest
 from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError, SandboxUnavailable
 from coderepos.git import clone as pipeline
 from coderepos.git import inspection
-from coderepos.git.clone import CloneRequest, Programs, clone
+from coderepos.git.clone import ChildModules, CloneRequest, clone
 from coderepos.git.inspection import inspect
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
@@ -28,7 +28,7 @@ from tests.support.users import NOBODY
 
 pytestmark = pytest.mark.usefixtures("no_children_left")
 
-SCRIPTED = Programs(fetch="tests.support.programs.scripted", build="tests.support.programs.scripted")
+SCRIPTED = ChildModules(fetch="tests.support.programs.scripted", build="tests.support.programs.scripted")
 LIMITS = Limits(clone_seconds=20, disk_bytes=200_000, entries=50, depth=4)
 
 
@@ -55,7 +55,7 @@ def built(incoming: Path, code: str = "", on_progress: Callable[[Progress], None
         min_level=1,
         group_readable=False,
     )
-    return clone(request, incoming=incoming, on_progress=on_progress, programs=SCRIPTED)
+    return clone(request, incoming=incoming, on_progress=on_progress, modules=SCRIPTED)
 
 
 def test_what_is_there_counts_not_what_was_said(incoming: Path) -> None:

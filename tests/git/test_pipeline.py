@@ -30,7 +30,7 @@ from coderepos.exceptions import (
     TooManyObjects,
     error_classes,
 )
-from coderepos.git.clone import CloneRequest, Programs, clone
+from coderepos.git.clone import ChildModules, CloneRequest, clone
 from coderepos.git.credentials import Credentials
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
@@ -52,7 +52,7 @@ from tests.support.users import forked
 
 pytestmark = pytest.mark.usefixtures("no_children_left", "no_descriptors_left")
 
-SCRIPTED = Programs(fetch="tests.support.programs.scripted", build="tests.support.programs.scripted")
+SCRIPTED = ChildModules(fetch="tests.support.programs.scripted", build="tests.support.programs.scripted")
 TOKEN = "ghp_0123456789abcdefghijABCDEFGHIJ012345"
 
 Script = list[Any]
@@ -104,7 +104,7 @@ def play(tmp_path: Path) -> Play:
             min_level=1,
             group_readable=False,
         )
-        return clone(request, incoming=incoming, on_progress=on_progress, programs=SCRIPTED)
+        return clone(request, incoming=incoming, on_progress=on_progress, modules=SCRIPTED)
 
     return run
 
@@ -393,7 +393,7 @@ from coderepos.git.clone import CloneRequest, clone
 from tests.git.test_pipeline import SCRIPTED
 request = CloneRequest(url="https://git.example/r.git", credentials=None, ref=sys.argv[2], depth=None,
     policy=NetworkPolicy(), limits=Limits(), min_level=1, group_readable=False)
-clone(request, incoming=Path(sys.argv[3]), on_progress=lambda progress: print("alive", flush=True), programs=SCRIPTED)
+clone(request, incoming=Path(sys.argv[3]), on_progress=lambda progress: print("alive", flush=True), modules=SCRIPTED)
 """
 
 

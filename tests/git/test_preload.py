@@ -41,7 +41,7 @@ def imported(module: str, *lines: bytes, pack: bytes | None = None) -> tuple[lis
     with child:
         child.send(b"".join((f"{module}\n".encode(), *lines)), last=True)
         child.exit_status(within_seconds=20)
-        events += child.hear()
+        events += child.read_events()
     return events[-1]["imported"], events[-2]
 
 

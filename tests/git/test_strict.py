@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from coderepos.exceptions import GitError, RefNotFound, RemoteAuthFailed, RemoteNotFound
-from coderepos.git.clone import CloneRequest, Programs, clone
+from coderepos.git.clone import ChildModules, CloneRequest, clone
 from coderepos.git.confinement import linux, seccomp
 from coderepos.git.confinement.allow_lists import FETCH
 from coderepos.git.confinement.bpf import KILL_PROCESS, AllowList
@@ -30,7 +30,7 @@ from tests.support.servers.git_http_backend import GitServer
 
 pytestmark = pytest.mark.usefixtures("no_children_left")
 
-STRICT = Programs(
+STRICT = ChildModules(
     fetch="tests.support.programs.strict.fetch",
     build="tests.support.programs.strict.build",
     search="tests.support.programs.strict.commit_search",
@@ -100,7 +100,7 @@ def asking(
 def cloned(request: CloneRequest, incoming: Path) -> int:
     """Clone, and return how many objects came."""
     incoming.mkdir()
-    return clone(request, incoming=incoming, on_progress=lambda _: None, programs=STRICT).build.objects
+    return clone(request, incoming=incoming, on_progress=lambda _: None, modules=STRICT).build.objects
 
 
 @pytest.mark.parametrize("depth", [None, 1])
@@ -136,9 +136,9 @@ def test_errors_make_listed_calls_alone(
 
 def test_a_probe_makes_listed_calls_alone(server: GitServer) -> None:
     """The third child too, which looks for a commit."""
-    assert probe(asking(server, "large.git", depth=1), seconds=60, programs=STRICT).pack_bytes
+    assert probe(asking(server, "large.git", depth=1), seconds=60, modules=STRICT).pack_bytes
     with pytest.raises(RefNotFound):
-        probe(asking(server, "odd.git", ref="blob"), seconds=60, programs=STRICT)
+        probe(asking(server, "odd.git", ref="blob"), seconds=60, modules=STRICT)
 
 
 def test_another_call_ends_the_process() -> None:

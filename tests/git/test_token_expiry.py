@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import InternalError
-from coderepos.git.clone import CloneRequest, Programs, clone
+from coderepos.git.clone import ChildModules, CloneRequest, clone
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.platforms import KnownHost
@@ -27,7 +27,7 @@ from tests.support.servers.http_server import Exchange
 
 pytestmark = pytest.mark.usefixtures("no_children_left")
 
-SCRIPTED = Programs(fetch="tests.support.programs.scripted", build="tests.support.programs.scripted")
+SCRIPTED = ChildModules(fetch="tests.support.programs.scripted", build="tests.support.programs.scripted")
 MOMENT = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 
@@ -91,7 +91,7 @@ def test_anything_else_is_the_childs_fault(told: object, tmp_path: Path) -> None
     with pytest.raises(ValueError):  # noqa: PT011  whichever part refused it
         token_expiry({"token_expires_at": told})
     with pytest.raises(InternalError):
-        probe(scripted(told), seconds=20, programs=SCRIPTED)
+        probe(scripted(told), seconds=20, modules=SCRIPTED)
 
 
 def test_clone_reports_it(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_clone_reports_it(tmp_path: Path) -> None:
 
     def cloned(told: str) -> Any:
         (tmp_path / "script").write_text(json.dumps(BUILD))
-        return clone(scripted(told), incoming=tmp_path, on_progress=lambda progress: None, programs=SCRIPTED)
+        return clone(scripted(told), incoming=tmp_path, on_progress=lambda progress: None, modules=SCRIPTED)
 
     assert cloned("2031-02-03T04:05:06Z").token_expires_at == MOMENT
     with pytest.raises(InternalError):

@@ -133,7 +133,7 @@ def child(
         while not running.finished:
             running.flush()
             select.select([running.events_fd], [running.input_fd] if running.wants_to_send else [], [], 0.05)
-            events += running.hear()
+            events += running.read_events()
         status = running.exit_status(within_seconds=10)
     assert status is not None
     return Built(

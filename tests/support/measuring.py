@@ -71,10 +71,10 @@ def attempt(call: Callable[[], Any]) -> Attempt:
 @contextmanager
 def _recorded(made: Attempt) -> Iterator[None]:
     """Collect what the children say and take, without a change to either."""
-    hear, end = Child.hear, Child.end
+    read_events, end = Child.read_events, Child.end
 
-    def recorded_hear(child: Child) -> list[dict[str, Any]]:
-        heard = hear(child)
+    def recorded_read(child: Child) -> list[dict[str, Any]]:
+        heard = read_events(child)
         made.events.extend(heard)
         return heard
 
@@ -84,7 +84,7 @@ def _recorded(made: Attempt) -> Iterator[None]:
         made.peak_mb[child.name] = max(made.peak_mb.get(child.name, 0), child.usage.get("peak_bytes", 0) / MB)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Child, "hear", recorded_hear)
+        patch.setattr(Child, "read_events", recorded_read)
         patch.setattr(Child, "end", recorded_end)
         yield
 

@@ -73,14 +73,14 @@ def left_over(before: set[int]) -> dict[int, Process]:
 
 def fork_server_pid() -> int | None:
     """Return the process id of this process's fork server, if it has one."""
-    present = spawner._present.spawner
-    return present.pid if present else None
+    current = spawner._registry.spawner
+    return current.pid if current else None
 
 
 def stop_fork_server() -> None:
     """End this process's fork server, with all its children, and wait for that."""
     with spawner.signals_blocked():
-        spawner._present.dismiss()
+        spawner._registry.dismiss()
     deadline = time.monotonic() + 10
     while not spawner.reap():
         assert time.monotonic() < deadline
@@ -89,10 +89,10 @@ def stop_fork_server() -> None:
 
 def open_descriptors() -> set[str]:
     """Return where the open descriptors of this process lead, apart from the one to its fork server."""
-    present = spawner._present.spawner
+    current = spawner._registry.spawner
     found = set()
     for name in os.listdir("/proc/self/fd"):
-        if not present or int(name) != present.control.fileno():
+        if not current or int(name) != current.control.fileno():
             with suppress(FileNotFoundError):  # the one that listed them
                 found.add(os.readlink(f"/proc/self/fd/{name}"))
     return found

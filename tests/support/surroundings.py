@@ -128,7 +128,7 @@ def ask(module: str, given: dict[str, Any]) -> dict[str, Any]:
         child.send(dump_line(given), last=True)
         while not child.finished:
             select.select([child.events_fd], [], [], 10)
-            if answer := child.hear():
+            if answer := child.read_events():
                 return answer[0]
     raise AssertionError("the child said nothing")
 

@@ -162,7 +162,7 @@ class _ForkServer:
             self._preloaded.refresh()
             pid = os.fork()
         except OSError as error:
-            _tell(reply, {"exit_status": FORK_FAILED, "errno": error.errno})
+            _send(reply, {"exit_status": FORK_FAILED, "errno": error.errno})
             reply.close()
             return
         if not pid:
@@ -170,12 +170,12 @@ class _ForkServer:
         child = _Child(pid, reply)
         self._children[pid] = self._by_reply_fd[reply.fileno()] = child
         self._poll.register(reply, select.POLLIN)
-        _tell(reply, {"pid": pid})
+        _send(reply, {"pid": pid})
 
     def _kill(self, child: _Child) -> None:
         if not child.has_ended:
             child.kill()
-        _tell(child.reply, {"is_killed": True})
+        _send(child.reply, {"is_killed": True})
 
     def _reap(self) -> bool:
         """Reap all that has ended, say of which children nothing is left, and return whether there are others."""
@@ -187,7 +187,7 @@ class _ForkServer:
                 _, status, used = os.wait4(ended.si_pid, 0)
                 if child:
                     child.has_ended = True
-                    self._tell_end(child, os.waitstatus_to_exitcode(status), used)
+                    self._report_exit(child, os.waitstatus_to_exitcode(status), used)
         for child in [one for one in self._children.values() if one.has_ended and one.is_gone()]:
             del self._children[child.pid], self._by_reply_fd[child.reply.fileno()]
             with suppress(KeyError):
@@ -195,8 +195,8 @@ class _ForkServer:
             child.reply.close()
         return bool(self._children)
 
-    def _tell_end(self, child: _Child, status: int, used: resource.struct_rusage) -> None:
-        _tell(
+    def _report_exit(self, child: _Child, status: int, used: resource.struct_rusage) -> None:
+        _send(
             child.reply,
             {
                 "exit_status": status,
@@ -248,7 +248,7 @@ def _run(module: str, descriptors: list[int], parent: int) -> NoReturn:
         os._exit(status)
 
 
-def _tell(reply: socket.socket, message: dict[str, object]) -> None:
+def _send(reply: socket.socket, message: dict[str, object]) -> None:
     # Nobody may listen any more.
     with suppress(OSError):
         reply.send(json.dumps(message).encode())

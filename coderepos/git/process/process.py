@@ -45,9 +45,9 @@ class Process:
         self._module: Final = module
         self._owner_pid: Final = os.getpid()
         self._spawner: Spawner | None = None
-        self._asked_at = time.monotonic()
-        self._told: dict[str, Any] = {}
-        self._is_over = False
+        self._requested_at = time.monotonic()
+        self._reported: dict[str, Any] = {}
+        self._reply_ended = False
         self._open: Final[set[int]] = set()
         self._reply, reply = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         try:
@@ -72,62 +72,62 @@ class Process:
     @property
     def pid(self) -> int | None:
         """Its process id, also the id of its session and process group; ``None`` before it was forked."""
-        return self._told.get("pid")
+        return self._reported.get("pid")
 
     @property
-    def is_waiting(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether there was no room yet to ask for it."""
-        return self._spawner is None and not self._is_over
+        return self._spawner is None and not self._reply_ended
 
     @property
     def reply_fd(self) -> int | None:
         """Descriptor that can be read when there is news of it; ``None`` once there will be none."""
-        return None if self._is_over or self._is_closed() else self._reply.fileno()
+        return None if self._reply_ended or self._is_closed() else self._reply.fileno()
 
     @property
     def is_lost(self) -> bool:
         """Whether the fork server ended before it did: it was killed then, and nobody can know more."""
-        return self._is_over and self._spawner is not None and "exit_status" not in self._told
+        return self._reply_ended and self._spawner is not None and "exit_status" not in self._reported
 
     @property
     def is_gone(self) -> bool:
         """Whether it has ended for certain, and every process of its group with it."""
-        return self._is_over and not self.is_lost
+        return self._reply_ended and not self.is_lost
 
     @property
     def usage(self) -> Mapping[str, Any]:
         """What it took, once it has ended: ``cpu_seconds``, ``peak_bytes``; ``server_cpu_seconds`` until then."""
-        return self._told
+        return self._reported
 
-    def ending(self) -> str:
+    def describe_exit(self) -> str:
         """Return in words how it ended."""
         if self.is_lost and self._spawner:
             # It closes its sockets a moment before it has ended.
             self._wait(self._spawner.has_ended, _ENDING_SECONDS)
             return f"killed with its fork server, whose exit status was {self._spawner.exit_status}"
-        if "errno" in self._told:
-            return f"not forked: {os.strerror(self._told['errno'])}"
-        return f"exit status {self._told.get('exit_status')}"
+        if "errno" in self._reported:
+            return f"not forked: {os.strerror(self._reported['errno'])}"
+        return f"exit status {self._reported.get('exit_status')}"
 
     def exit_status(self) -> int | None:
         """Return how it ended, negative for a signal, or ``None`` while it runs."""
         self.advance()
-        return -signal.SIGKILL if self.is_lost else self._told.get("exit_status")
+        return -signal.SIGKILL if self.is_lost else self._reported.get("exit_status")
 
     def advance(self) -> None:
         """Ask for it, if there was no room before, and read what the fork server says, without waiting."""
         with signals_blocked():
-            if self.is_waiting:
+            if self.is_pending:
                 try:
                     self._submit()
                 except OSError as error:
-                    self._told = {"exit_status": FORK_FAILED, "errno": error.errno}
-                    self._is_over = True
+                    self._reported = {"exit_status": FORK_FAILED, "errno": error.errno}
+                    self._reply_ended = True
                     self._close(*self._passed)
             self._read_reply()
-            is_late = time.monotonic() - self._asked_at > START_SECONDS
-            if is_late and not self._told and not self._is_over and not self._is_closed():
-                spawner.replace(self._spawner, older_than=self._asked_at)
+            is_late = time.monotonic() - self._requested_at > START_SECONDS
+            if is_late and not self._reported and not self._reply_ended and not self._is_closed():
+                spawner.replace(self._spawner, older_than=self._requested_at)
 
     def end(self, *, within_seconds: float) -> bool:
         """Have its process group killed, wait for that, and close all descriptors; return whether it ended in time.
@@ -136,16 +136,16 @@ class Process:
         """
         # A fork of its host has copies of all descriptors, and no say.
         if self._owner_pid == os.getpid() and not self._is_closed():
-            self._ask_for_end()
-            if not self._wait(lambda: self._is_over, within_seconds) and not self._is_answered():
+            self._request_kill()
+            if not self._wait(lambda: self._reply_ended, within_seconds) and not self._is_acknowledged():
                 with signals_blocked():
-                    spawner.replace(self._spawner, older_than=self._asked_at)
-                self._wait(lambda: self._is_over, within_seconds)
+                    spawner.replace(self._spawner, older_than=self._requested_at)
+                self._wait(lambda: self._reply_ended, within_seconds)
             if self.is_lost:
-                self._wait(self._is_buried, within_seconds)
+                self._wait(self._is_dead_with_server, within_seconds)
         with signals_blocked():
             self._close_all()
-        return self._is_over
+        return self._reply_ended
 
     def close_input(self) -> None:
         """Close its standard input."""
@@ -155,32 +155,32 @@ class Process:
     def _submit(self) -> None:
         self._spawner = spawner.submit(self._module, self._passed)
         if self._spawner:
-            self._asked_at = time.monotonic()
+            self._requested_at = time.monotonic()
             self._close(*self._passed)
 
     def _read_reply(self) -> None:
-        while self._spawner and not self._is_over and not self._is_closed():
+        while self._spawner and not self._reply_ended and not self._is_closed():
             try:
                 message = self._reply.recv(_MESSAGE_BYTES)
             except BlockingIOError:
                 return
             except OSError:
                 message = b""
-            self._told |= json.loads(message or b"{}")
-            self._is_over = not message
+            self._reported |= json.loads(message or b"{}")
+            self._reply_ended = not message
 
-    def _ask_for_end(self) -> None:
+    def _request_kill(self) -> None:
         with signals_blocked():
-            if self.is_waiting:
-                self._is_over = True
-            elif not self._is_over:
+            if self.is_pending:
+                self._reply_ended = True
+            elif not self._reply_ended:
                 self._reply.shutdown(_socket.SHUT_WR)
 
-    def _is_answered(self) -> bool:
+    def _is_acknowledged(self) -> bool:
         """Return whether the fork server did its part; the kernel may hold a process that was killed."""
-        return not self._told.keys().isdisjoint(("is_killed", "exit_status"))
+        return not self._reported.keys().isdisjoint(("is_killed", "exit_status"))
 
-    def _is_buried(self) -> bool:
+    def _is_dead_with_server(self) -> bool:
         """Return whether it is gone with the fork server: nobody holds its standard output any more."""
         try:
             while self.output_fd in self._open and os.read(self.output_fd, _READ_BYTES):
@@ -188,7 +188,8 @@ class Process:
         except BlockingIOError:
             return False
         with signals_blocked():
-            return self._spawner is None or (self._spawner.has_ended() and spawner.reap())
+            spawner.reap()
+            return self._spawner is None or self._spawner.has_ended()
 
     def _wait(self, is_true: Callable[[], bool], seconds: float) -> bool:
         deadline, pause_seconds = time.monotonic() + seconds, _SHORTEST_PAUSE_SECONDS

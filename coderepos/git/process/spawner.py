@@ -135,26 +135,26 @@ class Spawner:
             os.kill(self.pid, signal.SIGKILL)
 
 
-class _Present:
+class _Registry:
     """What this process knows of its fork servers; another process, such as a fork of it, knows nothing."""
 
     def __init__(self) -> None:
         # A lock of gevent's may let another green thread run; this never waits.
-        self._turn: Final = deque([None])
+        self._token: Final = deque([None])
         self.spawner: Spawner | None = None
         self.dismissed: list[Spawner] = []
 
-    def take_turn(self) -> bool:
-        """Keep other threads out until :meth:`end_turn`; return whether none of them was first."""
+    def try_lock(self) -> bool:
+        """Keep other threads out until :meth:`unlock`; return whether none of them was first."""
         try:
-            self._turn.pop()
+            self._token.pop()
         except IndexError:
             return False
         return True
 
-    def end_turn(self) -> None:
+    def unlock(self) -> None:
         """Let other threads have their turn."""
-        self._turn.append(None)
+        self._token.append(None)
 
     def dismiss(self) -> None:
         """Close the control socket of the fork server, which ends by that."""
@@ -169,7 +169,7 @@ class _Present:
         self.dismissed = [one for one in self.dismissed if not one.is_reaped()]
 
 
-_present = _Present()
+_registry = _Registry()
 
 
 def submit(module: str, descriptors: Sequence[int]) -> Spawner | None:
@@ -182,16 +182,16 @@ def submit(module: str, descriptors: Sequence[int]) -> Spawner | None:
     :return: ``None`` where it takes no request right now: ask again a moment later.
     :raises OSError: no server can be started.
     """
-    present = _present
-    if not present.take_turn():
+    registry = _registry
+    if not registry.try_lock():
         return None
     try:
         for is_second_try in (False, True):
-            if is_second_try or present.spawner is None or present.spawner.identity != _identity():
-                present.dismiss()
-                present.spawner = Spawner()
+            if is_second_try or registry.spawner is None or registry.spawner.identity != _identity():
+                registry.dismiss()
+                registry.spawner = Spawner()
             try:
-                present.spawner.send(module, descriptors)
+                registry.spawner.send(module, descriptors)
             except BlockingIOError:
                 return None
             except ConnectionError:
@@ -199,10 +199,10 @@ def submit(module: str, descriptors: Sequence[int]) -> Spawner | None:
                 if is_second_try:
                     raise
             else:
-                return present.spawner
+                return registry.spawner
         return None
     finally:
-        present.end_turn()
+        registry.unlock()
 
 
 def replace(spawner: Spawner | None, *, older_than: float) -> None:
@@ -213,17 +213,17 @@ def replace(spawner: Spawner | None, *, older_than: float) -> None:
     :param spawner: ``None`` for the present one.
     :param older_than: by :func:`time.monotonic`; one that was started later stays.
     """
-    present = _present
-    if not present.take_turn():
+    registry = _registry
+    if not registry.try_lock():
         return
     try:
-        spawner = spawner or present.spawner
+        spawner = spawner or registry.spawner
         if spawner and spawner.started_at <= older_than and spawner.identity[0] == os.getpid():
             spawner.kill()
-            if spawner is present.spawner:
-                present.dismiss()
+            if spawner is registry.spawner:
+                registry.dismiss()
     finally:
-        present.end_turn()
+        registry.unlock()
 
 
 def reap() -> bool:
@@ -231,17 +231,17 @@ def reap() -> bool:
 
     Call it in :func:`signals_blocked`.
     """
-    present = _present
-    if not present.take_turn():
+    registry = _registry
+    if not registry.try_lock():
         return False
     try:
-        if present.spawner and present.spawner.has_ended():
-            present.dismiss()
+        if registry.spawner and registry.spawner.has_ended():
+            registry.dismiss()
         else:
-            present.reap()
-        return not present.dismissed
+            registry.reap()
+        return not registry.dismissed
     finally:
-        present.end_turn()
+        registry.unlock()
 
 
 def _identity() -> tuple[object, ...]:
@@ -285,17 +285,17 @@ def _libraries() -> list[str]:
     return [str(Path(dulwich.origin).parent.parent)] if dulwich and dulwich.origin else []
 
 
-def _forget() -> None:
+def _reset_after_fork() -> None:
     """Leave the fork server to the process that this one was forked from."""
-    global _present
-    before, _present = _present, _Present()
+    global _registry
+    before, _registry = _registry, _Registry()
     if before.spawner:
         before.spawner.control.close()
 
 
-def _leave() -> None:
-    _present.dismiss()
+def _close_at_exit() -> None:
+    _registry.dismiss()
 
 
-os.register_at_fork(after_in_child=_forget)
-atexit.register(_leave)
+os.register_at_fork(after_in_child=_reset_after_fork)
+atexit.register(_close_at_exit)

@@ -48,9 +48,9 @@ class Child:
         self.name: Final = name
         self.finished = False
         """Whether it closed its events, or ended."""
-        self._heard = bytearray()
-        self._heard_bytes = 0
-        self._heard_lines = 0
+        self._received = bytearray()
+        self._received_bytes = 0
+        self._received_lines = 0
         self._unsent = bytearray()
         self._closing = False
         self._process: Final = Process(module, pack_fd)
@@ -69,9 +69,9 @@ class Child:
         return self._process.pid
 
     @property
-    def is_waiting(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether there was no room yet to ask for it."""
-        return self._process.is_waiting
+        return self._process.is_pending
 
     @property
     def is_gone(self) -> bool:
@@ -125,10 +125,10 @@ class Child:
         if self._closing:
             self._process.close_input()
 
-    def hear(self) -> list[dict[str, Any]]:
+    def read_events(self) -> list[dict[str, Any]]:
         """Return the events that arrived since the last call, without waiting.
 
-        :raises InternalError: it says too much, or what is no event.
+        :raises InternalError: it exceeded its event limit, or sent an invalid event.
         """
         lines: list[bytes] = []
         while not self.finished:
@@ -137,18 +137,22 @@ class Child:
             except BlockingIOError:
                 break
             self.finished = not chunk
-            self._heard_bytes += len(chunk)
-            self._heard += chunk
+            self._received_bytes += len(chunk)
+            self._received += chunk
             if b"\n" in chunk:
-                *complete, self._heard = self._heard.split(b"\n")
+                *complete, self._received = self._received.split(b"\n")
                 lines += map(bytes, complete)
-            self._heard_lines += chunk.count(b"\n")
-            if self._heard_bytes > EVENT_BYTES or self._heard_lines > EVENT_LINES or len(self._heard) > MESSAGE_BYTES:
-                raise self.misbehaved("says too much")
+            self._received_lines += chunk.count(b"\n")
+            if (
+                self._received_bytes > EVENT_BYTES
+                or self._received_lines > EVENT_LINES
+                or len(self._received) > MESSAGE_BYTES
+            ):
+                raise self.misbehaved("exceeded its event limit")
         try:
             return [load_line(line) for line in lines]
         except (ValueError, RecursionError):
-            raise self.misbehaved("says what is no event") from None
+            raise self.misbehaved("sent an invalid event") from None
 
     def exit_status(self, *, within_seconds: float = 0) -> int | None:
         """Return how it ended by itself, negative for a signal, or ``None`` while it runs.
@@ -160,9 +164,9 @@ class Child:
             time.sleep(_PAUSE_SECONDS)
         return status
 
-    def ending(self) -> str:
+    def describe_exit(self) -> str:
         """Return in words how it ended."""
-        return self._process.ending()
+        return self._process.describe_exit()
 
     def end(self) -> None:
         """Have its process group killed, wait for that, and close its pipes.

@@ -50,7 +50,7 @@ class Watchdog:
         """Wait until a child says something or a tick passes, and return what was said.
 
         :raises GitError: the deadline passed.
-        :raises InternalError: a child says too much, or what is no event.
+        :raises InternalError: a child exceeded its event limit, or sent an invalid event.
         """
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
@@ -62,7 +62,7 @@ class Watchdog:
             child.flush()
             # Asked before the last events are read. A process that it started may hold them open after its end.
             has_ended = child.exit_status() is not None
-            heard += [(child, event) for event in child.hear()]
+            heard += [(child, event) for event in child.read_events()]
             child.finished |= has_ended
         return heard
 
@@ -75,7 +75,7 @@ class Watchdog:
                 waiting.register(child.input_fd, select.POLLOUT)
             if child.reply_fd is not None:
                 waiting.register(child.reply_fd, select.POLLIN)
-            if child.is_waiting:
+            if child.is_pending:
                 seconds = min(seconds, _ROOM_SECONDS)
         waiting.poll(max(1, seconds * 1_000))
 

@@ -55,7 +55,7 @@ def said(*steps: list[Any]) -> list[dict[str, Any]]:
         child.send(scripted(*steps), last=True)
         heard: list[dict[str, Any]] = []
         while not child.finished:
-            heard += child.hear()
+            heard += child.read_events()
         return heard
 
 
@@ -279,7 +279,7 @@ seconds = time.monotonic() - started
 working = False
 watching.join()
 assert masks == {{frozenset()}}, masks
-spawner._present.dismiss()
+spawner._registry.dismiss()
 while not spawner.reap():
     time.sleep(0.01)
 try:

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from coderepos.exceptions import InternalError
-from coderepos.git.clone import CloneRequest, Programs, clone
+from coderepos.git.clone import ChildModules, CloneRequest, clone
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process import process, spawner, supervisor
@@ -68,7 +68,7 @@ def events_of(child: Child) -> list[dict[str, Any]]:
         waiting = select.poll()
         waiting.register(child.events_fd, select.POLLIN)
         waiting.poll(10)
-        heard += child.hear()
+        heard += child.read_events()
     return heard
 
 
@@ -89,8 +89,8 @@ def running_server() -> int:
 def frozen_server() -> int:
     """Return the process id of this process's fork server, which is stopped and has room for few requests."""
     server = running_server()
-    assert spawner._present.spawner
-    spawner._present.spawner.control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    assert spawner._registry.spawner
+    spawner._registry.spawner.control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     os.kill(server, signal.SIGSTOP)
     return server
 
@@ -142,7 +142,7 @@ def test_more_requests_than_the_socket_has_room_for() -> None:
     server = frozen_server()
     with ExitStack() as running:
         children = [running.enter_context(playing(["say", {"number": number}])) for number in range(MORE)]
-        assert any(child.is_waiting for child in children)
+        assert any(child.is_pending for child in children)
         os.kill(server, signal.SIGCONT)
         assert [events_of(child) for child in children] == [[{"number": number}] for number in range(MORE)]
     assert fork_server_pid() == server
@@ -155,7 +155,7 @@ def test_a_child_that_was_never_asked_for_ends_at_once() -> None:
     with ExitStack() as running:
         children = [running.enter_context(playing(["sleep", 60])) for _ in range(MORE)]
         (*_, last) = children
-        assert last.is_waiting
+        assert last.is_pending
         began = time.monotonic()
         last.end()
         assert time.monotonic() - began < 0.5
@@ -189,7 +189,7 @@ def test_an_exception_of_the_program_is_a_failure() -> None:
 def test_a_fork_of_the_host_has_a_fork_server_of_its_own() -> None:
     """It inherits no way to its parent's, and neither disturbs the other."""
     server = running_server()
-    control_fd = spawner._present.spawner and spawner._present.spawner.control.fileno()
+    control_fd = spawner._registry.spawner and spawner._registry.spawner.control.fileno()
     assert control_fd
 
     def in_fork() -> tuple[bool, int]:
@@ -288,14 +288,14 @@ def test_a_fork_server_that_is_killed_takes_its_children_along() -> None:
     server = running_server()
     before = open_descriptors()
     with playing(["second_process"], ["say", {"event": "ready"}], ["sleep", 60]) as child:
-        while not child.hear():
+        while not child.read_events():
             time.sleep(0.005)
         below = descendants(server)
         assert len(below) == 2
         os.kill(server, signal.SIGKILL)
 
         assert child.exit_status(within_seconds=SOON_SECONDS) == -signal.SIGKILL
-        assert child.ending() == "killed with its fork server, whose exit status was -9"
+        assert child.describe_exit() == "killed with its fork server, whose exit status was -9"
     assert not child.is_gone, "nobody knows for certain"
     assert open_descriptors() == before
     assert all(map(is_gone, below))
@@ -319,7 +319,9 @@ def test_a_clone_whose_fork_server_is_killed_is_an_error_of_ours(tmp_path: Path,
     timer = threading.Timer(0.3, os.kill, (server, signal.SIGKILL))
     timer.start()
     with pytest.raises(InternalError):
-        clone(request, incoming=tmp_path, on_progress=lambda _: None, programs=Programs(fetch=SCRIPTED, build=SCRIPTED))
+        clone(
+            request, incoming=tmp_path, on_progress=lambda _: None, modules=ChildModules(fetch=SCRIPTED, build=SCRIPTED)
+        )
 
     assert "killed with its fork server, whose exit status was -9" in caplog.text
     assert running_server() != server
@@ -361,7 +363,7 @@ def test_requests_that_wait_go_to_the_next_fork_server(monkeypatch: pytest.Monke
 
     with ExitStack() as running:
         children = [running.enter_context(playing(["say", {"number": number}])) for number in range(MORE)]
-        waiting = [child.is_waiting for child in children]
+        waiting = [child.is_pending for child in children]
         heard = [events_of(child) for child in children]
 
     assert is_gone(server)
@@ -409,7 +411,7 @@ def test_a_fork_server_without_descriptors_says_so() -> None:
         server = running_server()
         resource.prlimit(server, resource.RLIMIT_NOFILE, (9, 9))
         with playing(["exit", 0]) as child:
-            return child.exit_status(within_seconds=SOON_SECONDS), child.ending()
+            return child.exit_status(within_seconds=SOON_SECONDS), child.describe_exit()
 
     assert forked(crowded) == (71, "not forked: Too many open files")
 
@@ -421,7 +423,7 @@ def test_a_fork_server_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch
 
     with playing(["exit", 0]) as child:
         assert child.exit_status(within_seconds=SOON_SECONDS) == -signal.SIGKILL
-        assert child.ending() == "killed with its fork server, whose exit status was 1"
+        assert child.describe_exit() == "killed with its fork server, whose exit status was 1"
 
     monkeypatch.undo()
     assert running_server()
@@ -469,7 +471,7 @@ def test_nothing_of_a_request_or_of_the_host_is_in_the_fork_server(monkeypatch: 
     with playing(["say", {"word": word}], ["say", {"token": token}], ["sleep", 60]) as child:
         heard: list[dict[str, Any]] = []
         while len(heard) < 2:
-            heard += child.hear()
+            heard += child.read_events()
             time.sleep(0.005)
         if os.geteuid() != 0 and not os.access(f"/proc/{server}/mem", os.R_OK):
             pytest.skip("this user may not read the memory of other processes")

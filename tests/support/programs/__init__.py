@@ -1,1 +1,1 @@
-"""Programs and settings of processes that tests start."""
+"""ChildModules and settings of processes that tests start."""
