@@ -24,7 +24,7 @@ PUBLIC = "https://git.example.org/r.git"
 
 @pytest.fixture(autouse=True)
 def nothing_left(project: Project, tmp_path: Path) -> Iterator[None]:
-    """Whatever was refused: no row, no job, no bell, no folder."""
+    """Whatever was refused: neither row nor job, notification or directory."""
     yield
     assert not CodeRepository.objects.exists()
     assert not Job.objects.exists()

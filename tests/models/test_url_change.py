@@ -277,7 +277,7 @@ def test_url_that_changes_before_the_lock_is_judged_again(row: CodeRepository, m
 
 @pytest.mark.django_db(transaction=True)
 def test_admin_shell(row: CodeRepository, child_environment: dict[str, str]) -> None:
-    """``manage.py shell`` is no way around either."""
+    """``manage.py shell`` does not get around it either."""
     code = (
         "from coderepos.models import CodeRepository as R\n"
         f"r = R.objects.get()\nr.git_url = {ELSEWHERE!r}\nr.save()\nprint('token', repr(r.token_ciphertext.reveal()))"

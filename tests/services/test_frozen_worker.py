@@ -54,7 +54,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "before it looks": (Sandbox, "tokens"),
     "before it makes sure of its lease": (Job, "renew"),
     "before it removes what was left behind": (Sandbox, "discard_incoming"),
-    "before it makes its folder": (Sandbox, "create_incoming"),
+    "before it makes its directory": (Sandbox, "create_incoming"),
     "before it clones": (cloning, "clone"),
     "before it publishes": (Sandbox, "publish"),
     "before it commits": (cloning, "_commit"),

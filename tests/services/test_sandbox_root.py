@@ -57,12 +57,12 @@ def away(disk: Path) -> None:
 
 
 @pytest.mark.usefixtures("away")
-@pytest.mark.parametrize("left", ["nothing", "folder"])
+@pytest.mark.parametrize("left", ["nothing", "directory"])
 def test_root_whose_disk_is_away_is_not_made_anew(
     job: Job, disk: Path, left: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A job waits for the disk, the log says what to do, and nothing is written below the mount point."""
-    if left == "folder":
+    if left == "directory":
         (disk / "repos").mkdir(mode=0o700)
     before = list(disk.rglob("*"))
 
@@ -122,7 +122,7 @@ def test_every_root_of_a_machine_is_remembered(disk: Path, settings: Settings) -
 
 
 def test_mount_that_goes_after_the_check_is_noticed(job: Job, disk: Path) -> None:
-    """No folder of a sandbox is made in a root that has lost its marker."""
+    """No directory of a sandbox is made in a root that has lost its marker."""
     sandbox = engine.sandbox_of(job.repository)
     prepare()
     (disk / "repos/.coderepos-root").unlink()

@@ -272,8 +272,8 @@ def test_queries_do_not_grow_with_sandboxes(
 
 def removed(path: Path) -> None:
     """Remove what is read-only, as an operator would."""
-    for folder, names, _ in os.walk(path):
+    for directory, names, _ in os.walk(path):
         for name in (".", *names):
-            os.chmod(os.path.join(folder, name), 0o700)
+            os.chmod(os.path.join(directory, name), 0o700)
     path.parent.chmod(stat.S_IMODE(path.parent.stat().st_mode) | 0o700)
     shutil.rmtree(path.parent / path.name if path.name else path)
