@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 
 from coderepos.conf import AppSettings
-from coderepos.queue_times import least_retry_seconds, least_timeout_seconds
+from coderepos.queue_timeouts import least_retry_seconds, least_timeout_seconds
 from config import environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent

@@ -16,7 +16,7 @@ from coderepos.conf import SETTINGS, AppSettings
 from coderepos.exceptions import error_classes
 from coderepos.git.substitutions import MEANINGS
 from coderepos.management.commands.coderepos_rekey import EXIT_KEY_UNAVAILABLE, EXIT_ROWS_LEFT
-from coderepos.queue_times import least_retry_seconds, least_timeout_seconds
+from coderepos.queue_timeouts import least_retry_seconds, least_timeout_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

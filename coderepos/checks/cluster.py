@@ -12,7 +12,7 @@ from coderepos.checks.messages import error, warning
 from coderepos.checks.types import are_usable
 from coderepos.conf import conf
 from coderepos.models import alias
-from coderepos.queue_times import least_timeout_seconds, longest_hold_seconds
+from coderepos.queue_timeouts import least_timeout_seconds, longest_hold_seconds
 
 
 def check_queue(**_: Any) -> list[checks.CheckMessage]:

@@ -20,7 +20,7 @@ from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import SandboxRefused
 from coderepos.models import CodeRepository, Job, JobState, Node, get_project_model
-from coderepos.services import maintenance, upkeep
+from coderepos.services import upkeep, upkeep_thread
 from tests.support.database import ALIAS, connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -43,7 +43,7 @@ def test_one_process_does_a_round() -> None:
     def wake() -> None:
         try:
             start.wait()
-            done.append(maintenance.run_round())
+            done.append(upkeep_thread.run_round())
         finally:
             connection.close()
 
@@ -51,9 +51,9 @@ def test_one_process_does_a_round() -> None:
 
     assert len([node for node in done if node]) == 1
     node = services.worker.register_node()
-    assert 0 <= node.upkeep_age_seconds() < maintenance.ROUND_SECONDS
-    Node.objects.update(upkeep_at=Now() - timedelta(seconds=maintenance.ROUND_SECONDS))
-    assert maintenance.run_round() == node
+    assert 0 <= node.upkeep_age_seconds() < upkeep_thread.ROUND_SECONDS
+    Node.objects.update(upkeep_at=Now() - timedelta(seconds=upkeep_thread.ROUND_SECONDS))
+    assert upkeep_thread.run_round() == node
 
 
 def test_one_process_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,16 +97,16 @@ def test_failing_round_and_failing_sweep_end_nothing(
         rounds.append(None)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(maintenance, "run_round", fail)
-    monkeypatch.setattr(maintenance, "_sleep", stop_after(3))
+    monkeypatch.setattr(upkeep_thread, "run_round", fail)
+    monkeypatch.setattr(upkeep_thread, "_sleep", stop_after(3))
 
     with pytest.raises(Stop):
-        maintenance._run_upkeep()
+        upkeep_thread._run_upkeep()
 
     assert len(rounds) == 3
     assert "No space left" in caplog.text
     monkeypatch.setattr(upkeep, "sweep", fail)
-    maintenance._run_sweep()
+    upkeep_thread._run_sweep()
 
 
 def test_threads_of_upkeep_take_no_signals() -> None:
@@ -119,7 +119,7 @@ def test_threads_of_upkeep_take_no_signals() -> None:
         done.set()
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    maintenance._start_thread(look, "look")
+    upkeep_thread._start_thread(look, "look")
 
     assert done.wait(10)
     assert {signal.SIGALRM, signal.SIGTERM, signal.SIGINT} <= masks[0]
@@ -141,7 +141,7 @@ def test_signal_that_arrives_at_the_start_of_a_thread_leaves_none_blocked(
     monkeypatch.setattr(signal, "pthread_sigmask", interrupted)
     try:
         with suppress(TimeoutError):
-            maintenance._start_thread(lambda: None, "look")
+            upkeep_thread._start_thread(lambda: None, "look")
         left = real(signal.SIG_BLOCK, ())
     finally:
         real(signal.SIG_SETMASK, before)
