@@ -101,6 +101,14 @@ def test_links_between_pages_lead_somewhere() -> None:
                 assert anchor in {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}
 
 
+@pytest.mark.parametrize("index", [ROOT / "README.md", DOCS / "README.md"], ids=["README", "docs/README"])
+def test_every_page_is_in_the_index(index: Path) -> None:
+    """Both lists of the documentation lead to each page."""
+    linked = {(index.parent / path).resolve() for path in re.findall(r"\]\(([\w./-]+\.md)\)", index.read_text())}
+
+    assert {*PAGES} - {ROOT / "README.md", DOCS / "README.md"} <= linked
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_name_what_is_there(page: Path) -> None:
     """Every file, directory and dotted name of the code that a page names exists."""
