@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ from tests.support.database import connection
 Host = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=["", "--without-spectacular"])
+@pytest.fixture(params=["", "--without-spectacular"])
 def host(request: pytest.FixtureRequest) -> Host:
     """What callers get in that host, with drf-spectacular installed but unused, and without it."""
+    return _played(request.param)
+
+
+@cache  # not a fixture of the module: in random order it would be made anew all the time
+def _played(option: str) -> Host:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.programs.other_host", *filter(None, [request.param])],
+        [sys.executable, "-m", "tests.support.programs.other_host", *filter(None, [option])],
         capture_output=True,
         text=True,
         timeout=120,

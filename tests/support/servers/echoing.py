@@ -35,36 +35,41 @@ class EchoingServer(HostileServer):
             v2_server(pack=lambda _: sideband(pack_of()))(exchange)
 
     def _echo(self, mode: str, exchange: Exchange) -> bool:
+        plain = not (exchange.is_advertisement or exchange.is_ls_refs)
+        moments = {"error": exchange.is_ls_refs, "progress": plain, "fatal": plain}
+        if not moments.get(mode, exchange.is_advertisement):
+            return False
+        self.echoed.add(mode)  # first: the client may hang up in the middle
         header = exchange.headers.get("authorization", "")
         decoded = base64.b64decode(header.partition(" ")[2]).decode().partition(":")[2]
-        text = f"{decoded} {header} {quote(decoded)} {decoded.encode().hex()}"
-        data = text.encode()
-        plain = not (exchange.is_advertisement or exchange.is_ls_refs)
-        match mode:
-            case "realm" if exchange.is_advertisement:
-                exchange.answer(b"", "text/plain", 401, WWW_Authenticate=f'Basic realm="{decoded}\x1b[31m{header}"')
-            case "status" if exchange.is_advertisement:
-                exchange.send(f"HTTP/1.1 500 {text}\r\nContent-Length: 0\r\n\r\n".encode())
-            case "body" if exchange.is_advertisement:
-                exchange.answer(data, ADVERTISEMENT, 403)
-            case "redirect" if exchange.is_advertisement:
-                exchange.answer(b"", "text/plain", 302, Location=f"https://git.example/{quote(decoded)}/{decoded}")
-            case "type" if exchange.is_advertisement:
-                exchange.answer(data, f"text/{decoded}")
-            case "capability" if exchange.is_advertisement:
-                exchange.answer(capabilities([b"version 2\n", b"agent=" + data + b"\n", data + b"\n"]), ADVERTISEMENT)
-            case "error" if exchange.is_ls_refs:
-                exchange.answer(pkt(b"ERR " + data), RESULT)
-            case "progress" if plain:
-                pieces = [pkt(b"packfile\n"), *sideband(data, 2), *sideband(b"PACK" + data), b"0000"]
-                exchange.stream(pieces, RESULT)
-            case "fatal" if plain:
-                exchange.stream([pkt(b"packfile\n"), *sideband(data, 3), b"0000"], RESULT)
-            case _:
-                return False
-        self.echoed.add(mode)
+        repeat(mode, exchange, header, decoded)
         return True
 
     def repository(self, mode: str) -> str:
         """Return the URL of the repository that answers in ``mode``."""
         return f"http://{self.host}/owner/{mode}/repository.git"
+
+
+def repeat(mode: str, exchange: Exchange, header: str, token: str) -> None:
+    """Answer with the credentials in many forms."""
+    text = f"{token} {header} {quote(token)} {token.encode().hex()}"
+    data = text.encode()
+    match mode:
+        case "realm":
+            exchange.answer(b"", "text/plain", 401, WWW_Authenticate=f'Basic realm="{token}\x1b[31m{header}"')
+        case "status":
+            exchange.send(f"HTTP/1.1 500 {text}\r\nContent-Length: 0\r\n\r\n".encode())
+        case "body":
+            exchange.answer(data, ADVERTISEMENT, 403)
+        case "redirect":
+            exchange.answer(b"", "text/plain", 302, Location=f"https://git.example/{quote(token)}/{token}")
+        case "type":
+            exchange.answer(data, f"text/{token}")
+        case "capability":
+            exchange.answer(capabilities([b"version 2\n", b"agent=" + data + b"\n", data + b"\n"]), ADVERTISEMENT)
+        case "error":
+            exchange.answer(pkt(b"ERR " + data), RESULT)
+        case "progress":
+            exchange.stream([pkt(b"packfile\n"), *sideband(data, 2), *sideband(b"PACK" + data), b"0000"], RESULT)
+        case "fatal":
+            exchange.stream([pkt(b"packfile\n"), *sideband(data, 3), b"0000"], RESULT)
