@@ -13,7 +13,7 @@ from coderepos.git.pack.object_links import Links
 from coderepos.git.pack.pack_file import Pack
 from coderepos.git.process.fork import Forked, cores
 
-_MIN_SHARED_OBJECTS: Final = 5_000  # for fewer a second process costs more than it saves
+_MIN_SHARED_OBJECTS: Final = 20_000  # for fewer a second process costs more than it saves
 
 
 class Indexer:

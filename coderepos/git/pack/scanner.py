@@ -114,7 +114,7 @@ class PackScanner:
 
     def _entries(self, total: int) -> None:  # noqa: C901, PLR0912, PLR0915  a call per entry costs too much
         """Read all entries; a common one takes one call of zlib and few of Python, since a pack may have 100,000."""
-        pack, limits = self._pack, self._limits
+        pack, limits, new_digest = self._pack, self._limits, sha1(usedforsecurity=False).copy
         ids, kinds, offsets = pack.ids, pack.kinds, pack.offsets
         add_header_length, add_kind, add_base = pack.header_lengths.append, kinds.append, pack.bases.append
         add_size, add_crc, add_offset = pack.sizes.append, pack.crcs.append, offsets.append
@@ -169,7 +169,9 @@ class PackScanner:
             crc = crc32(view[start:at])
             is_whole = len(data) == size and stream.eof
             if kind < OFS_DELTA:
-                digest = sha1(b"%s %d\0%b" % (TYPE_NAMES[kind], size, data), usedforsecurity=False)
+                digest = new_digest()
+                digest.update(b"%s %d\0" % (TYPE_NAMES[kind], size))
+                digest.update(data)
                 if not is_whole:
                     self._at = at
                     crc = self._inflate_rest(stream, size - len(data), crc, digest.update)

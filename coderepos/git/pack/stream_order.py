@@ -53,6 +53,7 @@ class StreamOrder:
         :raises RemoteProtocolError: a delta does not fit its base.
         """
         pack, cached, cache, add_links = self._pack, self._cached, self._cache, self._links.add
+        new_digest = sha1(usedforsecurity=False).copy
         bases, kinds, sizes, ids, deltas = pack.bases, pack.kinds, pack.sizes, pack.ids, pack.deltas
         for position in positions:
             base_position = bases[position]
@@ -66,7 +67,8 @@ class StreamOrder:
                 delta = decompress(pack.compressed(position))
             data = apply_delta(base, delta, result_bytes=sizes[position])
             kind = kinds[position]
-            digest = sha1(_TYPE_HEADS[kind] % len(data), usedforsecurity=False)
+            digest = new_digest()
+            digest.update(_TYPE_HEADS[kind] % len(data))
             digest.update(data)
             ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
             if kind <= TREE:

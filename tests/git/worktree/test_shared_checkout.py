@@ -26,6 +26,12 @@ from tests.support.users import NOBODY, forked
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
 
+@pytest.fixture(autouse=True)
+def little_work_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process is started for a few hundred files."""
+    monkeypatch.setattr(checkout_module, "_MIN_SHARED_WORK", 1_000_000)
+
+
 def many_files() -> tuple[list[Line], list[Object], dict[str, bytes]]:
     """Return the lines, objects and contents of a tree worth two processes: large and small files in two folders."""
     contents = {f"{number:03}": b"%03d " % number * (500 if number % 3 else 5) for number in range(300)}
