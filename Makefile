@@ -13,8 +13,8 @@ PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 ARGS ?=
 SECONDS ?= 300
 WORKERS ?= 2
-# How pytest is started, for a run under coverage.
-RUN ?= -m pytest
+# "-m coverage run", for a run that measures coverage.
+MEASURED ?=
 QUIETLY := -q --no-header -n $(WORKERS)
 
 BIN := $(abspath $(VENV))/bin
@@ -40,7 +40,7 @@ $(INSTALLED): $(shell test -x "$(BIN)/python" || echo FORCE)
 	exit 1
 
 demo: setup
-	@"$(BIN)/python" manage.py demo $(ARGS)
+	@"$(BIN)/python" $(MEASURED) manage.py demo $(ARGS)
 
 # A second database shows nothing new of what touches none.
 test: setup
@@ -51,10 +51,10 @@ test-all: test-sqlite test-postgresql test-unprivileged
 	@$(MAKE) --no-print-directory chaos ARGS=
 
 test-sqlite: setup
-	@env -u DATABASE_URL "$(BIN)/python" $(RUN) $(QUIETLY) $(ARGS)
+	@env -u DATABASE_URL "$(BIN)/python" $(MEASURED) -m pytest $(QUIETLY) $(ARGS)
 
 test-postgresql: setup
-	@"$(BIN)/python" -m tests.postgres "$(BIN)/python" $(RUN) $(QUIETLY) --database-tests $(ARGS)
+	@"$(BIN)/python" -m tests.postgres "$(BIN)/python" $(MEASURED) -m pytest $(QUIETLY) --database-tests $(ARGS)
 
 test-unprivileged: setup
 	@[ "$$(id -u)" != 0 ] || "$(BIN)/python" -m tests.unprivileged $(QUIETLY) $(ARGS) \
