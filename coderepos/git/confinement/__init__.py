@@ -1,1 +1,1 @@
-"""What the child processes give up before they touch hostile bytes."""
+"""What the child processes drop before they touch hostile bytes."""
