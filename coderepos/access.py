@@ -97,18 +97,30 @@ def visible_projects(user: Any) -> models.QuerySet[Any]:
         raise ConfigurationError(f"{conf.ACCESS_POLICY}.visible_projects() must return a queryset of projects.")
     # Projects are in the database of our tables: a project that was just made is there, and joins stay inside it.
     found = found.using(alias())
-    if found.query.is_sliced or found.query.combinator:
-        # Neither can be filtered any further.
-        _clear_ordering_of_parts(found.query)
-        return get_project_model()._base_manager.using(alias()).filter(pk__in=found.values("pk"))
-    return found
+    if _is_plain(found.query):
+        return found
+    # A condition added to any other query may be refused, or be applied first, and let more projects through.
+    _prepare_parts(found.query)
+    return get_project_model()._base_manager.using(alias()).filter(pk__in=found.values("pk"))
 
 
-def _clear_ordering_of_parts(query: Query) -> None:
-    """Clear the orderings inside of a union, such as a model's own, which SQLite refuses there."""
+def _is_plain(query: Query) -> bool:
+    """Return whether a further condition leaves some of the rows of ``query``, and never finds others."""
+    return not (query.is_sliced or query.combinator or query.distinct_fields or query.annotations)
+
+
+def _prepare_parts(query: Query) -> None:
+    """Prepare the parts of a union and its like for being reduced to their primary keys.
+
+    The orderings inside, such as a model's own, are cleared, since SQLite refuses them there.
+
+    :raises ConfigurationError: an intersection compares more than projects, and has more of them by their keys.
+    """
     for part in query.combined_queries:
+        if query.combinator == "intersection" and part.annotations:
+            raise ConfigurationError(f"{conf.ACCESS_POLICY}.visible_projects() intersects annotated querysets.")
         part.clear_ordering()
-        _clear_ordering_of_parts(part)
+        _prepare_parts(part)
 
 
 def visible_repositories(user: Any) -> CodeRepositoryQuerySet:

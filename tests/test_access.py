@@ -9,6 +9,9 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
+from django.db import connection
+from django.db.models import Count, Value, Window
+from django.db.models.functions import RowNumber
 from model_bakery import baker
 from pytest_django import Settings
 from rest_framework.test import APIClient
@@ -90,11 +93,15 @@ def test_nobody_without_an_account(project: Project, settings: Settings) -> None
     assert not access.visible_projects(AnonymousUser()).exists()
 
 
-@pytest.mark.parametrize("kind", ["slice", "union", "difference", "ordered", "distinct"])
+@pytest.mark.parametrize(
+    "kind", ["slice", "union", "difference", "ordered", "distinct", "distinct on", "window", "aggregate"]
+)
 def test_policy_may_return_any_queryset(
     project: Project, settings: Settings, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Lists, pages, projects by their key and the search work on those that can't be filtered themselves."""
+    """Lists, pages, projects by their key and the search work on those that filters do not narrow, or make wider."""
+    if kind == "distinct on" and connection.vendor != "postgresql":
+        pytest.skip("DISTINCT ON is PostgreSQL's")
     other = baker.make(Project, name="zzz")
     rows = [
         baker.make(CodeRepository, project=one, git_url="https://h/r", token_ciphertext=Secret(""))
@@ -107,6 +114,11 @@ def test_policy_may_return_any_queryset(
         "difference": Project.objects.difference(theirs),
         "ordered": mine.order_by("-name"),
         "distinct": mine.distinct(),
+        "window": Project.objects.annotate(place=Window(RowNumber(), order_by="name")).filter(place=1),
+        "distinct on": Project.objects.order_by("code_repositories__git_url", "name").distinct(
+            "code_repositories__git_url"
+        ),
+        "aggregate": mine.annotate(members=Count("code_repo_members")).filter(members=0),
     }
     settings.CODEREPOS = {**settings.CODEREPOS, "ACCESS_POLICY": "tests.test_access.OpenPolicy"}
     Project.objects.filter(pk=project.pk).update(name="aaa")
@@ -123,6 +135,20 @@ def test_policy_may_return_any_queryset(
         answer = client.get(address)
         assert (answer.status_code, answer.json()["count"]) == (200, 1)
     assert client.get(f"/api/v1/code/repos/{rows[1].pk}").status_code == 404
+
+
+def test_policy_that_intersects_annotations_is_refused(
+    project: Project, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Projects that differ in an annotation are not in both halves; by their keys alone they would be."""
+    settings.CODEREPOS = {**settings.CODEREPOS, "ACCESS_POLICY": "tests.test_access.OpenPolicy"}
+    halves = [Project.objects.order_by().annotate(role=Value(role)) for role in ("viewer", "developer")]
+    met = halves[0].intersection(halves[1])
+    monkeypatch.setattr(OpenPolicy, "visible_projects", lambda policy, user: met, raising=False)
+
+    assert not met.exists()
+    with pytest.raises(ConfigurationError, match="annotated"):
+        access.find_project(member(project, Role.VIEWER), project.pk)
 
 
 def test_policy_that_returns_no_queryset_is_named(project: Project, settings: Settings, monkeypatch: Any) -> None:
