@@ -15,6 +15,7 @@ from django_q.models import Task
 from django_q.tasks import async_task
 
 from coderepos.crypto.secret import Secret
+from coderepos.hidden import HiddenBytes
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job
 from coderepos.projects.models import Project
 from tests.support.cluster import wait_until
@@ -102,3 +103,8 @@ def test_forms_are_those_that_encoders_write(length: int) -> None:
                 "percent": quote(whole, safe="").encode(),
             }.items():
                 assert any(form.startswith(name) for _, _, form in hunt({"x": text}, {"s": secret})), name
+
+
+def test_hidden_bytes_are_looked_for_as_they_are() -> None:
+    """Their own forms, not the placeholder that they show."""
+    assert forms_of(HiddenBytes(b"\0secret")) == forms_of(b"\0secret")

@@ -36,6 +36,7 @@ def new_token() -> str:
 
 def forms_of(secret: bytes) -> dict[str, bytes]:
     """Return every form of a secret by its name; of base64 the characters that the secret alone decides."""
+    secret = bytes(secret)  # of a type that hides them, forms would be those of a placeholder
     percent = quote(secret, safe="")
     forms = {
         "raw": secret,
