@@ -1,1 +1,1 @@
-"""ChildModules and settings of processes that tests start."""
+"""Programs and settings of processes that tests start."""
