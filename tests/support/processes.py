@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from coderepos.git.process import spawner
+from coderepos.git.process.signals import signals_blocked
 from coderepos.git.process.supervisor import Child
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -79,7 +80,7 @@ def fork_server_pid() -> int | None:
 
 def stop_fork_server() -> None:
     """End this process's fork server, with all its children, and wait for that."""
-    with spawner.signals_blocked():
+    with signals_blocked():
         spawner._registry.dismiss()
     deadline = time.monotonic() + 10
     while not spawner.reap():

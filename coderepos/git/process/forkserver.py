@@ -8,8 +8,8 @@ standard input, its standard output, and its pack pipe. On the reply socket the 
 - ``is_killed``: its process group was killed, because the host shut the reply socket down,
 - ``exit_status`` and what it used: it ended, and what was left of its process group was killed.
 
-The server closes the reply socket once no process of the group is left. Requests of the host go to the child by its
-standard input; nothing of them comes through here.
+The server closes the reply socket once nothing is left that the child started, in its group or out of it. Requests of
+the host go to the child by its standard input; nothing of them comes through here.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ _NUMBERS: Final = (0, 1, PACK_FD)
 
 _DESCRIPTORS: Final = 1 + len(_NUMBERS)
 _OPEN_FILES: Final = 4_096
+_LAST_SECONDS: Final = 2.0
+_PAUSE_SECONDS: Final = 0.002
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -188,12 +190,29 @@ class _ForkServer:
                 if child:
                     child.has_ended = True
                     self._report_exit(child, os.waitstatus_to_exitcode(status), used)
-        for child in [one for one in self._children.values() if one.has_ended and one.is_gone()]:
-            del self._children[child.pid], self._by_reply_fd[child.reply.fileno()]
+        exited = [one for one in self._children.values() if one.has_ended]
+        is_clean = not exited or not self._kill_strays()
+        for gone in [one for one in exited if is_clean and one.is_gone()]:
+            del self._children[gone.pid], self._by_reply_fd[gone.reply.fileno()]
             with suppress(KeyError):
-                self._poll.unregister(child.reply)
-            child.reply.close()
+                self._poll.unregister(gone.reply)
+            gone.reply.close()
         return bool(self._children)
+
+    def _kill_strays(self) -> bool:
+        """Kill what children started and put out of their groups; return whether there was any.
+
+        Its parent is this process once the child has ended, so it is found as long as there is ``/proc``.
+        """
+        try:
+            with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as below:
+                strays = {int(pid) for pid in below.read().split()} - self._children.keys()
+        except OSError:
+            return False
+        for pid in strays:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        return bool(strays)
 
     def _report_exit(self, child: _Child, status: int, used: resource.struct_rusage) -> None:
         _send(
@@ -224,6 +243,9 @@ class _ForkServer:
         for child in self._children.values():
             if not child.has_ended:
                 child.kill()
+        deadline = time.monotonic() + _LAST_SECONDS
+        while self._reap() and time.monotonic() < deadline:
+            time.sleep(_PAUSE_SECONDS)
 
 
 def _run(module: str, descriptors: list[int], parent: int) -> NoReturn:

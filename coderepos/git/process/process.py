@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from coderepos.git.process import spawner
 from coderepos.git.process.forkserver import FORK_FAILED
-from coderepos.git.process.spawner import Spawner, signals_blocked
+from coderepos.git.process.signals import signals_blocked
+from coderepos.git.process.spawner import Spawner
 
 START_SECONDS: Final = 20.0
 """How long a fork server may take to fork a child before it is taken for frozen and killed."""

@@ -3,16 +3,10 @@
 Each process that clones or probes has one fork server. It is started with the first request, by ``python -I -S`` with
 an empty environment and ``/`` as working directory, ends after some idle minutes or with its host, and is started again
 where it has ended. Without ``site`` no ``.pth`` file is run: the code in one would come before a child is confined.
-
-:mod:`subprocess`, :mod:`socket` and :mod:`threading` are not used. Servers with green threads (gevent) replace what is
-in them, and ``os.posix_spawn`` and ``time.sleep``, by functions that let another green thread run before they return.
-That must not happen while signals are blocked: the other one would run with this one's mask, and put its own back too
-late. So nothing that is called in :func:`signals_blocked` waits, logs, or is replaced by anybody.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import _socket
 import atexit
 import errno
@@ -23,8 +17,8 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -41,9 +35,6 @@ IDLE_SECONDS: Final = 300.0
 LOWEST_FD: Final = 10
 """Descriptors below are those of the new process, which must not be overwritten before they are copied."""
 
-# Plain numbers, as _signal has them: signal makes 64 members of an enumeration at each call, dozens of times a clone.
-_SIGNALS: Final = frozenset(map(int, signal.valid_signals()))
-
 _PRELOADED: Final = "coderepos.git.preload"
 
 _CODE: Final = """\
@@ -54,19 +45,6 @@ sys.path.extend(folder for folder in libraries if folder not in sys.path)
 from coderepos.git.process.forkserver import serve
 serve(int(host_pid), preloaded, idle_seconds=float(idle_seconds))
 """
-
-
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Let signals for this thread wait to the end of a ``with`` block, in which nothing may wait.
-
-    A handler that raises, such as a queue's time-out, would otherwise separate a process from who has to end it.
-    """
-    before = _signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        _signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Spawner:
@@ -175,7 +153,7 @@ _registry = _Registry()
 def submit(module: str, descriptors: Sequence[int]) -> Spawner | None:
     """Ask the fork server for a child, and return the server; start one where none is.
 
-    Call it in :func:`signals_blocked`.
+    Call it in :func:`~coderepos.git.process.signals.signals_blocked`.
 
     :param module: dotted name of the module whose ``main(pack_fd)`` the child runs.
     :param descriptors: standard input, standard output, pack pipe and reply socket; the caller's copies stay open.
@@ -208,7 +186,7 @@ def submit(module: str, descriptors: Sequence[int]) -> Spawner | None:
 def replace(spawner: Spawner | None, *, older_than: float) -> None:
     """Kill a fork server that does not answer; the next request starts another one.
 
-    Call it in :func:`signals_blocked`.
+    Call it in :func:`~coderepos.git.process.signals.signals_blocked`.
 
     :param spawner: ``None`` for the present one.
     :param older_than: by :func:`time.monotonic`; one that was started later stays.
@@ -229,7 +207,7 @@ def replace(spawner: Spawner | None, *, older_than: float) -> None:
 def reap() -> bool:
     """Reap the fork servers that have ended, and return whether none is left but one that serves.
 
-    Call it in :func:`signals_blocked`.
+    Call it in :func:`~coderepos.git.process.signals.signals_blocked`.
     """
     registry = _registry
     if not registry.try_lock():

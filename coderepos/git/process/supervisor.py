@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 from coderepos.exceptions import InternalError
 from coderepos.git.process.process import Process
-from coderepos.git.process.spawner import signals_blocked
+from coderepos.git.process.signals import signals_blocked
 from coderepos.git.wire import MESSAGE_BYTES, load_line
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.probe import probe
-from coderepos.git.process import process, spawner, supervisor
+from coderepos.git.process import process, signals, spawner, supervisor
 from coderepos.git.process.supervisor import Child, starting
 from coderepos.git.wire import dump_line
 from tests.support.processes import fork_server_pid, forked_pid, left_over, open_descriptors, stop_fork_server
@@ -127,7 +127,7 @@ def test_what_a_handler_raises_while_a_child_ends() -> None:
 
 def interrupted_at(stop: int, call: Callable[[], object]) -> bool:
     """Call while a signal arrives at a line of ours, whose handler raises; return whether there are so many lines."""
-    files = {supervisor.__file__, process.__file__, spawner.__file__, contextlib.__file__}
+    files = {module.__file__ for module in (supervisor, process, signals, spawner, contextlib)}
     lines = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Any:

@@ -186,6 +186,17 @@ def test_an_exception_of_the_program_is_a_failure() -> None:
     assert not descendants(server)
 
 
+@pytest.mark.parametrize("ends_itself", [False, True])
+def test_what_left_the_group_of_a_child_is_killed_too(*, ends_itself: bool) -> None:
+    """A process that put itself out of reach of a kill of the group is gone before the child counts as gone."""
+    with playing(["escaping_process"], ["exit", 0] if ends_itself else ["sleep", 60]) as child:
+        wait_for(lambda: bool(child.exit_status() is not None or select.select([child.events_fd], [], [], 0)[0]))
+        (event,) = child.read_events()
+    assert child.is_gone
+    assert all(map(is_gone, event["escaped"]))
+    assert not left_over(set())
+
+
 def test_a_fork_of_the_host_has_a_fork_server_of_its_own() -> None:
     """It inherits no way to its parent's, and neither disturbs the other."""
     server = running_server()

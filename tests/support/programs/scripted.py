@@ -153,6 +153,22 @@ def stubborn_process(pack_fd: int) -> None:
         time.sleep(60)
 
 
+def escaping_process(pack_fd: int) -> None:
+    """Start a process in a session of its own that has lost its parent, and so has what it starts; tell both ids."""
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.setsid()
+        if not os.fork():
+            os.setsid()
+            other = os.fork()
+            if other:
+                os.write(writing, json.dumps([os.getpid(), other]).encode())
+            time.sleep(60)
+        os._exit(0)
+    os.wait()
+    say(pack_fd, {"escaped": json.loads(os.read(reading, 100))})
+
+
 def descriptors(pack_fd: int) -> None:
     """Tell which descriptors are open and where they lead, and the working directory."""
     found = {}
@@ -182,6 +198,7 @@ STEPS: dict[str, Callable[..., None]] = {
     "await_outcome": await_outcome,
     "second_process": second_process,
     "stubborn_process": stubborn_process,
+    "escaping_process": escaping_process,
     "descriptors": descriptors,
     "signals": signals,
     "inherited": inherited,
