@@ -152,7 +152,7 @@ def interrupted_at(stop: int, call: Callable[[], object]) -> bool:
     return lines >= stop
 
 
-def lines_that_leave_nothing(interrupted: Callable[[int], bool], *, step: int = 1) -> int:
+def lines_that_leave_nothing(interrupted: Callable[[int], bool], *, step: int = 1, most: int = 1_000) -> int:
     """Interrupt something at one line after the other, and return at how many nothing was left behind."""
 
     def ring(number: int, frame: object) -> None:
@@ -163,7 +163,7 @@ def lines_that_leave_nothing(interrupted: Callable[[int], bool], *, step: int = 
         gc.collect()
         before = open_descriptors()
         stop = 1
-        while interrupted(stop):
+        while stop < most and interrupted(stop):
             deadline = time.monotonic() + 5
             while left_over(set()) or open_descriptors() != before:
                 # Where the signal came when nobody could end the child, it ends with the object that stands for it.
@@ -207,7 +207,8 @@ def test_what_a_handler_raises_at_any_line_of_a_start(*, is_first: bool) -> None
         return interrupted_at(stop, start)
 
     with open(os.devnull, "wb") as nowhere:
-        assert lines_that_leave_nothing(started_at, step=17 if is_first else 1) > 100
+        # A first one waits for its fork server, and passes many lines meanwhile.
+        assert lines_that_leave_nothing(started_at, step=13 if is_first else 1, most=220) > 100
 
 
 @pytest.mark.parametrize("room", range(9))
