@@ -35,12 +35,14 @@ LIMITS = Limits(wire_bytes=10**9, disk_bytes=2 * 10**9, clone_seconds=600)
 
 def main(subject: str, url: str, folder: str) -> int:
     """Measure one run of a subject and print its figures."""
-    with _PeakMemory() as peak, _OurChildren() as ours:
+    with _OurChildren() as ours, _PeakMemory() as peak:
         run = SUBJECTS[subject]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         own_cpu, started = time.process_time(), time.monotonic()
         told = run(url, Path(folder)) or {}
-        wall_seconds, own_cpu = time.monotonic() - started, time.process_time() - own_cpu
+        wall_seconds = time.monotonic() - started
+        peak.stop()
+        own_cpu = time.process_time() - peak.cpu_seconds - own_cpu
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_seconds = own_cpu + after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime + ours.cpu_seconds()
     peak_mb = {**peak.by_child_mb(), **ours.peak_mb}
@@ -194,6 +196,8 @@ class _PeakMemory:
     """Samples the peak resident memory that the kernel counts for every process below this one, our own aside."""
 
     def __enter__(self) -> _PeakMemory:
+        self.cpu_seconds = 0.0
+        """What the sampling took itself; complete once it was stopped."""
         self._peaks_kb: dict[int, tuple[str, int]] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -201,6 +205,10 @@ class _PeakMemory:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take no more samples."""
         self._done.set()
         self._thread.join()
 
@@ -222,6 +230,7 @@ class _PeakMemory:
                 if "VmHWM:" in status and "coderepos.git.preload" not in command:
                     peak_kb = int(status.split("VmHWM:")[1].split()[0])
                     self._peaks_kb[pid] = (_name(command), peak_kb)
+            self.cpu_seconds = time.thread_time()
 
 
 def _below(pid: int) -> list[int]:
