@@ -124,16 +124,22 @@ class SealedTokenModel(models.Model):
 
     def _changed_fields(self) -> set[str] | None:
         """Return the names of what a save of this loaded row writes; ``None``, everything, under a new primary key."""
-        pk, stored = vars(self._state).get("stored_tokens", (None, {}))
+        pk, _ = vars(self._state).get("stored_tokens", (None, {}))
         if pk != self.pk:
             return None
         names = {field.name for field in self._meta.concrete_fields if field.attname in vars(self)}
         names -= {field.name for field in self._meta.concrete_fields if field.primary_key or field.generated}
         for field in token_fields(type(self)):
             names -= {field.name, field.kid_field}
-            if field.attname in vars(self) and vars(self)[field.attname] != stored.get(field.attname, field):
+            if self.has_unsaved_token(field):
                 names |= {field.name, field.kid_field}
         return self._with_moved_tokens(names)
+
+    def has_unsaved_token(self, field: EncryptedTokenField) -> bool:
+        """Return whether the token of this instance is known, and not to be the one in the database."""
+        pk, stored = vars(self._state).get("stored_tokens", (None, {}))
+        known = stored.get(field.attname, field) if pk == self.pk else field
+        return field.attname in vars(self) and vars(self)[field.attname] != known
 
     def _with_moved_tokens(self, names: set[str]) -> set[str]:
         """Return field names with those of the tokens that have to follow the row to another project."""

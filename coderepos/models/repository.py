@@ -175,7 +175,8 @@ class CodeRepository(WorkerFieldsModel):
         """
         using = using or router.db_for_write(type(self), instance=self)
         names = None if update_fields is None else set(update_fields)
-        if self.update_has_token() and names is not None and "token_ciphertext" in names:
+        self.update_has_token()
+        if names is not None and "token_ciphertext" in names:
             names.add("has_token")
         inserts = force_insert or (self._state.adding and not force_update and names is None)
         write = partial(super().save, force_insert=force_insert, force_update=force_update, using=using)
@@ -196,15 +197,14 @@ class CodeRepository(WorkerFieldsModel):
         self.update_has_token()
         token_field(self).seal_pending(self)
 
-    def update_has_token(self) -> bool:
-        """Set ``has_token`` by a token that was assigned and is not saved yet, and return whether there is one."""
+    def update_has_token(self) -> None:
+        """Set ``has_token`` by a token that was assigned and is not saved yet."""
         pending = vars(self).get("token_ciphertext")
         if isinstance(pending, SealedToken):
             with suppress(TokenUndecryptable):  # which the seal refuses, in words of its own
                 pending = pending.secret()
         if isinstance(pending, Secret):
             self.has_token = bool(pending)
-        return isinstance(pending, Secret)
 
     def record_token_result(self, *, accepted: bool, expires_at: datetime | None = None) -> None:
         """Record whether the Git host accepted the token of this instance, unless the row has another one by now.

@@ -63,9 +63,16 @@ def save_with_url(row: CodeRepository, names: set[str] | None, *, using: str, wr
 
 
 def _has_new_token(row: CodeRepository, names: set[str] | None) -> bool:
-    """Return whether the save writes a token that the caller assigned; sealed bytes may be for any host."""
-    is_new = isinstance(vars(row).get("token_ciphertext"), Secret)
-    return is_new and (names is None or "token_ciphertext" in names)
+    """Return whether the save writes a token that the caller assigned, now or before an earlier try that failed.
+
+    Sealed bytes of any other origin may be for any host.
+    """
+    if names is not None and "token_ciphertext" not in names:
+        return False
+    if isinstance(vars(row).get("token_ciphertext"), Secret):
+        return True
+    field = token_field(row)
+    return row.has_token and row.has_unsaved_token(field) and field.is_in_place(row)
 
 
 def _stored_url(row: CodeRepository, using: str, *, lock: bool = False) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import transaction
+from django.db import OperationalError, transaction
 from pytest_django import Settings
 
 from coderepos import engine
@@ -273,6 +273,33 @@ def test_url_that_changes_before_the_lock_is_judged_again(row: CodeRepository, m
 
     assert stored(row)[0] == "https://github.com/owner/other.git"
     assert stored(row)[3] == ""
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("names", [None, ["git_url", "token_ciphertext"]])
+@pytest.mark.parametrize("token", [NEW_TOKEN, None])
+def test_save_that_failed_may_be_repeated(
+    row: CodeRepository, monkeypatch: pytest.MonkeyPatch, token: str | None, names: list[str] | None
+) -> None:
+    """It keeps the new token, which is sealed by then, and drops the old one with an entry in the trail."""
+    CodeRepository.objects.filter(pk=row.pk).update(has_token=token is None)
+    loaded = CodeRepository.objects.get(pk=row.pk)
+    loaded.git_url = ELSEWHERE
+    if token:
+        loaded.token_ciphertext = token
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OperationalError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CodeRepository, "save_base", fail)
+        with pytest.raises(OperationalError):
+            loaded.save(update_fields=names)
+    loaded.save(update_fields=names)
+
+    fresh = CodeRepository.objects.get(pk=row.pk)
+    assert (fresh.git_url, fresh.token_ciphertext.reveal(), fresh.has_token) == (ELSEWHERE, token or "", bool(token))
+    assert [entry.event for entry in AuditEntry.objects.all()] == ([] if token else [AuditEvent.TOKEN_DROPPED])
 
 
 @pytest.mark.django_db(transaction=True)
