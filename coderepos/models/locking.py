@@ -9,6 +9,8 @@ from typing import Final
 
 from django.db import OperationalError, connections, transaction
 
+from coderepos.exceptions import BUSY_SECONDS, DatabaseBusy
+
 IDLE_SECONDS: Final = 20
 """How long a process may be idle inside such a transaction before PostgreSQL ends its session.
 
@@ -38,6 +40,20 @@ def is_busy(error: OperationalError) -> bool:
         or getattr(cause, "sqlstate", None) in _BUSY_STATES
         or (code is not None and code & 0xFF in _BUSY_CODES)  # extended codes have the primary one in the low byte
     )
+
+
+@contextmanager
+def busy_reported() -> Iterator[None]:
+    """Run a ``with`` block, or a decorated function, and give a busy database the error that callers know.
+
+    :raises DatabaseBusy: another transaction was in the way.
+    """
+    try:
+        yield
+    except OperationalError as error:
+        if not is_busy(error):
+            raise
+        raise DatabaseBusy(retry_after_seconds=BUSY_SECONDS) from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from coderepos.exceptions import CodeReposError, CryptoError, JobRunning, Remote
 from coderepos.git.probe import probe
 from coderepos.git.results import ProbeReport
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
-from coderepos.models.locking import RowHeld, row_transaction
+from coderepos.models.locking import RowHeld, busy_reported, row_transaction
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.arguments import (
     changed_meanwhile,
@@ -46,6 +46,7 @@ CHANGEABLE: Final = tuple(Changes.__annotations__)
 logger = logging.getLogger(__name__)
 
 
+@busy_reported()
 def change_repository(*, user: Any, repository: CodeRepository, **changes: Unpack[Changes]) -> Job:
     """Give a repository another ref, depth or user name, after a test against the remote, and queue a clone of it.
 
@@ -58,6 +59,7 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Unpac
     :raises JobRunning: work on the repository is under way.
     :raises InvalidState: it was changed meanwhile, or its state does not allow a clone.
     :raises NotFound: it was deleted.
+    :raises DatabaseBusy: another transaction was in the way; nothing was changed.
     :raises CodeReposError: a subclass that names what the remote refused; nothing was changed.
     :raises ValidationError: the API would reject a value, or the user name is a token.
     :raises RuntimeError: a transaction is open.

@@ -32,7 +32,7 @@ from coderepos.git.url import parse_git_url
 from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, alias
 from coderepos.models.database_clock import database_time
-from coderepos.models.locking import RowHeld, row_transaction
+from coderepos.models.locking import RowHeld, busy_reported, row_transaction
 from coderepos.services.arguments import (
     as_secret,
     check_username,
@@ -77,6 +77,7 @@ def connect_repository(  # noqa: PLR0913  all by name, as in the request
     :param git_url: surrounding white space is stripped.
     :param access_token: empty or ``None`` for a public repository.
     :param depth: commits of history to keep; all when ``None``.
+    :raises DatabaseBusy: another transaction was in the way; nothing was stored.
     :raises CodeReposError: a subclass that names the reason; the repository was not stored.
     :raises ValidationError: the API would reject a value, or the user name is a token.
     :raises RuntimeError: a transaction is open.
@@ -88,25 +89,26 @@ def connect_repository(  # noqa: PLR0913  all by name, as in the request
     check_values(ref=ref, depth=depth, username=username)
     username = check_username(username, access_token)
     project = access.find_project(user, project_id)
-    try:
-        access.require(user, Action.CONNECT, project.pk)
-        project_key(project.pk)
-        return _connect(
-            CodeRepository(
-                project_id=project.pk,
-                git_url=git_url.strip(),
-                ref=normal_ref(ref),
-                depth=depth,
-                username=username,
-                connected_by_id=user.pk,
-            ),
-            access_token,
-            user=user,
-        )
-    except CodeReposError as error:
-        details = {"git_url": shown_url(git_url), "ref": redact(ref)[:REF_CHARACTERS]}
-        audit_failure(AuditEvent.CONNECT_REJECTED, error, project_id=project.pk, actor=user, details=details)
-        raise
+    with busy_reported():
+        try:
+            access.require(user, Action.CONNECT, project.pk)
+            project_key(project.pk)
+            return _connect(
+                CodeRepository(
+                    project_id=project.pk,
+                    git_url=git_url.strip(),
+                    ref=normal_ref(ref),
+                    depth=depth,
+                    username=username,
+                    connected_by_id=user.pk,
+                ),
+                access_token,
+                user=user,
+            )
+        except CodeReposError as error:
+            details = {"git_url": shown_url(git_url), "ref": redact(ref)[:REF_CHARACTERS]}
+            audit_failure(AuditEvent.CONNECT_REJECTED, error, project_id=project.pk, actor=user, details=details)
+            raise
 
 
 def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> Connection:
@@ -161,6 +163,7 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
     return Connection(repository=repository, job=job)
 
 
+@busy_reported()
 def clone_repository(*, user: Any, repository: CodeRepository) -> Job:
     """Queue another clone of a repository that is FAILED, CLEANED or COMPLETED.
 
@@ -170,6 +173,7 @@ def clone_repository(*, user: Any, repository: CodeRepository) -> Job:
     :raises JobRunning: work on it is under way.
     :raises InvalidState: its state does not allow a clone.
     :raises NotFound: it was deleted.
+    :raises DatabaseBusy: another transaction was in the way; nothing was changed.
     """
     require(user, Action.CLONE, repository)
     try:

@@ -12,13 +12,14 @@ from django.db import transaction
 from coderepos.access import Action
 from coderepos.exceptions import JobRunning
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Node, alias
-from coderepos.models.locking import RowHeld, row_transaction
+from coderepos.models.locking import RowHeld, busy_reported, row_transaction
 from coderepos.services.arguments import own_copy
 from coderepos.services.trail import require
 
 _actor: Final[ContextVar[Any]] = ContextVar("coderepos_actor", default=None)
 
 
+@busy_reported()
 def disconnect_repository(*, user: Any, repository: CodeRepository) -> None:
     """Delete a repository with its token and its jobs; its machine removes the sandbox within seconds.
 
@@ -27,6 +28,7 @@ def disconnect_repository(*, user: Any, repository: CodeRepository) -> None:
     :raises PermissionDenied: the user's role does not allow it.
     :raises JobRunning: a worker holds the row right now.
     :raises NotFound: it was deleted.
+    :raises DatabaseBusy: another transaction was in the way; nothing was changed.
     """
     require(user, Action.DELETE, repository)
     try:

@@ -19,7 +19,7 @@ from coderepos.git.probe import probe
 from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, alias
 from coderepos.models.database_clock import database_time
-from coderepos.models.locking import RowHeld, row_transaction
+from coderepos.models.locking import RowHeld, busy_reported, row_transaction
 from coderepos.services.arguments import (
     as_secret,
     changed_meanwhile,
@@ -45,6 +45,7 @@ def replace_token(
     :raises PermissionDenied: the user's role does not allow it.
     :raises InvalidState: the URL or the user name was changed while the token was tested.
     :raises NotFound: the repository was deleted.
+    :raises DatabaseBusy: another transaction was in the way; nothing was changed.
     :raises CodeReposError: a subclass that names why the new token was not accepted; nothing was changed.
     :raises ValidationError: the token has characters that tokens do not have, or the user name is a token.
     :raises RuntimeError: a transaction is open.
@@ -58,15 +59,16 @@ def replace_token(
     repository = own_copy(repository)
     before = {"git_url": repository.git_url, "username": repository.username}
     repository.username = check_username(repository.username if username is None else username, access_token)
-    try:
-        access.spend_connect_quota(repository.project_id)
-        keyring().require_primary()
-        expires_at = _expiry(repository, access_token)
-        _swap(repository, access_token, expires_at, before, user=user)
-    except CodeReposError as error:
-        event = AuditEvent.TOKEN_REFUSED if isinstance(error, RemoteAuthFailed) else AuditEvent.CONNECT_REJECTED
-        audit_failure(event, error, repository=repository, actor=user)
-        raise
+    with busy_reported():
+        try:
+            access.spend_connect_quota(repository.project_id)
+            keyring().require_primary()
+            expires_at = _expiry(repository, access_token)
+            _swap(repository, access_token, expires_at, before, user=user)
+        except CodeReposError as error:
+            event = AuditEvent.TOKEN_REFUSED if isinstance(error, RemoteAuthFailed) else AuditEvent.CONNECT_REJECTED
+            audit_failure(event, error, repository=repository, actor=user)
+            raise
     logger.info("repository %s: token replaced", repository.pk)
     replaced = CodeRepository.objects.without_token().with_token_status().filter(pk=repository.pk).first()
     if replaced is None:

@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 
 from coderepos import services
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import CodeReposError, NotFound, RemoteAuthFailed, RemoteTimeout
+from coderepos.exceptions import CodeReposError, DatabaseBusy, NotFound, RemoteAuthFailed, RemoteTimeout
 from coderepos.git.results import ProbeReport
 from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership, Role, locking
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
@@ -294,6 +294,31 @@ def test_writer_that_is_in_the_way(
     else:
         assert (answer.status_code, answer.json()["detail"]["error"]) == (503, "database_busy")
         assert int(answer["Retry-After"]) > 0
+
+
+@pytest.mark.usefixtures("remote")
+@pytest.mark.parametrize("name", ["connect", "clone", "change", "token", "disconnect"])
+def test_writer_that_is_in_the_way_of_code_of_the_host(
+    developer: User, stored: CodeRepository, request: pytest.FixtureRequest, name: str
+) -> None:
+    """It gets the documented error, not one of a database driver."""
+    if connection.vendor != "sqlite":
+        pytest.skip("a writer of another row is in nobody's way")
+    ProjectMembership.objects.filter(user=developer).update(role=Role.MAINTAINER)
+    request.getfixturevalue("frozen_connect")
+    about: dict[str, Any] = {"user": developer, "repository": stored}
+    calls: dict[str, Callable[[], object]] = {
+        "connect": lambda: services.connect_repository(
+            user=developer, project_id=stored.project_id, git_url="https://github.com/owner/another"
+        ),
+        "clone": lambda: services.clone_repository(**about),
+        "change": lambda: services.change_repository(**about, depth=5),
+        "token": lambda: services.replace_token(**about, access_token=TOKEN),
+        "disconnect": lambda: services.disconnect_repository(**about),
+    }
+
+    with pytest.raises(DatabaseBusy):
+        calls[name]()
 
 
 @pytest.mark.parametrize(
