@@ -61,6 +61,8 @@ def handle_exception(error: Exception, context: Mapping[str, Any]) -> Response:
         logger.error("Unexpected error in %s", type(context.get("view")).__name__, exc_info=error)
         request = context.get("request")
         got_request_exception.send(sender=type(context.get("view")), request=getattr(request, "_request", request))
+    elif answer.code == DatabaseBusy.code:
+        logger.warning("The database was busy in %s: %s", type(context.get("view")).__name__, error.__cause__ or error)
     set_rollback()
     return Response(
         {"detail": {"error": answer.code, "message": answer.message, **answer.fields}},

@@ -11,6 +11,7 @@ from rest_framework import serializers
 
 from coderepos.api.statuses import STATUS
 from coderepos.exceptions import (
+    BUSY_SECONDS,
     LimitExceeded,
     RemoteError,
     RemoteMoved,
@@ -44,6 +45,7 @@ CONNECT: Final = (
     "remote_protocol_error",
     "remote_error",
     "remote_timeout",
+    "database_busy",
     "encryption_unavailable",
     "isolation_unavailable",
 )
@@ -52,7 +54,7 @@ REPLACE: Final = (
     "invalid_state",
 )
 CHANGE: Final = (*CONNECT, "job_running", "invalid_state", "token_undecryptable")
-CLONE: Final = (*WRITE, "job_running", "invalid_state")
+CLONE: Final = (*WRITE, "job_running", "invalid_state", "database_busy")
 """Codes that each kind of call may answer with."""
 
 FRAMEWORK: Final = {
@@ -97,6 +99,8 @@ def _example(code: str) -> OpenApiExample:
         case "remote_throttled":
             throttled = RemoteThrottled(retry_after_seconds=120)
             message, fields = throttled.message, throttled.fields
+        case "database_busy":
+            fields = {"retry_after_seconds": BUSY_SECONDS}
         case "remote_moved":
             moved = RemoteMoved(moved_to="https://github.com/user/new-name.git")
             message, fields = moved.message, moved.fields

@@ -155,10 +155,10 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
         # The project may have been deleted while the remote was asked.
         access.find_project(user, repository.project_id)
         raise
-    except RowHeld:
+    except RowHeld as error:
         # Of the same repository, by a transaction that may still be rolled back.
         reject_duplicate(repository)
-        raise DatabaseBusy(retry_after_seconds=BUSY_SECONDS) from None
+        raise DatabaseBusy(retry_after_seconds=BUSY_SECONDS) from error
     logger.info("repository %s connected to project %s, job %s", repository.pk, repository.project_id, job.pk)
     return Connection(repository=repository, job=job)
 

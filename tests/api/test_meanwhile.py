@@ -267,14 +267,18 @@ def frozen_connect(
 
 
 @pytest.mark.usefixtures("remote")
-def test_connect_beside_a_frozen_one(client: APIClient, project: Project, frozen_connect: str) -> None:
-    """PostgreSQL waits for the other's insert, SQLite for its lock: neither is an error of ours, and both end."""
+def test_connect_beside_a_frozen_one(
+    client: APIClient, project: Project, frozen_connect: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PostgreSQL waits for the other's insert, SQLite for its lock: both end, and the operator is told of what."""
     answer = client.post(
         f"{ADDRESS}/connect", {"git_url": frozen_connect, "project_id": str(project.pk)}, format="json"
     )
 
     assert (answer.status_code, answer.json()["detail"]["error"]) == (503, "database_busy")
     assert int(answer["Retry-After"]) > 0
+    assert "The database was busy in ConnectViewSet: " in caplog.text
+    assert "lock" in caplog.text
 
 
 @pytest.mark.usefixtures("remote")
