@@ -15,11 +15,12 @@ from pytest_django import Settings
 
 from coderepos.models.database_clock import utc_text
 from tests.support.database import connection
+from tests.support.selection import sampled
 
 Host = dict[str, Any]
 
 
-@pytest.fixture(params=["", "--without-spectacular"])
+@pytest.fixture(params=sampled(["", "--without-spectacular"], every=2))
 def host(request: pytest.FixtureRequest) -> Host:
     """What callers get in that host, with drf-spectacular installed but unused, and without it."""
     return _played(request.param)

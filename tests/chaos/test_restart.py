@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_restart_of_postgresql_costs_no_attempt() -> None:
     """Clones go on over it, and failures that happen meanwhile are written afterwards."""
     done = subprocess.run(

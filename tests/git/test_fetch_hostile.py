@@ -8,9 +8,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,27 @@ from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.process.emitter import error_event
 from tests.support.fetch_child import ChildRun, Fetched, fetch_request, run_child, run_fetch
+from tests.support.hostile_answers import (
+    ECHOES,
+    TOKEN,
+    at,
+    body,
+    body_drips,
+    chunks_drip,
+    continues,
+    cut_off,
+    cut_off_chunk,
+    endless,
+    endless_body,
+    hang_up,
+    header_lines_drip,
+    headers_drip,
+    million_refs,
+    raw,
+    redirect,
+    stalls,
+    v0_million,
+)
 from tests.support.selection import sampled
 from tests.support.servers.certificates import tls_server
 from tests.support.servers.hostile import (
@@ -60,7 +81,6 @@ from tests.support.servers.hostile import (
 from tests.support.servers.http_server import Exchange
 
 HASTY = Limits(receive_seconds=0.3, clone_seconds=0.6)
-TOKEN = "tok3n-vAlue"
 
 
 def fetch_from(answer: Answer, **changes: Any) -> Fetched:
@@ -73,22 +93,6 @@ def refusal(answer: Answer, **changes: Any) -> GitError:
     with pytest.raises(GitError) as caught:
         fetch_from(answer, **changes)
     return caught.value
-
-
-def at(stage: str, hostile: Answer) -> Answer:
-    """Return a server that behaves until ``advertisement``, ``refs`` or ``pack`` is asked for."""
-    well_behaved = v2_server()
-
-    def answer(exchange: Exchange) -> None:
-        asked = "advertisement" if exchange.is_advertisement else "refs" if exchange.is_ls_refs else "pack"
-        (hostile if asked == stage else well_behaved)(exchange)
-
-    return answer
-
-
-def body(data: bytes) -> Answer:
-    """Return an answer that sends ``data`` with the right content type."""
-    return lambda exchange: exchange.answer(data, ADVERTISEMENT if exchange.is_advertisement else RESULT)
 
 
 def test_well_behaved_server_is_fetched_from() -> None:
@@ -132,10 +136,6 @@ def test_status(stage: str, status: int) -> None:
     error = refusal(at(stage, lambda exchange: exchange.answer(b"text", "text/plain", status)))
 
     assert type(error) is STATUS[status]
-
-
-def redirect(status: int, location: str) -> Answer:
-    return lambda exchange: exchange.answer(b"", RESULT, status, Location=location)
 
 
 @pytest.mark.parametrize("stage", ["advertisement", "refs", "pack"])
@@ -300,31 +300,6 @@ def test_packfile_uris_are_not_followed() -> None:
     assert target.connections == 0
 
 
-def echoes(exchange: Exchange) -> bytes:
-    """Return the credentials as they came and as they are meant."""
-    return exchange.headers["authorization"].encode() + b" " + TOKEN.encode() + b"\x1b[31m"
-
-
-ECHOES: dict[str, Answer] = {
-    "401 realm": lambda exchange: exchange.answer(b"", RESULT, 401, WWW_Authenticate=f'Basic realm="{TOKEN}\x1b[31m"'),
-    "reason phrase": lambda exchange: exchange.send(b"HTTP/1.1 500 " + echoes(exchange) + b"\r\n\r\n"),
-    "status line": lambda exchange: exchange.send(b"HTTP/1.1 " + echoes(exchange) + b"\r\n\r\n"),
-    "no http": lambda exchange: exchange.send(echoes(exchange) + b"\r\n\r\n"),
-    "content type": lambda exchange: exchange.answer(b"", TOKEN),
-    "location": lambda exchange: exchange.answer(b"", RESULT, 302, Location=f"http://{TOKEN}@127.0.0.1/"),
-    "bad chunk": lambda exchange: exchange.send(
-        b"HTTP/1.1 200 x\r\nContent-Type: application/x-git-upload-pack-result\r\nTransfer-Encoding: chunked\r\n\r\n"
-        + echoes(exchange)
-        + b"\r\n"
-    ),
-    "ERR": lambda exchange: body(pkt(b"ERR " + echoes(exchange)))(exchange),
-    "line": lambda exchange: body(pkt(echoes(exchange)) + FLUSH)(exchange),
-    "sideband 2": lambda exchange: body(pkt(b"packfile\n") + pkt(b"\2" + echoes(exchange)) + FLUSH)(exchange),
-    "sideband 3": lambda exchange: body(pkt(b"packfile\n") + pkt(b"\3" + echoes(exchange)) + FLUSH)(exchange),
-    "sideband 9": lambda exchange: body(pkt(b"packfile\n") + pkt(b"\x09" + echoes(exchange)) + FLUSH)(exchange),
-}
-
-
 @pytest.mark.parametrize("stage", ["advertisement", "refs", "pack"])
 @pytest.mark.parametrize("name", ECHOES)
 def test_remote_text_goes_nowhere(
@@ -348,22 +323,6 @@ def test_child_is_silent_about_remote_text() -> None:
 
     assert run.last["event"] == "error"
     assert TOKEN not in run.stderr + json.dumps(run.events)
-
-
-def cut_off(exchange: Exchange) -> None:
-    exchange.head(Content_Type=ADVERTISEMENT if exchange.is_advertisement else RESULT, Content_Length="1000")
-    exchange.send(b"00")
-    raise ConnectionError
-
-
-def cut_off_chunk(exchange: Exchange) -> None:
-    exchange.head(Content_Type=ADVERTISEMENT if exchange.is_advertisement else RESULT, Transfer_Encoding="chunked")
-    exchange.send(b"100\r\n00")
-    raise ConnectionError
-
-
-def hang_up(exchange: Exchange) -> None:
-    raise ConnectionError
 
 
 @pytest.mark.parametrize("stage", ["advertisement", "refs", "pack"])
@@ -403,41 +362,6 @@ def test_answer_with_more_than_was_read() -> None:
     with HostileServer(answer) as server:
         assert run_fetch(fetch_request(server, server.url)).pack == pack_of()
         assert server.connections <= 2
-
-
-def slowly(pieces: Iterable[bytes], exchange: Exchange) -> None:
-    for piece in pieces:
-        if not exchange.wait(0.1):
-            return
-        exchange.send(piece)
-
-
-def headers_drip(exchange: Exchange) -> None:
-    exchange.send(b"HTTP/1.1 200 x\r\n")
-    slowly((b"X" for _ in count()), exchange)
-
-
-def header_lines_drip(exchange: Exchange) -> None:
-    exchange.send(b"HTTP/1.1 200 x\r\n")
-    slowly((b"X: y\r\n" for _ in count()), exchange)
-
-
-def body_drips(exchange: Exchange) -> None:
-    exchange.head(Content_Type=ADVERTISEMENT if exchange.is_advertisement else RESULT, Content_Length="100000")
-    slowly((bytes([byte]) for byte in pkt(b"x" * 60_000)), exchange)
-
-
-def chunks_drip(exchange: Exchange) -> None:
-    exchange.head(Content_Type=ADVERTISEMENT if exchange.is_advertisement else RESULT, Transfer_Encoding="chunked")
-    slowly((b"1" for _ in count()), exchange)
-
-
-def continues(exchange: Exchange) -> None:
-    slowly((b"HTTP/1.1 100 x\r\n\r\n" for _ in count()), exchange)
-
-
-def stalls(exchange: Exchange) -> None:
-    exchange.wait(30)
 
 
 @pytest.mark.parametrize("stage", sampled(["advertisement", "refs", "pack"], every=3))
@@ -529,42 +453,6 @@ def test_blocked_address_is_never_connected_to() -> None:
             run_fetch(fetch_request(server, server.url, policy=policy))
 
     assert server.connections == 0
-
-
-def endless(piece: bytes) -> Callable[[Exchange], Iterator[bytes]]:
-    def pieces(exchange: Exchange) -> Iterator[bytes]:
-        while not exchange.stopping.is_set():
-            yield piece
-
-    return pieces
-
-
-def endless_body(piece: bytes) -> Answer:
-    """Return an answer of endless pieces."""
-    return lambda exchange: exchange.stream(
-        endless(piece)(exchange), ADVERTISEMENT if exchange.is_advertisement else RESULT
-    )
-
-
-def million_refs(form: str, line_end: str = "\n") -> Iterator[bytes]:
-    for start in range(0, 10**6, 10**4):
-        yield b"".join(pkt((form.format(number=number) + line_end).encode()) for number in range(start, start + 10**4))
-
-
-def v0_million(exchange: Exchange) -> None:
-    first = advertisement([("HEAD", ID)])[: -len(FLUSH)]
-    exchange.stream(chain([first], million_refs(f"{ID} refs/pull/{{number}}/head")), ADVERTISEMENT)
-
-
-def raw(start: bytes, piece: bytes) -> Answer:
-    """Return an answer of ``start`` and endless pieces, with no HTTP around them."""
-
-    def answer(exchange: Exchange) -> None:
-        exchange.send(start)
-        while not exchange.stopping.is_set():
-            exchange.send(piece)
-
-    return answer
 
 
 CHUNKED = f"HTTP/1.1 200 x\r\nContent-Type: {ADVERTISEMENT}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()

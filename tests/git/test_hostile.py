@@ -24,7 +24,7 @@ from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.probe import probe
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
-from tests.git.test_fetch_hostile import TOKEN
+from tests.support.hostile_answers import TOKEN
 from tests.support.hostile_cases import CASES, CONTENT, PATIENT, Case, valid
 from tests.support.measuring import Attempt, attempt, forms_of, found_in, note
 from tests.support.selection import sampled

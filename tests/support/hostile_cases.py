@@ -11,8 +11,9 @@ from itertools import chain, count
 from typing import Final
 
 from coderepos.git.limits import MB, Limits
-from tests.git.test_build import bomb, doubling, wide
-from tests.git.test_fetch_hostile import (
+from tests.support import packs
+from tests.support.bombs import bomb, doubling, wide
+from tests.support.hostile_answers import (
     ECHOES,
     at,
     body,
@@ -23,7 +24,6 @@ from tests.git.test_fetch_hostile import (
     stalls,
     v0_million,
 )
-from tests.support import packs
 from tests.support.packs import (
     FILE,
     FOLDER,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import chain, repeat
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -16,32 +15,13 @@ from coderepos.git.transport.http_reader import (
     HEAD_BYTES,
     HEADERS,
     INTERIM_RESPONSES,
-    READ_BYTES,
     HttpReader,
     ResponseHead,
 )
+from tests.support.wire import Wire
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-
-
-class Wire:
-    """Gives bytes away in receives of these sizes, then ends; counts what is counted."""
-
-    def __init__(self, data: bytes, sizes: list[int]) -> None:
-        self.data = data
-        self.counted_bytes = 0
-        self.receives = 0
-        self._sizes: Iterator[int] = chain(sizes, repeat(READ_BYTES))
-
-    def receive_into(self, buffer: memoryview) -> int:
-        self.receives += 1
-        size = min(next(self._sizes), len(buffer), len(self.data))
-        buffer[:size], self.data = self.data[:size], self.data[size:]
-        return size
-
-    def count(self, size: int) -> None:
-        self.counted_bytes += size
 
 
 def reader_of(data: bytes, sizes: list[int] | None = None) -> HttpReader:

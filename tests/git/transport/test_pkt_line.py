@@ -11,8 +11,8 @@ from coderepos.git.remote_text import remote_error
 from coderepos.git.transport.http_connection import Response
 from coderepos.git.transport.http_reader import READ_BYTES, HttpReader
 from coderepos.git.transport.pkt_line import PARTS_AT_ONCE, PKT_LINE_BYTES, PktLines, pkt_line
-from tests.git.transport.test_http_reader import Wire
 from tests.support.servers.hostile import FLUSH, pkt
+from tests.support.wire import Wire
 
 DELIM = b"0001"
 MALFORMED = {"reason": "malformed answer"}

@@ -32,6 +32,7 @@ from coderepos.git.worktree.tree_totals import Trees, compute_totals
 from tests.support import packs
 from tests.support.build_child import LIMITS, built_of, tree_of
 from tests.support.packs import FILE, FOLDER, GITLINK, LINK, PROGRAM, Line, Object, blob
+from tests.support.working_trees import link, listing
 
 CONTENT = blob()
 INNER = packs.tree(Line(FILE, b"inner", CONTENT.id))
@@ -40,24 +41,6 @@ INNER = packs.tree(Line(FILE, b"inner", CONTENT.id))
 def line(mode: bytes, name: bytes) -> Line:
     """Return an entry of any mode that has an object to go with it."""
     return Line(mode, name, {FOLDER: INNER.id, GITLINK: "1" * 40}.get(mode, CONTENT.id))
-
-
-def link(name: bytes, target: bytes) -> tuple[Line, Object]:
-    """Return a symbolic link and its object."""
-    return Line(LINK, name, blob(target).id), blob(target)
-
-
-def listing(folder: Path) -> dict[str, str]:
-    """Return what is below a folder: links with their target, files with their mode."""
-    found = {}
-    for at, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(at, name)
-            mode = path.lstat().st_mode
-            found[str(path.relative_to(folder))] = (
-                f"-> {path.readlink()}" if stat.S_ISLNK(mode) else stat.filemode(mode)
-            )
-    return found
 
 
 DOT_GIT = [

@@ -17,11 +17,11 @@ from coderepos.git.descriptors import write_all
 from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.process.fork import Forked
 from coderepos.git.worktree import checkout as checkout_module
-from tests.git.worktree.test_checkout import link, listing
 from tests.support import packs
 from tests.support.build_child import tree_of
 from tests.support.packs import FILE, FOLDER, PROGRAM, Line, Object, blob
 from tests.support.users import NOBODY, forked
+from tests.support.working_trees import link, listing
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
