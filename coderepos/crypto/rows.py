@@ -148,7 +148,8 @@ class SealedTokenModel(models.Model):
             present = field.place_of(self)
             if field.project_field not in names or loaded is None or present is None or loaded[1] == present[1]:
                 continue
-            if field.attname not in vars(self):
+            if not self.has_unsaved_token(field):
+                # Not the one that was loaded: it may have been replaced since then.
                 self.refresh_from_db(fields=[field.name])
                 field.note_sealed(self, place=loaded)
             if vars(self)[field.attname] is not None:

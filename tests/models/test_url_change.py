@@ -302,6 +302,20 @@ def test_save_that_failed_may_be_repeated(
     assert [entry.event for entry in AuditEntry.objects.all()] == ([] if token else [AuditEvent.TOKEN_DROPPED])
 
 
+@pytest.mark.parametrize("names", [None, ["project"]])
+def test_move_takes_the_token_of_today_along(row: CodeRepository, names: list[str] | None) -> None:
+    """One that was replaced since the row was loaded does not come back."""
+    loaded = CodeRepository.objects.get(pk=row.pk)
+    other = CodeRepository.objects.get(pk=row.pk)
+    other.token_ciphertext = NEW_TOKEN
+    other.save()
+
+    loaded.project = Project.objects.create(name="Comet")
+    loaded.save(update_fields=names)
+
+    assert CodeRepository.objects.get(pk=row.pk).token_ciphertext.reveal() == NEW_TOKEN
+
+
 @pytest.mark.django_db(transaction=True)
 def test_admin_shell(row: CodeRepository, child_environment: dict[str, str]) -> None:
     """``manage.py shell`` does not get around it either."""
