@@ -189,6 +189,12 @@ class CodeRepository(WorkerFieldsModel):
         with transaction.atomic(using=using):
             write(update_fields=names)
 
+    def _changed_fields(self) -> set[str] | None:
+        names = super()._changed_fields()
+        if names is not None and "token_ciphertext" not in names:
+            names.discard("has_token")  # that of the stored token, which may be another one by now
+        return names
+
     def seal_token(self) -> None:
         """Seal a token that was assigned, so that no transaction is open while a key service is asked.
 

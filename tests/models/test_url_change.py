@@ -316,6 +316,20 @@ def test_move_takes_the_token_of_today_along(row: CodeRepository, names: list[st
     assert CodeRepository.objects.get(pk=row.pk).token_ciphertext.reveal() == NEW_TOKEN
 
 
+def test_stale_save_says_nothing_of_the_token(row: CodeRepository) -> None:
+    """Whether there is one is written with the token, and not without it."""
+    loaded = CodeRepository.objects.get(pk=row.pk)
+    other = CodeRepository.objects.get(pk=row.pk)
+    other.token_ciphertext = ""
+    other.save()
+
+    loaded.depth = 5
+    loaded.save()
+
+    fresh = CodeRepository.objects.get(pk=row.pk)
+    assert (fresh.depth, fresh.has_token, fresh.token_ciphertext.reveal()) == (5, False, "")
+
+
 @pytest.mark.django_db(transaction=True)
 def test_admin_shell(row: CodeRepository, child_environment: dict[str, str]) -> None:
     """``manage.py shell`` does not get around it either."""
