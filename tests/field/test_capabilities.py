@@ -16,7 +16,6 @@ from dulwich.web import make_wsgi_chain
 
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.models import CodeRepository
-from tests.field.conftest import Site
 from tests.support.git import git, make_repository
 from tests.support.reference_git import git_run, listing
 from tests.support.servers.hostile import (
@@ -30,6 +29,7 @@ from tests.support.servers.hostile import (
 )
 from tests.support.servers.http_server import Exchange
 from tests.support.servers.lacking import LackingServer
+from tests.support.site import Site
 
 pytestmark = pytest.mark.of_any_database
 

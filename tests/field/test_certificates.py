@@ -12,8 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.field.conftest import TOKEN, Site
 from tests.support.servers.hostile import HostileServer, v2_server
+from tests.support.site import TOKEN, Site
 
 pytestmark = pytest.mark.of_any_database
 

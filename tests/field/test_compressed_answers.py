@@ -11,7 +11,6 @@ import pytest
 
 from coderepos.exceptions import GitError, PreambleTooLarge, RemoteProtocolError, RemoteUnreachable, RepositoryTooLarge
 from coderepos.git.limits import Limits
-from tests.field.conftest import Site
 from tests.support.fetch_child import ChildRun, Fetched, fetch_request, run_child, run_fetch
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer
@@ -28,6 +27,7 @@ from tests.support.servers.hostile import (
     sideband,
 )
 from tests.support.servers.http_server import Exchange
+from tests.support.site import Site
 
 pytestmark = pytest.mark.of_any_database
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from coderepos.models import CodeRepository
-from tests.field.conftest import TOKEN, Site
 from tests.support.servers.hostile import HostileServer, v2_server
+from tests.support.site import TOKEN, Site
 
 
 @pytest.mark.parametrize(

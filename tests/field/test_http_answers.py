@@ -10,9 +10,9 @@ from email.utils import format_datetime
 import pytest
 
 from coderepos.git.transport.response_errors import retry_after
-from tests.field.conftest import TOKEN, Site
 from tests.support.servers.hostile import HostileServer, v2_server
 from tests.support.servers.http_server import Exchange
+from tests.support.site import TOKEN, Site
 
 pytestmark = pytest.mark.of_any_database
 

@@ -11,11 +11,11 @@ from django.urls import reverse
 
 from coderepos.git.text import is_display_text
 from coderepos.models import CodeRepository, ProjectMembership, Role
-from tests.field.conftest import ADDRESS, Site
 from tests.support import packs
 from tests.support.packs import FILE, FOLDER, LINK, Line, blob
 from tests.support.reference_git import git_run, repository_of
 from tests.support.servers.git_http_backend import GitServer
+from tests.support.site import ADDRESS, Site
 
 NAMES = {
     "latin-1": b"caf\xe9",

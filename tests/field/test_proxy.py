@@ -28,7 +28,6 @@ from coderepos.git.transport.meter import Meter
 from coderepos.git.transport.proxy import parse_proxy_url
 from coderepos.git.url import parse_git_url
 from coderepos.hidden import HiddenText
-from tests.field.conftest import TOKEN, Site
 from tests.support.fetch_child import fetch_request, run_child, run_fetch
 from tests.support.git import make_repository
 from tests.support.servers.certificates import tls_server
@@ -36,6 +35,7 @@ from tests.support.servers.connect_proxy import ConnectProxy
 from tests.support.servers.git_http_backend import GitServer
 from tests.support.servers.hostile import HostileServer
 from tests.support.servers.http_server import Exchange
+from tests.support.site import TOKEN, Site
 
 pytestmark = pytest.mark.of_any_database
 

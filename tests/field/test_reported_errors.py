@@ -8,7 +8,6 @@ import re
 import pytest
 
 from coderepos.models import AuditEntry, CodeRepository
-from tests.field.conftest import TOKEN, Site
 from tests.support.hostile_cases import valid
 from tests.support.servers.hostile import (
     ADVERTISEMENT,
@@ -23,6 +22,7 @@ from tests.support.servers.hostile import (
     v2_server,
 )
 from tests.support.servers.http_server import Exchange
+from tests.support.site import TOKEN, Site
 
 ID = "1" * 40
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.field.conftest import Site
 from tests.support import packs
 from tests.support.packs import FILE, Line, Object, blob
 from tests.support.reference_git import repository_of
 from tests.support.servers.git_http_backend import GitServer
+from tests.support.site import Site
 
 pytestmark = pytest.mark.of_any_database
 

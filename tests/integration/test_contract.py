@@ -12,7 +12,8 @@ from typing import Any
 
 from coderepos.models import CodeRepository, Job, JobState
 from coderepos.projects.models import Project
-from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster
+from tests.integration.conftest import ACCESS_TOKEN, StartCluster
+from tests.support.api_client import Api
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
 

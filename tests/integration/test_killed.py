@@ -15,7 +15,8 @@ from django.db.models.functions import Now
 from coderepos import services
 from coderepos.models import Job, JobState
 from coderepos.projects.models import Project
-from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster
+from tests.integration.conftest import ACCESS_TOKEN, StartCluster
+from tests.support.api_client import Api
 from tests.support.cluster import Cluster, fork_servers_of, forked_for, wait_until
 from tests.support.git import git, make_repository
 from tests.support.selection import sampled

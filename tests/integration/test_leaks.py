@@ -28,7 +28,7 @@ from coderepos.crypto.envelope import LocalKeyWrapper
 from coderepos.crypto.secret import Secret
 from coderepos.models import Job, ProjectMembership
 from coderepos.projects.models import Project
-from tests.integration.conftest import Answer, Api
+from tests.support.api_client import Answer, Api
 from tests.support.cluster import Cluster, wait_until
 from tests.support.git import git, make_repository
 from tests.support.leaks import (

@@ -14,7 +14,8 @@ from pytest_django import Settings
 
 from coderepos.models import CodeRepository, Job, ProjectMembership
 from coderepos.projects.models import Project
-from tests.integration.conftest import ACCESS_TOKEN, Api
+from tests.integration.conftest import ACCESS_TOKEN
+from tests.support.api_client import Api
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
 

@@ -23,7 +23,8 @@ import pytest
 from rest_framework.authtoken.models import Token
 
 from coderepos.projects.models import Project
-from tests.integration.conftest import ACCESS_TOKEN, Answer, Api
+from tests.integration.conftest import ACCESS_TOKEN
+from tests.support.api_client import Answer, Api
 from tests.support.cluster import ROOT, wait_until
 from tests.support.git import git, make_repository
 from tests.support.processes import descendants

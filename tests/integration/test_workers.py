@@ -13,7 +13,8 @@ from django.test import Client
 from django_q.models import OrmQ
 
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
-from tests.integration.conftest import ACCESS_TOKEN, Api, StartCluster
+from tests.integration.conftest import ACCESS_TOKEN, StartCluster
+from tests.support.api_client import Api
 from tests.support.cluster import Cluster, wait_until
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer
