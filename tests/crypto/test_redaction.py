@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import re
+import time
 import timeit
 from collections.abc import Callable
 from typing import Any
@@ -408,7 +409,9 @@ def test_a_record_costs_little_while_no_secret_lives() -> None:
         {"msg": "cloned %s in %.1f s", "args": ("0190f3c2-7a1b-7c3d-9e4f-5a6b7c8d9e0a", 1.5)}
     )
 
-    seconds = min(timeit.repeat(lambda: RedactingFilter().filter(copy_of(record)), number=200, repeat=3)) / 200
+    # Processor time: how busy the machine is says nothing about the filter.
+    runs = timeit.repeat(lambda: RedactingFilter().filter(copy_of(record)), time.process_time, number=200, repeat=3)
+    seconds = min(runs) / 200
 
     assert seconds < 0.001
 
