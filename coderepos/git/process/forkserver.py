@@ -64,6 +64,7 @@ def serve(host_pid: int, preloaded: str, *, idle_seconds: float) -> NoReturn:
 
     :param host_pid: process id of the host.
     :param preloaded: module that imports what the children use; its ``refresh()`` is called before each fork.
+    :param idle_seconds: how long to wait for a request while there is no child.
     """
     _close_inherited()
     os.chdir("/")

@@ -507,3 +507,29 @@ def test_children_have_no_descriptor_of_each_other() -> None:
     assert sorted(event["descriptors"]) == ["0", "1", "2", "3"]
     assert not [link for link in links if link.startswith("pipe:")], "nor does the fork server keep any"
     assert set(links) & set(event["descriptors"].values()) == {"/dev/null"}
+
+
+WITHOUT_PROC = """\
+import os, sys
+sys.path.insert(0, sys.argv[1])
+assert not os.listdir("/proc")
+os.set_inheritable(os.open("/etc/hosts", os.O_RDONLY), True)
+from tests.git.process.test_spawner import said, playing, stop_fork_server
+with playing(["sleep", 60]) as child:
+    pass
+assert child.is_gone
+print(said(["say", {"event": "done"}]))
+stop_fork_server()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide /proc")
+def test_a_host_without_proc() -> None:
+    """Children are forked, killed and waited for where nothing is mounted at ``/proc``."""
+    script = 'mount -t tmpfs none /proc && exec "$0" "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, sys.executable, "-c", WITHOUT_PROC, spawner.ROOT]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("no mounts of its own here")
+
+    assert (done.stdout, done.returncode) == ("[{'event': 'done'}]\n", 0), done.stderr
