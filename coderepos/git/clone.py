@@ -22,8 +22,9 @@ from coderepos.git.credentials import Credentials
 from coderepos.git.inspection import inspect
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.process import events, supervisor
-from coderepos.git.process.supervisor import Child
+from coderepos.git.process import child as supervisor
+from coderepos.git.process import events
+from coderepos.git.process.child import Child
 from coderepos.git.process.watchdog import TICK_SECONDS, Watchdog
 from coderepos.git.results import CloneReport, Progress, token_expiry
 from coderepos.git.text import display_ref

@@ -21,7 +21,7 @@ from coderepos.git.clone import CHILD_MODULES, ChildModules, CloneRequest, exit_
 from coderepos.git.limits import SEARCHED_PACK_BYTES, SIZE_FACTOR
 from coderepos.git.pack.published_refs import HEADS
 from coderepos.git.process import events
-from coderepos.git.process.supervisor import Child, pack_pipe, starting
+from coderepos.git.process.child import Child, pack_pipe, starting
 from coderepos.git.process.watchdog import Watchdog
 from coderepos.git.results import ProbeReport, Progress, token_expiry
 from coderepos.git.text import display_ref

@@ -98,7 +98,7 @@ class Sandbox:
             with open_directory(name, parent=directory) as incoming:
                 set_mode(incoming, self.root.directory_mode)
 
-    def publish(self, token: str) -> None:
+    def finish_incoming(self, token: str) -> None:
         """Turn what a job built into a read-only version; no reader sees it before :meth:`activate`.
 
         :raises SandboxRefused: something is in the way.

@@ -7,17 +7,17 @@ import uuid
 from itertools import chain
 from typing import Any, Final
 
-from coderepos import engine, queue, signals
+from coderepos import engine
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import CloneTimeout, CodeReposError, CryptoError, InternalError, RemoteAuthFailed
+from coderepos.exceptions import CloneTimeout, CodeReposError, CryptoError, InternalError
 from coderepos.git.clone import clone
 from coderepos.git.results import CloneReport
-from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, JobState, LeaseLost, alias
-from coderepos.models.locking import row_transaction
+from coderepos.models import AuditEntry, AuditEvent, Job, LeaseLost
 from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services import leases, publication
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.leases import Heartbeat, Lease
+from coderepos.services.retries import record_failure
 from coderepos.services.trail import audit_failure
 from coderepos.services.upkeep import prepare_root, register_node
 
@@ -46,12 +46,12 @@ def run_clone(*, job_id: uuid.UUID) -> str:
         logger.warning("job %s: the lease was lost; the attempt is discarded", job.pk)
         return "lost"
     except CodeReposError as error:
-        return _record_failure(lease, error)
+        return record_failure(lease, error)
     except Exception:
         logger.exception("job %s: unexpected failure", job.pk)
-        return _record_failure(lease, InternalError())
+        return record_failure(lease, InternalError())
     except BaseException:
-        _record_failure(lease, CloneTimeout())
+        record_failure(lease, CloneTimeout())
         raise
     return "succeeded"
 
@@ -80,7 +80,7 @@ def _attempt(lease: Lease) -> None:
                 engine.clone_request(repository, token), incoming=incoming, on_progress=Heartbeat(lease).on_progress
             )
         lease.check()
-        sandbox.publish(version)
+        sandbox.finish_incoming(version)
         _commit(lease, report, sandbox)
     except BaseException:
         publication.withdraw(lease, sandbox)
@@ -133,46 +133,3 @@ def _open_token(lease: Lease) -> Secret:
         )
     )
     return token
-
-
-def _record_failure(lease: Lease, error: CodeReposError) -> str:
-    """Record the failure of an attempt: schedule a retry, or fail the job."""
-    job = lease.job
-    logger.warning("job %s: attempt %s failed: %s: %s", job.pk, job.attempt, error.code, error.message)
-    try:
-        outcome = lease.persist(lambda: _write_failure(job, error))
-    except LeaseLost:
-        logger.warning("job %s: the lease was lost; the failure is not recorded", job.pk)
-        return "lost"
-    if isinstance(error, RemoteAuthFailed) and outcome != "lost":
-        audit_failure(
-            AuditEvent.TOKEN_REFUSED, error, repository=job.repository, job_id=job.pk, details={"attempt": job.attempt}
-        )
-    if outcome == "retry_scheduled":
-        with failures_logged("job %s: the retry can't be enqueued; the upkeep will enqueue it", job.pk):
-            _enqueue_retry(job)
-    elif outcome == "failed":
-        signals.repository_failed.send_robust(
-            sender=CodeRepository, repository_id=job.repository_id, job_id=job.pk, error_code=error.code
-        )
-    return outcome
-
-
-def _write_failure(job: Job, error: CodeReposError) -> str:
-    """Write the failure in one transaction, and return the outcome."""
-    again = error.retryable and job.attempts_left
-    with row_transaction(alias()):
-        won = job.schedule_retry(error) if again else job.fail(error)
-        if won:
-            if isinstance(error, RemoteAuthFailed):
-                job.repository.record_token_result(accepted=False)
-            return "retry_scheduled" if again else "failed"
-    # Written by an earlier try, whose answer was lost with its connection?
-    return "failed" if job.has_ended(JobState.FAILED, error_code=error.code) else "lost"
-
-
-def _enqueue_retry(job: Job) -> None:
-    row = Job.objects.filter(pk=job.pk)
-    when = row.values_list("next_attempt_at", flat=True).first()
-    if when is not None:
-        queue.enqueue_at(job, when)

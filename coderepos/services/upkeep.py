@@ -1,4 +1,7 @@
-"""Upkeep of jobs and of the sandbox root: nothing stays stuck, and nothing is left behind."""
+"""Upkeep of this machine: its row, its sandbox root, and what is left behind in it.
+
+What happens to jobs whose lease expires is in :mod:`~coderepos.services.expired_leases`.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,15 @@ import logging
 import uuid
 from typing import Final
 
-from coderepos import engine, queue, signals
+from coderepos import engine
 from coderepos.conf import conf
-from coderepos.exceptions import SandboxRootMissing, WorkerLost
-from coderepos.git.confinement.profiles import available_level
-from coderepos.models import CodeRepository, Job, JobState, Node
-from coderepos.models.job import OVERDUE_SECONDS
+from coderepos.exceptions import SandboxRootMissing
+from coderepos.models import Node
 from coderepos.sandbox.mounts import mount_point_of
 from coderepos.sandbox.root import SandboxRoot
-from coderepos.services.afterwards import failures_logged
 from coderepos.services.sweeping import sweep_root
 
 SWEEP_AFTER_SECONDS: Final = 15 * 60
-BATCH: Final = 100
-"""Most leases that one round expires."""
-
-MOST_WAITING: Final = 20
-"""No job is enqueued again while this many tasks wait: each of them leads a worker to the oldest due job."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -73,63 +67,6 @@ def _marked_root(node: Node, *, may_be_new: bool) -> SandboxRoot:
         raise
     node.record_root(str(root.path), mount_point=mount_point_of(root.path))
     return root
-
-
-def reap() -> str:
-    """Expire leases, enqueue due jobs that no worker was notified of lately, and record the round; idempotent."""
-    states = [_expire_lease(job) for job in Job.objects.lease_expired().select_related("repository")[:BATCH]]
-    enqueued = 0
-    with failures_logged("Due jobs can't be enqueued: the queue fails"):
-        enqueued = _enqueue_overlooked()
-    register_node().record_heartbeat(isolation_level=available_level())
-    _warn_of_standstill()
-    return f"{sum(state is not None for state in states)} leases expired, {enqueued} jobs enqueued"
-
-
-def _expire_lease(job: Job) -> JobState | None:
-    error = WorkerLost()
-    try:
-        state = job.expire_lease(error)
-    except Exception:
-        logger.exception("job %s: lease of the worker on %s can't be expired", job.pk, job.node)
-        return None
-    if state is not None:
-        logger.warning("job %s: lease of the worker on %s expired, now %s", job.pk, job.node, state)
-    if state == JobState.FAILED:
-        # No later attempt will remove what this one left.
-        with failures_logged("job %s: a sweep of what it left can't be requested", job.pk):
-            Node.objects.filter(name=job.node).update(swept_at=None)
-        signals.repository_failed.send_robust(
-            sender=CodeRepository, repository_id=job.repository_id, job_id=job.pk, error_code=error.code
-        )
-    return state
-
-
-def _enqueue_overlooked() -> int:
-    """Enqueue due jobs of which no worker was notified lately, and return how many.
-
-    A notification can be lost with the cluster that fetched it, or wait there behind long work while other clusters
-    are idle. All but the first are sent twice: a cluster may fetch them and never run them.
-    """
-    overlooked = list(Job.objects.oldest_due().awaiting_enqueue()[:MOST_WAITING])
-    if not overlooked:
-        return 0
-    wanted = [job for job in overlooked for _ in range(2 if job.enqueued_at or job.attempt else 1)]
-    # Tasks that wait lead to the oldest jobs, so that a backlog is not enqueued twice.
-    missing = wanted[queue.waiting() : MOST_WAITING]
-    for job in missing:
-        queue.enqueue(job)
-    return len({job.pk for job in missing})
-
-
-def _warn_of_standstill() -> None:
-    jobs = Job.objects
-    if jobs.overdue().exists() and not jobs.with_recent_heartbeat().exists():
-        logger.critical(
-            "Jobs have been due for more than %d s and no worker claims any: restart the cluster, and look for a "
-            "worker that was killed while idle, or for tasks of the host that never end",
-            OVERDUE_SECONDS,
-        )
 
 
 def sweep() -> str:

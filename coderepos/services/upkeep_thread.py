@@ -21,7 +21,7 @@ from django.db import connections
 from coderepos.conf import conf
 from coderepos.exceptions import CodeReposError
 from coderepos.models import Node
-from coderepos.services import upkeep
+from coderepos.services import expired_leases, upkeep
 
 ROUND_SECONDS: Final = 10
 """Time between two rounds of upkeep on one machine."""
@@ -59,7 +59,7 @@ def run_round() -> Node | None:
     node = upkeep.register_node()
     if not node.begin_upkeep(every_seconds=ROUND_SECONDS):
         return None
-    upkeep.reap()
+    expired_leases.reap()
     return node
 
 

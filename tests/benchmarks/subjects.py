@@ -24,7 +24,7 @@ from coderepos.git.fetch import fetch
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.probe import probe
-from coderepos.git.process.supervisor import Child, starting
+from coderepos.git.process.child import Child, starting
 from coderepos.git.transport.pkt_line import DELIM_PKT, FLUSH_PKT, pkt_line
 from coderepos.git.url import parse_git_url
 from coderepos.sandbox.root import SandboxRoot
@@ -71,7 +71,7 @@ def _our_clone(depth: int | None) -> Callable[[str, Path], dict[str, Any]]:
         sandbox = Sandbox(root, "project", "repository")
         incoming = sandbox.create_incoming("version")
         report = clone(_our_request(url, depth), incoming=incoming, on_progress=lambda progress: None)
-        sandbox.publish("version")
+        sandbox.finish_incoming("version")
         sandbox.activate("version")
         return {
             "received_bytes": report.received_bytes,

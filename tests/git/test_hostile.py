@@ -142,7 +142,7 @@ def test_a_clone_ends_as_it_must_and_leaves_nothing(
 
     after = cloned(asking(valid_server, internal), sandbox, "two")
     assert after.error is None
-    sandbox.publish("two")
+    sandbox.finish_incoming("two")
     sandbox.activate("two")
     assert (sandbox.repository_path / "link").read_bytes() == CONTENT.content
 

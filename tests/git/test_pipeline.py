@@ -34,8 +34,9 @@ from coderepos.git.clone import ChildModules, CloneRequest, clone
 from coderepos.git.credentials import Credentials
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.process import events, spawner, supervisor
-from coderepos.git.process.supervisor import Child
+from coderepos.git.process import child as supervisor
+from coderepos.git.process import events, spawner
+from coderepos.git.process.child import Child
 from coderepos.git.results import CloneReport, Progress
 from tests.support.processes import (
     Process,

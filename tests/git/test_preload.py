@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from coderepos.git.limits import Limits
-from coderepos.git.process.supervisor import Child, starting
+from coderepos.git.process.child import Child, starting
 from coderepos.git.wire import BuildRequest, SearchRequest, dump_line, request_line
 from tests.support import packs
 from tests.support.build_child import outcome_of

@@ -66,7 +66,7 @@ def build(sandbox: Sandbox, token: str, content: str = "content") -> None:
 def publish(sandbox: Sandbox, token: str, content: str = "content") -> None:
     """Build, publish and activate a version."""
     build(sandbox, token, content)
-    sandbox.publish(token)
+    sandbox.finish_incoming(token)
     sandbox.activate(token)
 
 
@@ -127,7 +127,7 @@ def test_a_group_may_read_without_a_call_per_file(place: Path) -> None:
     (incoming / "tree/file").write_text("content")
     (incoming / "tree/file").chmod(0o440)
     (incoming / "tree").chmod(0o550)
-    sandbox.publish("one")
+    sandbox.finish_incoming("one")
     sandbox.activate("one")
     os.umask(0o022)
 
@@ -273,7 +273,7 @@ def test_a_folder_with_content_keeps_it_until_it_is_removed(sandbox: Sandbox) ->
 def test_a_folder_in_place_of_a_link_is_refused(sandbox: Sandbox, name: str) -> None:
     """Where one of the three links should be, a folder with content is neither replaced nor entered."""
     build(sandbox, "one")
-    sandbox.publish("one")
+    sandbox.finish_incoming("one")
     (sandbox.path / name).mkdir()
     (sandbox.path / name / "file").write_text("here")
 
@@ -286,7 +286,7 @@ def test_a_folder_in_place_of_a_link_is_refused(sandbox: Sandbox, name: str) -> 
 def test_a_wrong_link_is_replaced(sandbox: Sandbox) -> None:
     """A constant link that leads elsewhere is put right by the next activation."""
     build(sandbox, "one")
-    sandbox.publish("one")
+    sandbox.finish_incoming("one")
     (sandbox.path / "repository").symlink_to("/etc")
 
     sandbox.activate("one")
@@ -301,7 +301,7 @@ def test_names_that_are_no_plain_segment_are_refused(root: SandboxRoot, name: st
         Sandbox(root, name, "repository")
     with pytest.raises(SandboxRefused):
         Sandbox(root, "project", name)
-    for verb in ("create_incoming", "publish", "activate", "discard", "discard_incoming"):
+    for verb in ("create_incoming", "finish_incoming", "activate", "discard", "discard_incoming"):
         with pytest.raises(SandboxRefused):
             getattr(Sandbox(root, "project", "repository"), verb)(name)
 
@@ -310,7 +310,7 @@ def test_publishing_shows_nothing_before_the_flip(sandbox: Sandbox) -> None:
     """Readers see the old version until the link is set, and the new one at once then."""
     publish(sandbox, "one", "first")
     build(sandbox, "two", "second")
-    sandbox.publish("two")
+    sandbox.finish_incoming("two")
 
     assert (sandbox.repository_path / "folder/file").read_text() == "first"
     resolved = sandbox.repository_path.resolve()
@@ -324,7 +324,7 @@ def test_publishing_shows_nothing_before_the_flip(sandbox: Sandbox) -> None:
 def test_what_is_not_there_can_not_be_published(sandbox: Sandbox) -> None:
     """A missing folder is an error and leaves no link behind."""
     with pytest.raises(SandboxUnavailable):
-        sandbox.publish("none")
+        sandbox.finish_incoming("none")
     sandbox.create_incoming("one")
     with pytest.raises(SandboxUnavailable):
         sandbox.activate("one")
@@ -352,7 +352,7 @@ def test_the_loser_removes_its_own_version_only(sandbox: Sandbox) -> None:
     """Discarding a version that was published but never shown leaves the shown one and its link alone."""
     publish(sandbox, "one", "first")
     build(sandbox, "two")
-    sandbox.publish("two")
+    sandbox.finish_incoming("two")
     build(sandbox, "three")
 
     sandbox.discard("two")
@@ -379,7 +379,7 @@ def test_everything_of_a_token_is_found_and_goes(sandbox: Sandbox) -> None:
     publish(sandbox, "seen")
     build(sandbox, "building")
     build(sandbox, "published")
-    sandbox.publish("published")
+    sandbox.finish_incoming("published")
     build(sandbox, "removing")
     (sandbox.path / ".incoming-removing").rename(sandbox.path / ".removing-removing")
     (sandbox.path / "strange").write_text("here")
@@ -755,7 +755,7 @@ def test_a_flip_that_can_not_be_synced_is_a_flip(
 ) -> None:
     """Once the link is set nothing may look like a failure, or the caller would discard what readers see."""
     build(sandbox, "one")
-    sandbox.publish("one")
+    sandbox.finish_incoming("one")
 
     def fail(descriptor: int) -> None:
         raise OSError(5, "Input/output error")

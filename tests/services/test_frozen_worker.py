@@ -56,7 +56,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "before it removes what was left behind": (Sandbox, "discard_incoming"),
     "before it makes its directory": (Sandbox, "create_incoming"),
     "before it clones": (cloning, "clone"),
-    "before it publishes": (Sandbox, "publish"),
+    "before it finishes its version": (Sandbox, "finish_incoming"),
     "before it commits": (cloning, "_commit"),
     "before it sets the link": (Sandbox, "activate"),
     "before it writes the outcome": (publication, "_write"),
@@ -182,7 +182,7 @@ def make_leftover(job: Job, sandbox: Sandbox) -> None:
     upkeep.prepare_root(upkeep.register_node())
     for token in ("building", "published"):
         sandbox.create_incoming(token)
-    sandbox.publish("published")
+    sandbox.finish_incoming("published")
 
 
 def assert_published(job: Job, sandbox: Sandbox) -> None:

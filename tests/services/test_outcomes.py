@@ -16,7 +16,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, SandboxRefused
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, JobState, get_project_model
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import cloning, leases, publication
+from coderepos.services import cloning, leases, publication, retries
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer
 
@@ -195,7 +195,7 @@ def break_once(monkeypatch: pytest.MonkeyPatch, step: str, *, committed: bool) -
     elif step == "succeed":
         monkeypatch.setattr(publication, "_write", losing_the_answer(publication._write, carried_out=committed))
     else:
-        monkeypatch.setattr(cloning, "_write_failure", losing_the_answer(cloning._write_failure, carried_out=committed))
+        monkeypatch.setattr(retries, "_write_failure", losing_the_answer(retries._write_failure, carried_out=committed))
 
 
 class Lossy:

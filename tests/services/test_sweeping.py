@@ -46,7 +46,7 @@ def publish(sandbox: Sandbox, token: str) -> None:
     for name in ("tree", "git"):
         (incoming / name).mkdir()
         (incoming / name / "file").write_text("content")
-    sandbox.publish(token)
+    sandbox.finish_incoming(token)
     sandbox.activate(token)
 
 

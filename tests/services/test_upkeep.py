@@ -21,7 +21,7 @@ from coderepos.exceptions import CodeReposError, SandboxRefused
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
 from coderepos.projects.models import Project
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import cloning, upkeep
+from coderepos.services import cloning, expired_leases, upkeep
 
 pytestmark = pytest.mark.django_db
 
@@ -64,10 +64,10 @@ def test_last_failure_is_signalled_though_the_clean_up_fails(job: Job, monkeypat
     expire_lease(job)
     heard = mock.Mock()
     signals.repository_failed.connect(heard)
-    monkeypatch.setattr(upkeep, "Node", mock.Mock(**{"objects.filter.side_effect": OperationalError}))
+    monkeypatch.setattr(expired_leases, "Node", mock.Mock(**{"objects.filter.side_effect": OperationalError}))
 
     try:
-        assert upkeep._expire_lease(claimed) == JobState.FAILED
+        assert expired_leases._expire_lease(claimed) == JobState.FAILED
     finally:
         signals.repository_failed.disconnect(heard)
 
@@ -215,7 +215,7 @@ def test_sweep_removes_what_no_row_knows(job: Job, sandbox_base: Path, monkeypat
     for version in ("published", "lost"):
         incoming = sandbox.create_incoming(version)
         (incoming / "tree").mkdir()
-        sandbox.publish(version)
+        sandbox.finish_incoming(version)
     sandbox.activate("published")
     sandbox.create_incoming(str(claimed.lease_token))
     sandbox.create_incoming("dead")

@@ -17,7 +17,7 @@ from coderepos.git.pack import index as pack_index
 from coderepos.git.pack.pack_file import Pack
 from coderepos.git.pack.resolver import Resolver
 from coderepos.git.pack.scanner import PackScanner
-from coderepos.git.process.supervisor import Child, starting
+from coderepos.git.process.child import Child, starting
 from coderepos.git.wire import BuildReport, BuildRequest, FetchOutcome, dump_line, request_line
 from tests.support import packs
 from tests.support.packs import Object

@@ -18,7 +18,7 @@ import pytest
 
 from coderepos.exceptions import CodeReposError
 from coderepos.git.limits import MB
-from coderepos.git.process.supervisor import Child
+from coderepos.git.process.child import Child
 
 _SAMPLE_SECONDS: Final = 0.005
 

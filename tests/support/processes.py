@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from coderepos.git.process import spawner
-from coderepos.git.process.signals import signals_blocked
-from coderepos.git.process.supervisor import Child
+from coderepos.git.process.child import Child
+from coderepos.git.process.signal_mask import signals_blocked
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PTRACE_SEIZE = 0x4206

@@ -14,8 +14,8 @@ from typing import Any
 
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
+from coderepos.git.process.child import Child
 from coderepos.git.process.spawner import ROOT
-from coderepos.git.process.supervisor import Child
 from coderepos.git.wire import BuildRequest, FetchRequest, SearchRequest, dump_line
 
 Fact = tuple[object, ...]

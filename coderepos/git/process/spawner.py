@@ -153,7 +153,7 @@ _registry = _Registry()
 def submit(module: str, descriptors: Sequence[int]) -> Spawner | None:
     """Ask the fork server for a child, and return the server; start one where none is.
 
-    Call it in :func:`~coderepos.git.process.signals.signals_blocked`.
+    Call it in :func:`~coderepos.git.process.signal_mask.signals_blocked`.
 
     :param module: dotted name of the module whose ``main(pack_fd)`` the child runs.
     :param descriptors: standard input, standard output, pack pipe and reply socket; the caller's copies stay open.
@@ -186,7 +186,7 @@ def submit(module: str, descriptors: Sequence[int]) -> Spawner | None:
 def replace(spawner: Spawner | None, *, older_than: float) -> None:
     """Kill a fork server that does not answer; the next request starts another one.
 
-    Call it in :func:`~coderepos.git.process.signals.signals_blocked`.
+    Call it in :func:`~coderepos.git.process.signal_mask.signals_blocked`.
 
     :param spawner: ``None`` for the present one.
     :param older_than: by :func:`time.monotonic`; one that was started later stays.
@@ -207,7 +207,7 @@ def replace(spawner: Spawner | None, *, older_than: float) -> None:
 def reap() -> bool:
     """Reap the fork servers that have ended, and return whether none is left but one that serves.
 
-    Call it in :func:`~coderepos.git.process.signals.signals_blocked`.
+    Call it in :func:`~coderepos.git.process.signal_mask.signals_blocked`.
     """
     registry = _registry
     if not registry.try_lock():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from coderepos.exceptions import GitError
-from coderepos.git.process.supervisor import Child
+from coderepos.git.process.child import Child
 from coderepos.git.results import Progress
 
 TICK_SECONDS: Final = 1.0

@@ -26,8 +26,11 @@ from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.probe import probe
-from coderepos.git.process import process, signals, spawner, supervisor
-from coderepos.git.process.supervisor import Child, starting
+from coderepos.git.process import child as supervisor
+from coderepos.git.process import child_handle as process
+from coderepos.git.process import signal_mask as signals
+from coderepos.git.process import spawner
+from coderepos.git.process.child import Child, starting
 from coderepos.git.wire import dump_line
 from tests.support.processes import fork_server_pid, forked_pid, left_over, open_descriptors, stop_fork_server
 from tests.support.servers.hostile import HostileServer
@@ -255,7 +258,7 @@ sys.path.insert(0, {root!r})
 from gevent import monkey; monkey.patch_all()
 import os, signal, time, gevent
 from coderepos.git.process import spawner
-from coderepos.git.process.supervisor import Child, starting
+from coderepos.git.process.child import Child, starting
 
 nowhere = os.open(os.devnull, os.O_WRONLY)
 masks = set()

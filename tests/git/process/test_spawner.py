@@ -25,8 +25,10 @@ from coderepos.exceptions import InternalError
 from coderepos.git.clone import ChildModules, CloneRequest, clone
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.process import process, spawner, supervisor
-from coderepos.git.process.supervisor import Child, starting
+from coderepos.git.process import child as supervisor
+from coderepos.git.process import child_handle as process
+from coderepos.git.process import spawner
+from coderepos.git.process.child import Child, starting
 from coderepos.git.wire import dump_line
 from tests.support.processes import (
     adopt_orphans,

@@ -39,7 +39,7 @@ def work(given: dict[str, Any]) -> dict[str, Any]:
     probed = probe(request, seconds=20)
     incoming = sandbox.create_incoming(given["token"])
     report = clone(request, incoming=incoming, on_progress=tell)
-    sandbox.publish(given["token"])
+    sandbox.finish_incoming(given["token"])
     replaced = sandbox.tokens() - {given["token"]}
     sandbox.activate(given["token"])
     for token in replaced:

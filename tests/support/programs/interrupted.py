@@ -35,9 +35,9 @@ def main(job_id: str, step: str, number: str) -> str:
     interrupt = interruption(signal.Signals(int(number)))
     match step:
         case "before the rename":
-            wrap(Sandbox, "publish", before=interrupt)
+            wrap(Sandbox, "finish_incoming", before=interrupt)
         case "after the rename":
-            wrap(Sandbox, "publish", after=interrupt)
+            wrap(Sandbox, "finish_incoming", after=interrupt)
         case "before the link":
             wrap(Sandbox, "activate", before=interrupt)
         case "inside the link":

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from coderepos.git.process import spawner
 from coderepos.git.process.forkserver import FORK_FAILED
-from coderepos.git.process.signals import signals_blocked
+from coderepos.git.process.signal_mask import signals_blocked
 from coderepos.git.process.spawner import Spawner
 
 START_SECONDS: Final = 20.0

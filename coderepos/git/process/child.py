@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from coderepos.exceptions import InternalError
-from coderepos.git.process.process import Process
-from coderepos.git.process.signals import signals_blocked
+from coderepos.git.process.child_handle import Process
+from coderepos.git.process.signal_mask import signals_blocked
 from coderepos.git.wire import MESSAGE_BYTES, load_line
 
 logger = logging.getLogger(__name__)

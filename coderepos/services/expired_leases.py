@@ -1,0 +1,79 @@
+"""What happens when a lease expires: the job is queued again, or has failed; and no due job stays unnoticed."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from coderepos import queue, signals
+from coderepos.exceptions import WorkerLost
+from coderepos.git.confinement.profiles import available_level
+from coderepos.models import CodeRepository, Job, JobState, Node
+from coderepos.models.job import OVERDUE_SECONDS
+from coderepos.services.afterwards import failures_logged
+from coderepos.services.upkeep import register_node
+
+BATCH: Final = 100
+"""Most leases that one round expires."""
+
+MOST_WAITING: Final = 20
+"""No job is enqueued again while this many tasks wait: each of them leads a worker to the oldest due job."""
+
+logger = logging.getLogger(__name__)
+
+
+def reap() -> str:
+    """Expire leases, enqueue due jobs that no worker was notified of lately, and record the round; idempotent."""
+    states = [_expire_lease(job) for job in Job.objects.lease_expired().select_related("repository")[:BATCH]]
+    enqueued = 0
+    with failures_logged("Due jobs can't be enqueued: the queue fails"):
+        enqueued = _enqueue_overlooked()
+    register_node().record_heartbeat(isolation_level=available_level())
+    _warn_of_standstill()
+    return f"{sum(state is not None for state in states)} leases expired, {enqueued} jobs enqueued"
+
+
+def _expire_lease(job: Job) -> JobState | None:
+    error = WorkerLost()
+    try:
+        state = job.expire_lease(error)
+    except Exception:
+        logger.exception("job %s: lease of the worker on %s can't be expired", job.pk, job.node)
+        return None
+    if state is not None:
+        logger.warning("job %s: lease of the worker on %s expired, now %s", job.pk, job.node, state)
+    if state == JobState.FAILED:
+        # No later attempt will remove what this one left.
+        with failures_logged("job %s: a sweep of what it left can't be requested", job.pk):
+            Node.objects.filter(name=job.node).update(swept_at=None)
+        signals.repository_failed.send_robust(
+            sender=CodeRepository, repository_id=job.repository_id, job_id=job.pk, error_code=error.code
+        )
+    return state
+
+
+def _enqueue_overlooked() -> int:
+    """Enqueue due jobs of which no worker was notified lately, and return how many.
+
+    A notification can be lost with the cluster that fetched it, or wait there behind long work while other clusters
+    are idle. All but the first are sent twice: a cluster may fetch them and never run them.
+    """
+    overlooked = list(Job.objects.oldest_due().awaiting_enqueue()[:MOST_WAITING])
+    if not overlooked:
+        return 0
+    wanted = [job for job in overlooked for _ in range(2 if job.enqueued_at or job.attempt else 1)]
+    # Tasks that wait lead to the oldest jobs, so that a backlog is not enqueued twice.
+    missing = wanted[queue.waiting() : MOST_WAITING]
+    for job in missing:
+        queue.enqueue(job)
+    return len({job.pk for job in missing})
+
+
+def _warn_of_standstill() -> None:
+    jobs = Job.objects
+    if jobs.overdue().exists() and not jobs.with_recent_heartbeat().exists():
+        logger.critical(
+            "Jobs have been due for more than %d s and no worker claims any: restart the cluster, and look for a "
+            "worker that was killed while idle, or for tasks of the host that never end",
+            OVERDUE_SECONDS,
+        )

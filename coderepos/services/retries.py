@@ -1,0 +1,63 @@
+"""What becomes of an attempt that failed: a retry, or the end of the job.
+
+What is retried, each error class says (``retryable``); when, :meth:`Job.schedule_retry
+<coderepos.models.job.Job.schedule_retry>`; how often, the setting ``CLONE_MAX_RETRIES``, which a job keeps as
+``max_attempts``.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from coderepos import queue, signals
+from coderepos.exceptions import CodeReposError, RemoteAuthFailed
+from coderepos.models import AuditEvent, CodeRepository, Job, JobState, LeaseLost, alias
+from coderepos.models.locking import row_transaction
+from coderepos.services.afterwards import failures_logged
+from coderepos.services.leases import Lease
+from coderepos.services.trail import audit_failure
+
+logger = logging.getLogger(__name__)
+
+
+def record_failure(lease: Lease, error: CodeReposError) -> str:
+    """Record the failure of an attempt, schedule a retry or fail the job, and return the outcome of the attempt."""
+    job = lease.job
+    logger.warning("job %s: attempt %s failed: %s: %s", job.pk, job.attempt, error.code, error.message)
+    try:
+        outcome = lease.persist(lambda: _write_failure(job, error))
+    except LeaseLost:
+        logger.warning("job %s: the lease was lost; the failure is not recorded", job.pk)
+        return "lost"
+    if isinstance(error, RemoteAuthFailed) and outcome != "lost":
+        audit_failure(
+            AuditEvent.TOKEN_REFUSED, error, repository=job.repository, job_id=job.pk, details={"attempt": job.attempt}
+        )
+    if outcome == "retry_scheduled":
+        with failures_logged("job %s: the retry can't be enqueued; the upkeep will enqueue it", job.pk):
+            _enqueue_retry(job)
+    elif outcome == "failed":
+        signals.repository_failed.send_robust(
+            sender=CodeRepository, repository_id=job.repository_id, job_id=job.pk, error_code=error.code
+        )
+    return outcome
+
+
+def _write_failure(job: Job, error: CodeReposError) -> str:
+    """Write the failure in one transaction, and return the outcome."""
+    again = error.retryable and job.attempts_left
+    with row_transaction(alias()):
+        won = job.schedule_retry(error) if again else job.fail(error)
+        if won:
+            if isinstance(error, RemoteAuthFailed):
+                job.repository.record_token_result(accepted=False)
+            return "retry_scheduled" if again else "failed"
+    # Written by an earlier try, whose answer was lost with its connection?
+    return "failed" if job.has_ended(JobState.FAILED, error_code=error.code) else "lost"
+
+
+def _enqueue_retry(job: Job) -> None:
+    row = Job.objects.filter(pk=job.pk)
+    when = row.values_list("next_attempt_at", flat=True).first()
+    if when is not None:
+        queue.enqueue_at(job, when)
