@@ -48,6 +48,7 @@ def environment(child_environment: dict[str, str]) -> dict[str, str]:
     }
 
 
+@pytest.mark.of_any_database
 def test_no_process_of_a_cluster_shows_a_key(
     environment: dict[str, str],
     tmp_path: Path,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from coderepos.models import CodeRepository, Job, JobState
 from coderepos.projects.models import Project
 from tests.integration.conftest import ACCESS_TOKEN, StartCluster
@@ -161,6 +163,7 @@ def test_ref_and_depth_reach_the_sandbox(
         assert fsck(git_dir) == ""
 
 
+@pytest.mark.of_any_database
 def test_tls_server_with_a_private_authority(
     api: Api,
     project: Project,
@@ -180,6 +183,7 @@ def test_tls_server_with_a_private_authority(
     assert done["clone_status"] == "COMPLETED", done
 
 
+@pytest.mark.of_any_database
 def test_oversized_repository_is_refused_early(
     api: Api, project: Project, git_root: Path, git_server: GitServer, code_settings: CodeSettings
 ) -> None:

@@ -99,6 +99,7 @@ def test_killed_worker(
     assert (sandbox / "repository" / "noise").stat().st_size == 3_000_000
 
 
+@pytest.mark.of_any_database
 def test_killed_fork_server(
     api: Api,
     project: Project,
