@@ -22,9 +22,8 @@ from coderepos.git.credentials import Credentials
 from coderepos.git.inspection import inspect
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.process import child as supervisor
 from coderepos.git.process import events
-from coderepos.git.process.child import Child
+from coderepos.git.process.child import Child, pack_pipe, starting
 from coderepos.git.process.watchdog import TICK_SECONDS, Watchdog
 from coderepos.git.results import CloneReport, Progress, token_expiry
 from coderepos.git.text import display_ref
@@ -168,8 +167,8 @@ def exit_error(child: Child) -> CodeReposError:
 
 
 def _start(modules: ChildModules, running: ExitStack) -> tuple[Child, Child]:
-    with supervisor.starting():
-        read_end, write_end = supervisor.pack_pipe()
+    with starting():
+        read_end, write_end = pack_pipe()
         try:
             fetch = running.enter_context(Child("fetch", modules.fetch, write_end))
             build = running.enter_context(Child("build", modules.build, read_end))

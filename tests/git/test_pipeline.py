@@ -34,7 +34,7 @@ from coderepos.git.clone import ChildModules, CloneRequest, clone
 from coderepos.git.credentials import Credentials
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.process import child as supervisor
+from coderepos.git.process import child as child_module
 from coderepos.git.process import events, spawner
 from coderepos.git.process.child import Child
 from coderepos.git.results import CloneReport, Progress
@@ -511,9 +511,9 @@ def test_an_embedding_server_is_not_started_again(play: Play, monkeypatch: pytes
 
 def test_the_pack_pipe_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pipe holds a megabyte where the kernel grants it, and works where it does not."""
-    large = supervisor.pack_pipe()
-    monkeypatch.setattr(supervisor, "PIPE_BYTES", -1)
-    usual = supervisor.pack_pipe()
+    large = child_module.pack_pipe()
+    monkeypatch.setattr(child_module, "PIPE_BYTES", -1)
+    usual = child_module.pack_pipe()
 
     sizes = [fcntl.fcntl(ends[0], fcntl.F_GETPIPE_SZ) for ends in (large, usual)]
     for descriptor in (*large, *usual):
@@ -526,7 +526,7 @@ def test_a_child_that_the_kernel_holds_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where even SIGKILL does not end a process in time, the log says so and the caller goes on."""
-    monkeypatch.setattr(supervisor, "_REAP_SECONDS", 0.2)
+    monkeypatch.setattr(child_module, "_REAP_SECONDS", 0.2)
     with open(os.devnull, "wb") as nowhere:
         child = Child("fetch", "tests.support.programs.scripted", nowhere.fileno())
     server = fork_server_pid()
@@ -541,7 +541,7 @@ def test_a_child_that_the_kernel_holds_is_told(
 
 def test_nothing_is_looked_at_while_a_child_may_still_run(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a build child made is not published while anything that it started may change it."""
-    monkeypatch.setattr(supervisor, "_REAP_SECONDS", 0.2)
+    monkeypatch.setattr(child_module, "_REAP_SECONDS", 0.2)
     held: dict[int, AbstractContextManager[None]] = {}
 
     def hold(_progress: Progress) -> None:

@@ -26,10 +26,8 @@ from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.git.probe import probe
-from coderepos.git.process import child as supervisor
-from coderepos.git.process import child_handle as process
-from coderepos.git.process import signal_mask as signals
-from coderepos.git.process import spawner
+from coderepos.git.process import child as child_module
+from coderepos.git.process import child_handle, signal_mask, spawner
 from coderepos.git.process.child import Child, starting
 from coderepos.git.wire import dump_line
 from tests.support.processes import fork_server_pid, forked_pid, left_over, open_descriptors, stop_fork_server
@@ -130,7 +128,7 @@ def test_what_a_handler_raises_while_a_child_ends() -> None:
 
 def interrupted_at(stop: int, call: Callable[[], object]) -> bool:
     """Call while a signal arrives at a line of ours, whose handler raises; return whether there are so many lines."""
-    files = {module.__file__ for module in (supervisor, process, signals, spawner, contextlib)}
+    files = {module.__file__ for module in (child_module, child_handle, signal_mask, spawner, contextlib)}
     lines = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Any:

@@ -25,9 +25,8 @@ from coderepos.exceptions import InternalError
 from coderepos.git.clone import ChildModules, CloneRequest, clone
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.process import child as supervisor
-from coderepos.git.process import child_handle as process
-from coderepos.git.process import spawner
+from coderepos.git.process import child as child_module
+from coderepos.git.process import child_handle, spawner
 from coderepos.git.process.child import Child, starting
 from coderepos.git.wire import dump_line
 from tests.support.processes import (
@@ -342,7 +341,7 @@ def test_a_clone_whose_fork_server_is_killed_is_an_error_of_ours(tmp_path: Path,
 
 def test_a_frozen_fork_server_is_replaced_when_it_does_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host does not wait for it for ever: it is killed, and the next request is served."""
-    monkeypatch.setattr(process, "START_SECONDS", 2)
+    monkeypatch.setattr(child_handle, "START_SECONDS", 2)
     server = running_server()
     os.kill(server, signal.SIGSTOP)
 
@@ -357,7 +356,7 @@ def test_a_frozen_fork_server_is_replaced_when_it_does_not_kill(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Children that it should have killed end with it."""
-    monkeypatch.setattr(supervisor, "_REAP_SECONDS", 0.3)
+    monkeypatch.setattr(child_module, "_REAP_SECONDS", 0.3)
     server = running_server()
     with playing(["sleep", 60]) as child:
         pid = forked_pid(child)
@@ -371,7 +370,7 @@ def test_a_frozen_fork_server_is_replaced_when_it_does_not_kill(
 
 def test_requests_that_wait_go_to_the_next_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a frozen fork server had no room for is served by the one that takes its place."""
-    monkeypatch.setattr(process, "START_SECONDS", 2)
+    monkeypatch.setattr(child_handle, "START_SECONDS", 2)
     server = frozen_server()
 
     with ExitStack() as running:
