@@ -25,8 +25,10 @@ def signals_blocked() -> Iterator[None]:
 
     A handler that raises, such as a queue's time-out, would otherwise separate a process from who has to end it.
     """
-    before = _signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # Runs the handlers of what came just before, with the signals blocked already: here one may raise.
+        _signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         yield
     finally:
         _signal.pthread_sigmask(signal.SIG_SETMASK, before)

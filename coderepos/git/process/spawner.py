@@ -16,12 +16,11 @@ import posix
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import coderepos
 from coderepos.git.process.forkserver import CONTROL_FD
@@ -36,6 +35,8 @@ LOWEST_FD: Final = 10
 """Descriptors below are those of the new process, which must not be overwritten before they are copied."""
 
 _PRELOADED: Final = "coderepos.git.preload"
+
+_Result = TypeVar("_Result")
 
 _CODE: Final = """\
 import sys
@@ -117,33 +118,23 @@ class _Registry:
     """What this process knows of its fork servers; another process, such as a fork of it, knows nothing."""
 
     def __init__(self) -> None:
-        # A lock of gevent's may let another green thread run; this never waits.
-        self._token: Final = deque([None])
+        self.turn: Final[dict[None, object]] = {}
+        """Whose turn it is, under the only key: see :func:`_in_turn`."""
         self.spawner: Spawner | None = None
         self.dismissed: list[Spawner] = []
 
-    def try_lock(self) -> bool:
-        """Keep other threads out until :meth:`unlock`; return whether none of them was first."""
-        try:
-            self._token.pop()
-        except IndexError:
-            return False
-        return True
-
-    def unlock(self) -> None:
-        """Let other threads have their turn."""
-        self._token.append(None)
-
     def dismiss(self) -> None:
         """Close the control socket of the fork server, which ends by that."""
-        if self.spawner:
-            self.spawner.control.close()
-            self.dismissed.append(self.spawner)
-            self.spawner = None
+        # Forgotten first: one whose control socket is closed must never be asked.
+        dismissed, self.spawner = self.spawner, None
+        if dismissed:
+            self.dismissed.append(dismissed)
         self.reap()
 
     def reap(self) -> None:
-        """Reap the dismissed ones that have ended."""
+        """Close the control sockets of the dismissed ones, and reap those that have ended."""
+        for one in self.dismissed:
+            one.control.close()
         self.dismissed = [one for one in self.dismissed if not one.is_reaped()]
 
 
@@ -160,27 +151,7 @@ def submit(module: str, descriptors: Sequence[int]) -> Spawner | None:
     :return: ``None`` where it takes no request right now: ask again a moment later.
     :raises OSError: no server can be started.
     """
-    registry = _registry
-    if not registry.try_lock():
-        return None
-    try:
-        for is_second_try in (False, True):
-            if is_second_try or registry.spawner is None or registry.spawner.identity != _identity():
-                registry.dismiss()
-                registry.spawner = Spawner()
-            try:
-                registry.spawner.send(module, descriptors)
-            except BlockingIOError:
-                return None
-            except ConnectionError:
-                # It was idle for long, or killed. Nothing of the request was taken.
-                if is_second_try:
-                    raise
-            else:
-                return registry.spawner
-        return None
-    finally:
-        registry.unlock()
+    return _in_turn(lambda registry: _submit(registry, module, descriptors), otherwise=None)
 
 
 def replace(spawner: Spawner | None, *, older_than: float) -> None:
@@ -191,17 +162,7 @@ def replace(spawner: Spawner | None, *, older_than: float) -> None:
     :param spawner: ``None`` for the present one.
     :param older_than: by :func:`time.monotonic`; one that was started later stays.
     """
-    registry = _registry
-    if not registry.try_lock():
-        return
-    try:
-        spawner = spawner or registry.spawner
-        if spawner and spawner.started_at <= older_than and spawner.identity[0] == os.getpid():
-            spawner.kill()
-            if spawner is registry.spawner:
-                registry.dismiss()
-    finally:
-        registry.unlock()
+    _in_turn(lambda registry: _replace(registry, spawner or registry.spawner, older_than), otherwise=None)
 
 
 def reap() -> bool:
@@ -209,17 +170,62 @@ def reap() -> bool:
 
     Call it in :func:`~coderepos.git.process.signal_mask.signals_blocked`.
     """
-    registry = _registry
-    if not registry.try_lock():
-        return False
+    return _in_turn(_reap, otherwise=False)
+
+
+def _in_turn(act: Callable[[_Registry], _Result], *, otherwise: _Result) -> _Result:
+    """Return what ``act`` returns while other threads are kept out, or ``otherwise`` where one of them was first.
+
+    A lock of gevent's may let another green thread run; this never waits. A turn that was never given back would be the
+    end of all children of this process, and an exception may be raised at any call: by a handler in the main thread
+    whose signal came to another thread, or by a queue that interrupts threads. So nothing is called to give it back.
+    """
+    registry, me = _registry, object()
+    turn = registry.turn
     try:
-        if registry.spawner and registry.spawner.has_ended():
-            registry.dismiss()
-        else:
-            registry.reap()
-        return not registry.dismissed
+        if turn.setdefault(None, me) is not me:
+            return otherwise
+        return act(registry)
     finally:
-        registry.unlock()
+        try:
+            if turn[None] is me:
+                del turn[None]
+        except KeyError:
+            pass
+
+
+def _submit(registry: _Registry, module: str, descriptors: Sequence[int]) -> Spawner | None:
+    for is_second_try in (False, True):
+        spawner = registry.spawner
+        if is_second_try or spawner is None or spawner.identity != _identity():
+            registry.dismiss()
+            spawner = registry.spawner = Spawner()
+        try:
+            spawner.send(module, descriptors)
+        except BlockingIOError:
+            return None
+        except ConnectionError:
+            # It was idle for long, or killed. Nothing of the request was taken.
+            if is_second_try:
+                raise
+        else:
+            return spawner
+    return None
+
+
+def _replace(registry: _Registry, spawner: Spawner | None, older_than: float) -> None:
+    if spawner and spawner.started_at <= older_than and spawner.identity[0] == os.getpid():
+        spawner.kill()
+        if spawner is registry.spawner:
+            registry.dismiss()
+
+
+def _reap(registry: _Registry) -> bool:
+    if registry.spawner and registry.spawner.has_ended():
+        registry.dismiss()
+    else:
+        registry.reap()
+    return not registry.dismissed
 
 
 def _identity() -> tuple[object, ...]:
