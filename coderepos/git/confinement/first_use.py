@@ -50,5 +50,7 @@ def _name_services() -> list[str]:
     try:
         lines = _HOSTS_LINE.findall(_NAME_SERVICES.read_text(errors="replace"))
     except OSError:
-        return []
+        lines = []
+    # What glibc uses by itself; before 2.34 these are libraries of their own.
+    lines = lines or ["dns files"]
     return [word for line in lines for word in re.findall(r"[a-z0-9_]+", re.sub(r"\[[^]]*\]|#.*", "", line))]

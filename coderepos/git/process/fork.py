@@ -6,9 +6,14 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from coderepos.git.confinement.linux import die_with_parent
+
+CRASHES: Final = frozenset(
+    {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP}
+)
+"""What ends a process that was attacked in its memory; the next one must not have the same layout."""
 
 _FAILED: Final = 255
 """Exit code after any other exception; error numbers are below."""
@@ -23,6 +28,9 @@ class Forked:
     :param call: what to run; of an exception only the error number of an ``OSError`` comes back,
         and ``ENOMEM`` for a lack of memory.
     """
+
+    any_crashed: ClassVar[bool] = False
+    """Whether one of this process has crashed; the fork server is told by the exit status."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         parent = os.getpid()
@@ -63,6 +71,8 @@ class Forked:
         if self._exit_code is None:
             pid, status = os.waitpid(self._pid, options)
             self._exit_code = os.waitstatus_to_exitcode(status) if pid else None
+            if self._exit_code is not None and -self._exit_code in CRASHES:
+                Forked.any_crashed = True
         return self._exit_code is not None
 
     def end(self) -> None:

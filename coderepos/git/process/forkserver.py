@@ -30,6 +30,7 @@ from types import ModuleType
 from typing import Final, NoReturn
 
 from coderepos.git.confinement.linux import die_with_parent, prctl
+from coderepos.git.process.fork import CRASHES, Forked
 
 CONTROL_FD: Final = 3
 """Descriptor of the control socket."""
@@ -43,6 +44,9 @@ MODULE_BYTES: Final = 256
 FORK_FAILED: Final = 71
 """Exit status of a child that could not be forked: ``EX_OSERR``."""
 
+SECOND_CRASHED: Final = 70
+"""Exit status of a child whose second process crashed: ``EX_SOFTWARE``."""
+
 _NUMBERS: Final = (0, 1, PACK_FD)
 """Descriptors under which a child finds what was passed for it."""
 
@@ -52,11 +56,6 @@ _LAST_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 0.002
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
-
-_CRASHES: Final = frozenset(
-    {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP}
-)
-"""What ends a process that was attacked in its memory; the next one must not have the same layout."""
 
 
 def serve(host_pid: int, preloaded: str, *, idle_seconds: float) -> NoReturn:
@@ -187,10 +186,13 @@ class _ForkServer:
                 child = self._children.get(ended.si_pid)
                 if child:
                     child.kill()
-                _, status, used = os.wait4(ended.si_pid, 0)
+                _, wait_status, used = os.wait4(ended.si_pid, 0)
+                status = os.waitstatus_to_exitcode(wait_status)
                 if child:
                     child.has_ended = True
-                    self._report_exit(child, os.waitstatus_to_exitcode(status), used)
+                    self._report_exit(child, status, used)
+                if -status in CRASHES or status == SECOND_CRASHED:
+                    self._retire()
         exited = [one for one in self._children.values() if one.has_ended]
         is_clean = not exited or not self._kill_strays()
         for gone in [one for one in exited if is_clean and one.is_gone()]:
@@ -225,8 +227,6 @@ class _ForkServer:
                 "server_cpu_seconds": time.process_time(),
             },
         )
-        if -status in _CRASHES:
-            self._retire()
 
     def _retire(self) -> None:
         """Take no more requests but those that were sent already; end with the last child."""
@@ -268,7 +268,7 @@ def _run(module: str, descriptors: list[int], parent: int) -> NoReturn:
         status = int(import_module(module).main(PACK_FD))
     finally:
         # Neither the loop of the server nor anything registered for its end may run here.
-        os._exit(status)
+        os._exit(SECOND_CRASHED if Forked.any_crashed else status)
 
 
 def _send(reply: socket.socket, message: dict[str, object]) -> None:

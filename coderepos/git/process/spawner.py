@@ -2,7 +2,8 @@
 
 Each process that clones or probes has one fork server. It is started with the first request, by ``python -I -S`` with
 an empty environment and ``/`` as working directory, ends after some idle minutes or with its host, and is started again
-where it has ended. Without ``site`` no ``.pth`` file is run: the code in one would come before a child is confined.
+where it has ended. Without ``site`` no ``.pth`` file is run, and the standard library comes before what is installed
+beside this package: other code would run before a child is confined.
 """
 
 from __future__ import annotations
@@ -41,8 +42,7 @@ _Result = TypeVar("_Result")
 _CODE: Final = """\
 import sys
 host_pid, idle_seconds, preloaded, root, *libraries = sys.argv[1:]
-sys.path.insert(0, root)
-sys.path.extend(folder for folder in libraries if folder not in sys.path)
+sys.path += dict.fromkeys((root, *libraries))
 from coderepos.git.process.forkserver import serve
 serve(int(host_pid), preloaded, idle_seconds=float(idle_seconds))
 """
@@ -258,7 +258,7 @@ def _started(control_fd: int) -> int:
 
 def _interpreter() -> str:
     """Return the Python that runs this; embedding servers put themselves, or nothing, into ``sys.executable``."""
-    if os.path.basename(sys.executable).startswith("python"):
+    if sys.executable and os.path.basename(sys.executable).startswith("python"):
         return sys.executable
     return os.path.join(sys.exec_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
 

@@ -258,3 +258,16 @@ def test_no_proc_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
 
     assert written == ["/proc/self/oom_score_adj"]
+
+
+@pytest.mark.parametrize("content", [None, "passwd: files\n"])
+def test_a_machine_that_names_no_services_for_hosts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    """Those that glibc takes by itself are loaded, which are libraries of their own in older releases."""
+    configuration = tmp_path / "nsswitch.conf"
+    if content is not None:
+        configuration.write_text(content)
+    monkeypatch.setattr(first_use, "_NAME_SERVICES", configuration)
+
+    assert set(first_use._name_services()) == {"dns", "files"}

@@ -415,6 +415,38 @@ def test_a_crash_of_a_child_ends_the_fork_server_after_the_others() -> None:
     assert not left_over(set())
 
 
+def test_a_crash_of_a_second_process_ends_the_fork_server_too() -> None:
+    """It had the same layout, even where the child itself goes on and succeeds."""
+    server = running_server()
+
+    assert said(["crashing_process"], ["say", {"event": "done"}]) == [{"event": "done"}]
+
+    wait_for(lambda: is_gone(server))
+    assert running_server() != server
+
+
+def test_nothing_stands_in_for_the_standard_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Distributions may have installed modules of such names beside this one."""
+    for package in ("coderepos", "tests"):
+        (tmp_path / package).symlink_to(Path(spawner.ROOT, package))
+    for module in ("dataclasses", "json", "typing"):
+        (tmp_path / f"{module}.py").write_text("raise ImportError")
+    monkeypatch.setattr(spawner, "ROOT", str(tmp_path))
+    stop_fork_server()
+
+    assert running_server()
+    stop_fork_server()
+
+
+@pytest.mark.parametrize("executable", [None, "", "/usr/sbin/uwsgi"])
+def test_a_host_whose_interpreter_has_no_name(monkeypatch: pytest.MonkeyPatch, executable: str | None) -> None:
+    """Servers that embed Python are no interpreter themselves."""
+    monkeypatch.setattr(sys, "executable", executable)
+    stop_fork_server()
+
+    assert running_server()
+
+
 def test_a_fork_server_without_descriptors_says_so() -> None:
     """What it cannot take is an error of the one child, which says why."""
 

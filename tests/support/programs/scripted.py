@@ -17,6 +17,7 @@ from typing import Any
 
 from coderepos.git.confinement.linux import die_with_parent
 from coderepos.git.pack.bare_repository import CONFIG
+from coderepos.git.process.fork import Forked
 from coderepos.git.wire import dump_line, load_line
 
 COMMIT = "1" * 40
@@ -145,6 +146,12 @@ def second_process(pack_fd: int) -> None:
         time.sleep(60)
 
 
+def crashing_process(pack_fd: int) -> None:
+    """Run a call in a second process that crashes, and go on."""
+    with Forked(lambda: os.kill(os.getpid(), signal.SIGSEGV)) as second:
+        second.succeeded()
+
+
 def stubborn_process(pack_fd: int) -> None:
     """Start a process that holds all pipes open and stays."""
     if not os.fork():
@@ -197,6 +204,7 @@ STEPS: dict[str, Callable[..., None]] = {
     "receive": receive,
     "await_outcome": await_outcome,
     "second_process": second_process,
+    "crashing_process": crashing_process,
     "stubborn_process": stubborn_process,
     "escaping_process": escaping_process,
     "descriptors": descriptors,
