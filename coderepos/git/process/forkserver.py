@@ -165,7 +165,7 @@ class _ForkServer:
             pid = os.fork()
         except OSError as error:
             _send(reply, {"exit_status": FORK_FAILED, "errno": error.errno})
-            reply.close()
+            _end(reply)
             return
         if not pid:
             _run(module, descriptors, parent)
@@ -199,7 +199,7 @@ class _ForkServer:
             del self._children[gone.pid], self._by_reply_fd[gone.reply.fileno()]
             with suppress(KeyError):
                 self._poll.unregister(gone.reply)
-            gone.reply.close()
+            _end(gone.reply)
         return bool(self._children)
 
     def _kill_strays(self) -> bool:
@@ -275,6 +275,13 @@ def _send(reply: socket.socket, message: dict[str, object]) -> None:
     # Nobody may listen any more.
     with suppress(OSError):
         reply.send(json.dumps(message).encode())
+
+
+def _end(reply: socket.socket) -> None:
+    """Let the host see the end of a reply socket, of which a process that it forked may hold a copy."""
+    with suppress(OSError):
+        reply.shutdown(socket.SHUT_RDWR)
+    reply.close()
 
 
 def _watch_host(pid: int) -> int | None:

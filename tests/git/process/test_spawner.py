@@ -187,6 +187,26 @@ def test_an_exception_of_the_program_is_a_failure() -> None:
     assert not descendants(server)
 
 
+def test_a_fork_of_the_host_that_has_all_descriptors_hides_no_end() -> None:
+    """Another thread may fork while a child waits to be asked for, before this process closes its copies."""
+    running_server()
+    with ExitStack() as running:
+        # While this thread has the turn, nobody can be asked.
+        child = spawner._in_turn(lambda _: running.enter_context(playing(["exit", 7])), otherwise=None)
+        assert child
+        assert child.is_pending
+        holder = os.fork()
+        if not holder:
+            signal.pause()
+            os._exit(0)
+        try:
+            assert child.exit_status(within_seconds=SOON_SECONDS) == 7
+            wait_for(lambda: child.exit_status() is not None and child.is_gone)
+        finally:
+            os.kill(holder, signal.SIGKILL)
+            os.waitpid(holder, 0)
+
+
 @pytest.mark.parametrize("ends_itself", [False, True])
 def test_what_left_the_group_of_a_child_is_killed_too(*, ends_itself: bool) -> None:
     """A process that put itself out of reach of a kill of the group is gone before the child counts as gone."""
