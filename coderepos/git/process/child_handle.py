@@ -160,10 +160,13 @@ class Process:
             self._close(*self._passed)
 
     def _read_reply(self) -> None:
+        # Asked before the last messages are read. A process that this one forked may hold the far end open.
+        has_ended = self._spawner is not None and self._owner_pid == os.getpid() and self._spawner.has_ended()
         while self._spawner and not self._reply_ended and not self._is_closed():
             try:
                 message = self._reply.recv(_MESSAGE_BYTES)
             except BlockingIOError:
+                self._reply_ended = has_ended
                 return
             except OSError:
                 message = b""

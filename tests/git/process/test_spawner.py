@@ -187,12 +187,12 @@ def test_an_exception_of_the_program_is_a_failure() -> None:
     assert not descendants(server)
 
 
-def test_a_fork_of_the_host_that_has_all_descriptors_hides_no_end() -> None:
-    """Another thread may fork while a child waits to be asked for, before this process closes its copies."""
-    running_server()
+@contextmanager
+def with_copies_in_a_fork(*steps: list[Any]) -> Iterator[Child]:
+    """Yield a child that another process has all descriptors of: one that was forked before it could be asked for."""
     with ExitStack() as running:
         # While this thread has the turn, nobody can be asked.
-        child = spawner._in_turn(lambda _: running.enter_context(playing(["exit", 7])), otherwise=None)
+        child = spawner._in_turn(lambda _: running.enter_context(playing(*steps)), otherwise=None)
         assert child
         assert child.is_pending
         holder = os.fork()
@@ -200,11 +200,28 @@ def test_a_fork_of_the_host_that_has_all_descriptors_hides_no_end() -> None:
             signal.pause()
             os._exit(0)
         try:
-            assert child.exit_status(within_seconds=SOON_SECONDS) == 7
-            wait_for(lambda: child.exit_status() is not None and child.is_gone)
+            yield child
         finally:
             os.kill(holder, signal.SIGKILL)
             os.waitpid(holder, 0)
+
+
+def test_a_fork_of_the_host_with_copies_hides_no_end_of_a_child() -> None:
+    """Another thread of the host may fork at any time."""
+    running_server()
+    with with_copies_in_a_fork(["exit", 7]) as child:
+        assert child.exit_status(within_seconds=SOON_SECONDS) == 7
+        wait_for(lambda: child.exit_status() is not None and child.is_gone)
+
+
+def test_a_fork_of_the_host_with_copies_hides_no_end_of_a_fork_server() -> None:
+    """A child that was killed with it is not waited for."""
+    server = running_server()
+    with with_copies_in_a_fork(["sleep", 60]) as child:
+        forked_pid(child)
+        os.kill(server, signal.SIGKILL)
+        assert child.exit_status(within_seconds=SOON_SECONDS) == -signal.SIGKILL
+        assert not child.is_gone
 
 
 @pytest.mark.parametrize("ends_itself", [False, True])
