@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import struct
+from contextlib import suppress
 from typing import Final
 
 PR_SET_PDEATHSIG: Final = 1
@@ -45,6 +46,20 @@ def die_with_parent(parent_pid: int) -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def close_to_others() -> None:
+    """Keep other processes of this user out of the memory of this process and of all that it forks.
+
+    The kernel is told before to choose them, not the host, when the machine runs out of memory: from then on
+    ``/proc/self`` belongs to root.
+
+    :raises OSError: the kernel refused it.
+    """
+    # Without /proc, or in a container that forbids it, there is none: a courtesy, and no part of any level.
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as adjustment:
+        adjustment.write("800")
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 def drop_capabilities() -> None:

@@ -178,7 +178,6 @@ def _certificates(policy: NetworkPolicy) -> tuple[str, ...]:
 
 def _confine(profile: ConfinementProfile, *, min_level: int) -> dict[str, object]:
     first_use.load()
-    _offer_to_the_oom_killer()
     os.umask(profile.umask)
     for kind, (soft, hard) in profile.limits.items():
         _lower_limit(kind, soft, hard)
@@ -211,16 +210,6 @@ def _best_effort(bind: Callable[[], int], report: dict[str, object], name: str) 
     except OSError as error:
         report[name] = errno.errorcode.get(error.errno or 0, "unknown")
         return 0
-
-
-def _offer_to_the_oom_killer() -> None:
-    """Make the kernel choose this process, not the worker, when the machine runs out of memory."""
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as adjustment:
-            adjustment.write("800")
-    except OSError:
-        # No /proc, or a container that forbids it: a courtesy to the worker, no part of any level.
-        return
 
 
 def _lower_limit(kind: int, soft: int, hard: int) -> None:

@@ -29,7 +29,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final, NoReturn
 
-from coderepos.git.confinement.linux import die_with_parent, prctl
+from coderepos.git.confinement.linux import close_to_others, die_with_parent, prctl
 from coderepos.git.process.fork import CRASHES, Forked
 
 CONTROL_FD: Final = 3
@@ -71,6 +71,8 @@ def serve(host_pid: int, preloaded: str, *, idle_seconds: float) -> NoReturn:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     soft = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
+    # At the lowest level of isolation, one child would otherwise find the token of another in its memory.
+    close_to_others()
     # Whatever a child started is reaped here when the child is gone, so that the end of its group can be seen.
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     module = import_module(preloaded)

@@ -68,3 +68,23 @@ def test_a_file_system_without_syncfs_is_synced_all_the_same(monkeypatch: pytest
     linux.sync_filesystem(-1)
 
     assert synced == [True]
+
+
+@pytest.mark.parametrize("has_proc", [True, False])
+def test_a_process_is_closed_to_others(has_proc: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that it forks; and the memory killer is told to choose it where that is possible."""
+
+    def refuse(path: str, *rest: object, **more: object) -> None:
+        raise FileNotFoundError(path)
+
+    if not has_proc:
+        monkeypatch.setattr("builtins.open", refuse)
+    child = os.fork()
+    if not child:
+        linux.close_to_others()
+        grandchild = os.fork()
+        is_dumpable = linux.prctl(3)  # PR_GET_DUMPABLE
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]) + is_dumpable if grandchild else is_dumpable)
+    score = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert score == 0

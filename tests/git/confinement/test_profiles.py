@@ -170,7 +170,6 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(linux, "drop_capabilities", lambda: steps.append("capabilities"))
     monkeypatch.setattr(profiles, "_let_go_of_standard_error", lambda: steps.append("standard error"))
     monkeypatch.setattr(profiles, "_lower_limit", lambda kind, soft, hard: steps.append("limit"))
-    monkeypatch.setattr(profiles, "_offer_to_the_oom_killer", lambda: steps.append("oom"))
     monkeypatch.setattr(os, "umask", lambda mask: steps.append(f"umask {mask:o}"))
 
     def restrict(rules: landlock.Rules) -> int:
@@ -207,7 +206,6 @@ def test_rights_are_dropped_in_an_order_that_works(order: list[str]) -> None:
     }
     assert order == [
         "first use",
-        "oom",
         "umask 77",
         *["limit"] * 5,
         "capabilities",
@@ -243,21 +241,6 @@ def test_a_refusing_kernel_lowers_the_level(order: list[str], monkeypatch: pytes
     assert (report["landlock_refused"], report["seccomp_refused"]) == ("E2BIG", "E2BIG")
     with pytest.raises(IsolationUnavailable):
         profiles.confine_fetch(fetch_request(min_level=2), ports=(443,))
-
-
-def test_no_proc_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The offer to the kernel's memory killer is made where it can be."""
-    written: list[str] = []
-
-    def refuse(path: str, *rest: object, **more: object) -> None:
-        written.append(path)
-        raise FileNotFoundError
-
-    monkeypatch.setattr("builtins.open", refuse)
-    profiles._offer_to_the_oom_killer()
-    monkeypatch.undo()
-
-    assert written == ["/proc/self/oom_score_adj"]
 
 
 @pytest.mark.parametrize("content", [None, "passwd: files\n"])

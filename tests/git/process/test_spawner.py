@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -564,6 +564,17 @@ def test_nothing_of_a_request_or_of_the_host_is_in_the_fork_server(monkeypatch: 
     assert Path(f"/proc/{server}/environ").read_bytes() == b""
 
 
+def test_the_fork_server_and_its_children_are_closed_to_others() -> None:
+    """A process of the same user can look into neither, and the memory killer is told to choose them."""
+    server = running_server()
+    with playing(["sleep", 60]) as child:
+        for pid in (server, forked_pid(child)):
+            assert os.stat(f"/proc/{pid}/environ").st_uid == 0
+            assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "800"
+            with nullcontext() if os.geteuid() == 0 else pytest.raises(PermissionError):
+                Path(f"/proc/{pid}/environ").read_bytes()
+
+
 def test_children_have_no_descriptor_of_each_other() -> None:
     """Each has its three and standard error, whatever else runs or was asked for at the time."""
     with ExitStack() as running:
@@ -572,9 +583,11 @@ def test_children_have_no_descriptor_of_each_other() -> None:
         (event,) = said(["descriptors"])
         server = fork_server_pid()
 
+        assert sorted(event["descriptors"]) == ["0", "1", "2", "3"]
+        if os.geteuid() != 0:
+            pytest.skip("only root may look into the fork server")
         links = [os.readlink(f"/proc/{server}/fd/{name}") for name in os.listdir(f"/proc/{server}/fd")]
 
-    assert sorted(event["descriptors"]) == ["0", "1", "2", "3"]
     assert not [link for link in links if link.startswith("pipe:")], "nor does the fork server keep any"
     assert set(links) & set(event["descriptors"].values()) == {"/dev/null"}
 
