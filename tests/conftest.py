@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,6 +16,10 @@ from pytest_django import DjangoAssertNumQueries, DjangoCaptureOnCommitCallbacks
 from tests.support.database import ALIAS, connection
 
 pytest_plugins = ["tests.support.selection"]
+
+# Another thread, of a server or a worker, may hold a lock of the tracer that measures coverage; a process that a test
+# forks at that moment would wait for it for ever. A function of Python would be traced itself.
+os.register_at_fork(after_in_child=partial(sys.settrace, None))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
