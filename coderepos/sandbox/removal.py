@@ -78,7 +78,9 @@ def open_writable(name: str, *, parent: int) -> int:
 
 
 def _empty(top: int) -> None:
-    fresh_names = (f".lifted-{number}" for number in count())
+    # Of this removal alone: no other one may find a directory under a name at which it saw something else, or nothing.
+    token = os.urandom(8).hex()
+    fresh_names = (f".lifted-{token}-{number}" for number in count())
     while names := os.listdir(top):
         for name in names:
             if _is_directory(name, top):
