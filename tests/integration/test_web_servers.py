@@ -88,6 +88,17 @@ def timed(call: Callable[[], Answer]) -> tuple[Answer, float]:
     return call(), time.monotonic() - started
 
 
+def kill_fork_server(server: int, host_pid: int) -> None:
+    """Kill it and wait for its end: a request that reaches it while it dies is lost with it."""
+    os.kill(server, signal.SIGKILL)
+
+    def has_ended() -> bool:
+        found = descendants(host_pid).get(server)
+        return found is None or found.state == "Z"
+
+    wait_until(has_ended, seconds=5, what="the end of the fork server")
+
+
 @pytest.mark.parametrize("name", sampled(SERVERS, every=len(SERVERS)))
 def test_connect_calls_under(
     name: str,
@@ -146,7 +157,7 @@ def test_connect_calls_under(
         below = 1 if name == "uvicorn" else 2
         assert len(descendants(process.pid)) == below, "a worker and its fork server"
 
-        os.kill(server, signal.SIGKILL)
+        kill_fork_server(server, process.pid)
         assert connect("four").status == 201, "by another fork server"
         assert len(descendants(process.pid)) == below
 
