@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from coderepos.models.audit import AuditEntry, AuditEvent
 from coderepos.models.database import alias, tables_exist
-from coderepos.models.job import Job, JobKind, JobState, LeaseLost
+from coderepos.models.job import Job
+from coderepos.models.job_states import JobKind, JobState, LeaseLost
 from coderepos.models.node import Node
 from coderepos.models.project import ProjectMembership, Role, get_project_model
 from coderepos.models.repository import CloneStatus, CodeRepository

@@ -9,7 +9,7 @@ from coderepos import queue, signals
 from coderepos.exceptions import WorkerLost
 from coderepos.git.confinement.profiles import available_level
 from coderepos.models import CodeRepository, Job, JobState, Node
-from coderepos.models.job import OVERDUE_SECONDS
+from coderepos.models.job_states import OVERDUE_SECONDS
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.upkeep import register_node
 

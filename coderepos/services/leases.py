@@ -17,7 +17,7 @@ from django.db import InterfaceError, InternalError, OperationalError, connectio
 
 from coderepos.git.results import Progress
 from coderepos.models import Job, LeaseLost
-from coderepos.models.job import LEASE_SECONDS
+from coderepos.models.job_states import LEASE_SECONDS
 
 SAFE_SECONDS: Final = LEASE_SECONDS - 10
 """How long after a renewal the lease is certainly ours; the rest is for ending the children and cleaning up."""

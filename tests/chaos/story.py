@@ -13,7 +13,7 @@ from django.test import RequestFactory
 
 from coderepos import services
 from coderepos.models import Job, Node
-from coderepos.models.job import UNFINISHED, JobState
+from coderepos.models.job_states import UNFINISHED, JobState
 from coderepos.services import upkeep
 from coderepos.services.leases import RENEW_SECONDS
 from config.health import health
