@@ -11,8 +11,8 @@ from coderepos.git.wire import BuildReport
 from coderepos.git.worktree.entry_names import is_git_directory
 from tests.support import packs
 from tests.support.build_child import built_of
+from tests.support.git import git_run
 from tests.support.packs import FILE, FOLDER, GITLINK, LINK, Line, Object, blob
-from tests.support.reference_git import git_run
 
 HEAD = b"ref: refs/heads/main\n"
 FILES = packs.tree(Line(FILE, b"file", blob().id))

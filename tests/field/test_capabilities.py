@@ -16,8 +16,8 @@ from dulwich.web import make_wsgi_chain
 
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.models import CodeRepository
-from tests.support.git import git, make_repository
-from tests.support.reference_git import git_run, listing
+from tests.support.git import git, git_run, make_repository
+from tests.support.reference_git import listing
 from tests.support.servers.hostile import (
     ADVERTISEMENT,
     V2_CAPABILITIES,

@@ -12,8 +12,9 @@ from django.urls import reverse
 from coderepos.git.text import is_display_text
 from coderepos.models import CodeRepository, ProjectMembership, Role
 from tests.support import packs
+from tests.support.git import git_run
 from tests.support.packs import FILE, FOLDER, LINK, Line, blob
-from tests.support.reference_git import git_run, repository_of
+from tests.support.reference_git import repository_of
 from tests.support.servers.git_http_backend import GitServer
 from tests.support.site import ADDRESS, Site
 

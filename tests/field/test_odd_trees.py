@@ -13,8 +13,9 @@ from coderepos.exceptions import TooManyEntries, UnsafeRepository
 from coderepos.git.limits import Limits
 from tests.support import packs
 from tests.support.build_child import built_of
+from tests.support.git import git_run
 from tests.support.packs import FILE, FOLDER, GITLINK, LINK, PROGRAM, Line, Object, blob
-from tests.support.reference_git import cloned_by_git, cloned_by_us, git_run, listing
+from tests.support.reference_git import cloned_by_git, cloned_by_us, listing
 
 ONE, TWO, TARGET = blob(b"one\n"), blob(b"two\n"), blob(b"target")
 EMPTY = packs.tree()

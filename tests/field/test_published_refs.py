@@ -10,9 +10,9 @@ import pytest
 
 from coderepos.git.wire import BuildReport
 from tests.support import packs
-from tests.support.build_child import built_here, git, outcome_of
+from tests.support.build_child import built_here, outcome_of
+from tests.support.git import git_bytes, git_run
 from tests.support.packs import FILE, Line, Object, blob
-from tests.support.reference_git import git_run
 
 ROOT = packs.tree(Line(FILE, b"file", blob().id))
 FIRST = packs.commit(ROOT)
@@ -30,8 +30,8 @@ def built(folder: Path, *more: Object, wanted: Object = HEAD, **outcome: Any) ->
 def refs_of(folder: Path) -> dict[bytes, bytes]:
     """Return what git says of the refs, ids by name; its own check finds no fault with anything."""
     at = folder / "git"
-    assert git("fsck", "--full", "--no-dangling", at=at) == b""
-    lines = git("for-each-ref", "--format=%(objectname) %(refname)", at=at).splitlines()
+    assert git_bytes("fsck", "--full", "--no-dangling", at=at) == b""
+    lines = git_bytes("for-each-ref", "--format=%(objectname) %(refname)", at=at).splitlines()
     return {name: object_id for object_id, name in (line.split(b" ", 1) for line in lines)}
 
 
@@ -58,7 +58,7 @@ def test_only_heads_and_tags_are_written(tmp_path: Path, name: str) -> None:
     report = built(tmp_path / "ours", *lie, ref_name=name, head_branch="")
     assert (report.commit_id, (tmp_path / "ours/git/HEAD").read_text()) == (HEAD.id, f"{HEAD.id}\n")
     assert refs_of(tmp_path / "ours") == {}
-    assert git("log", "--format=%H", at=tmp_path / "ours/git").split() == [HEAD.id.encode(), FIRST.id.encode()]
+    assert git_bytes("log", "--format=%H", at=tmp_path / "ours/git").split() == [HEAD.id.encode(), FIRST.id.encode()]
 
 
 def test_tags_are_written_only_below_tags(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_tags_of_any_depth_are_followed(tmp_path: Path) -> None:
     assert time.process_time() - started < 3  # each is read once, whatever lies on top of it
     assert report.substitutions == {}
     assert refs_of(tmp_path / "branch")[b"refs/tags/2999"] == chain[-1].id.encode()
-    assert git("rev-parse", "refs/tags/2999^{}", at=tmp_path / "branch/git").strip() == HEAD.id.encode()
+    assert git_bytes("rev-parse", "refs/tags/2999^{}", at=tmp_path / "branch/git").strip() == HEAD.id.encode()
 
     report = built(tmp_path / "tag", *chain, wanted=chain[-1], ref_name="refs/tags/2999", tags=tags[-2:])
     assert report.commit_id == HEAD.id
@@ -125,7 +125,7 @@ def test_tags_that_lead_nowhere_are_left_out_and_counted(tmp_path: Path, tag: Ob
     report = built(tmp_path / "ours", *more, tags=tags)
     assert report.substitutions == {"tag": 1}
     assert report.substituted_paths == ("tag: über",)
-    names = git("for-each-ref", "--format=%(refname)", at=tmp_path / "ours/git").split()
+    names = git_bytes("for-each-ref", "--format=%(refname)", at=tmp_path / "ours/git").split()
     assert names == [b"refs/heads/main", b"refs/tags/good"]
 
 
@@ -155,7 +155,7 @@ def test_names_that_need_a_file_and_a_directory(
     assert found == set(kept)
     assert report.substitutions.get("tag", 0) == len({*names, *kept}) - len(kept)
     for name in kept:
-        assert git("rev-parse", f"refs/tags/{name}", at=tmp_path / "ours/git").strip() == HEAD.id.encode()
+        assert git_bytes("rev-parse", f"refs/tags/{name}", at=tmp_path / "ours/git").strip() == HEAD.id.encode()
 
 
 def test_many_names_below_each_other_cost_little(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
-from tests.support.git import git, make_repository
-from tests.support.reference_git import git_run
+from tests.support.git import git, git_run, make_repository
 from tests.support.servers.cutting import CuttingServer
 from tests.support.servers.git_http_backend import GitServer
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from coderepos.models import CodeRepository
-from tests.support.git import git, make_repository
-from tests.support.reference_git import ENVIRONMENT, git_run, listing
+from tests.support.git import ENVIRONMENT, git, git_run, make_repository
+from tests.support.reference_git import listing
 from tests.support.servers.git_http_backend import GitServer
 from tests.support.servers.lacking import LackingServer
 from tests.support.site import ADDRESS, Site

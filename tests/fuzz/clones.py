@@ -23,7 +23,8 @@ from coderepos.git.clone import CloneRequest, clone
 from coderepos.git.limits import Limits
 from coderepos.sandbox.removal import remove_tree
 from tests.fuzz.random_repositories import EMPTY_TREE, RandomRepository
-from tests.support.reference_git import Listing, git_run, listing
+from tests.support.git import git_run
+from tests.support.reference_git import Listing, listing
 from tests.support.servers.git_http_backend import GitServer
 
 DEPTHS: Final = (None, None, 1, 2, 4)

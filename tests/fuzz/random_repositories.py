@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from tests.support import packs
+from tests.support.git import ENVIRONMENT, git_run
 from tests.support.packs import FILE, FOLDER, GITLINK, LINK, PROGRAM, Line, Object
-from tests.support.reference_git import ENVIRONMENT, git_run, put
+from tests.support.reference_git import put
 
 EMPTY_TREE: Final = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 POINTER: Final = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"

@@ -15,7 +15,7 @@ from tests.fuzz.mutate import MUTATIONS, mutated
 from tests.fuzz.pack import evaluated, fuzz, main, read
 from tests.fuzz.seeds import CORPUS, seeds
 from tests.support import packs
-from tests.support.build_child import git
+from tests.support.git import git_bytes
 from tests.support.packs import FILE, Line, blob
 
 SEED = 20_240_229
@@ -44,7 +44,7 @@ def test_nothing_breaks_the_contract(tmp_path: Path) -> None:
 def test_a_seed_is_a_pack_that_git_reads(name: str, content: bytes, tmp_path: Path) -> None:
     """What is mutated is right before, and is in the corpus."""
     (tmp_path / "seed.pack").write_bytes(content)
-    git("index-pack", tmp_path / "seed.pack")
+    git_bytes("index-pack", tmp_path / "seed.pack")
 
     kept = (CORPUS / f"{name}.pack").read_bytes()
     assert [one.content for one in entries_of(kept)] == [one.content for one in entries_of(content)]

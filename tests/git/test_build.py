@@ -22,7 +22,8 @@ from coderepos.git.limits import MB, Limits
 from coderepos.git.wire import BuildReport, BuildRequest, dump_line, load_line, request_line
 from tests.support import packs
 from tests.support.bombs import bomb, doubling, tiny_copies, wide
-from tests.support.build_child import LIMITS, Built, built_here, child, git, outcome_of
+from tests.support.build_child import LIMITS, Built, built_here, child, outcome_of
+from tests.support.git import git_bytes
 from tests.support.packs import (
     FILE,
     LINK,
@@ -56,7 +57,7 @@ def incoming(tmp_path: Path) -> Path:
 def work(tmp_path: Path) -> Path:
     """A working tree of the real git with links, programs, folders, tags and a history."""
     folder = tmp_path / "work"
-    git("init", "-q", "-b", "main", folder)
+    git_bytes("init", "-q", "-b", "main", folder)
     for number in range(30):
         (folder / f"folder{number % 3}/deep/er").mkdir(parents=True, exist_ok=True)
         (folder / f"folder{number % 3}/deep/er/{number}").write_text(f"{number}\n" * 500)
@@ -67,20 +68,20 @@ def work(tmp_path: Path) -> Path:
             (folder / "empty").touch()
             (folder / "link").symlink_to("folder0/deep")
             (folder / "zeros").write_bytes(bytes(2 * 65_536))
-        git("-C", folder, "add", "-A")
-        git("-C", folder, "commit", "-q", "-m", f"Commit {number}")
-    git("-C", folder, "tag", "-a", "-m", "one", "v1", "HEAD~3")
-    git("-C", folder, "tag", "-a", "-m", "nested", "v2", "v1")
-    git("-C", folder, "tag", "light", "HEAD~2")
+        git_bytes("-C", folder, "add", "-A")
+        git_bytes("-C", folder, "commit", "-q", "-m", f"Commit {number}")
+    git_bytes("-C", folder, "tag", "-a", "-m", "one", "v1", "HEAD~3")
+    git_bytes("-C", folder, "tag", "-a", "-m", "nested", "v2", "v1")
+    git_bytes("-C", folder, "tag", "light", "HEAD~2")
     return folder
 
 
 def cloned(work: Path, *options: str) -> tuple[bytes, str, list[list[str]]]:
     """Return the pack of everything, the commit of HEAD and the tags, as a fetch would bring them."""
     at = work / ".git"
-    content = git("pack-objects", "-q", "--stdout", "--all", "--revs", "--delta-base-offset", *options, at=at)
-    refs = git("for-each-ref", "--format=%(refname) %(objectname)", "refs/tags", at=at).decode().splitlines()
-    return content, git("rev-parse", "HEAD", at=at).decode().strip(), [line.split() for line in refs]
+    content = git_bytes("pack-objects", "-q", "--stdout", "--all", "--revs", "--delta-base-offset", *options, at=at)
+    refs = git_bytes("for-each-ref", "--format=%(refname) %(objectname)", "refs/tags", at=at).decode().splitlines()
+    return content, git_bytes("rev-parse", "HEAD", at=at).decode().strip(), [line.split() for line in refs]
 
 
 def modes(folder: Path) -> set[str]:
@@ -102,11 +103,11 @@ def test_a_clone_is_what_git_clones(work: Path, incoming: Path, tmp_path: Path) 
     assert report.commit_id == head
     assert set(report.seconds) == {"scan", "resolve", "index", "checkout", "sync"}
     at = incoming / "git"
-    assert git("fsck", "--full", "--strict", at=at) == b""
-    assert git("log", "--format=%H", at=at) == git("log", "--format=%H", at=work / ".git")
-    assert git("for-each-ref", at=at) == git("for-each-ref", at=work / ".git")
-    assert git("symbolic-ref", "HEAD", at=at) == b"refs/heads/main\n"
-    git("clone", "-q", "--no-local", f"file://{work}", tmp_path / "clone")
+    assert git_bytes("fsck", "--full", "--strict", at=at) == b""
+    assert git_bytes("log", "--format=%H", at=at) == git_bytes("log", "--format=%H", at=work / ".git")
+    assert git_bytes("for-each-ref", at=at) == git_bytes("for-each-ref", at=work / ".git")
+    assert git_bytes("symbolic-ref", "HEAD", at=at) == b"refs/heads/main\n"
+    git_bytes("clone", "-q", "--no-local", f"file://{work}", tmp_path / "clone")
     listed = ["find", ".", "-path", "./.git", "-prune", "-o", "-type", "l", "-printf", r"%p %l\n", "-o", "-type", "f"]
     listed += ["-perm", "/100", "-printf", r"%p program\n", "-o", "-printf", r"%p %y\n"]
     lists = [subprocess.check_output(listed, cwd=one) for one in (tmp_path / "clone", incoming / "tree")]
@@ -116,7 +117,7 @@ def test_a_clone_is_what_git_clones(work: Path, incoming: Path, tmp_path: Path) 
     assert modes(incoming) == {"dr-x------", "-r--------", "-r-x------"}
     assert stat.S_IMODE(incoming.stat().st_mode) == 0o700
     index = next(at.glob("objects/pack/*.idx"))
-    git("index-pack", "-o", tmp_path / "idx", index.with_suffix(".pack"))
+    git_bytes("index-pack", "-o", tmp_path / "idx", index.with_suffix(".pack"))
     assert index.read_bytes() == (tmp_path / "idx").read_bytes()
 
 
@@ -130,15 +131,15 @@ def test_the_group_may_read_what_it_shall(work: Path, incoming: Path) -> None:
 
 def test_a_shallow_history_ends_where_it_was_cut(work: Path, incoming: Path, tmp_path: Path) -> None:
     """Commits without their parents are listed, so that git does not miss them."""
-    git("clone", "-q", "--depth=2", "--bare", f"file://{work}", tmp_path / "shallow.git")
+    git_bytes("clone", "-q", "--depth=2", "--bare", f"file://{work}", tmp_path / "shallow.git")
     at = tmp_path / "shallow.git"
-    content = git("pack-objects", "-q", "--stdout", "--all", "--revs", at=at)
+    content = git_bytes("pack-objects", "-q", "--stdout", "--all", "--revs", at=at)
     shallow = tuple((at / "shallow").read_text().split())
-    head = git("rev-parse", "HEAD", at=at).decode().strip()
+    head = git_bytes("rev-parse", "HEAD", at=at).decode().strip()
     built_here(incoming, content, outcome_of(content, head, shallow=(*shallow, "1" * 40)))
     assert (incoming / "git/shallow").read_text().split() == list(shallow)
-    assert git("fsck", "--full", "--strict", at=incoming / "git") == b""
-    assert len(git("log", "--oneline", at=incoming / "git").splitlines()) == 2
+    assert git_bytes("fsck", "--full", "--strict", at=incoming / "git") == b""
+    assert len(git_bytes("log", "--oneline", at=incoming / "git").splitlines()) == 2
 
 
 def test_a_tag_is_checked_out_detached(incoming: Path) -> None:
@@ -150,7 +151,7 @@ def test_a_tag_is_checked_out_detached(incoming: Path) -> None:
     assert report.commit_id == HEAD.id
     assert (incoming / "git/HEAD").read_text() == HEAD.id + "\n"
     assert (incoming / "git/packed-refs").read_text().splitlines()[1:] == [f"{outer.id} refs/tags/outer", f"^{HEAD.id}"]
-    assert git("rev-parse", "refs/tags/outer^{}", at=incoming / "git").decode().strip() == HEAD.id
+    assert git_bytes("rev-parse", "refs/tags/outer^{}", at=incoming / "git").decode().strip() == HEAD.id
 
 
 def test_a_commit_by_id_has_no_ref(incoming: Path) -> None:
@@ -158,7 +159,7 @@ def test_a_commit_by_id_has_no_ref(incoming: Path) -> None:
     built_here(incoming, PACK, outcome_of(PACK, HEAD, ref_name=""))
     assert (incoming / "git/HEAD").read_text() == HEAD.id + "\n"
     assert len((incoming / "git/packed-refs").read_text().splitlines()) == 1
-    assert git("log", "--format=%H", at=incoming / "git").decode().strip() == HEAD.id
+    assert git_bytes("log", "--format=%H", at=incoming / "git").decode().strip() == HEAD.id
 
 
 def test_refs_are_sorted_and_only_those_of_the_pack(incoming: Path) -> None:
@@ -167,7 +168,7 @@ def test_refs_are_sorted_and_only_those_of_the_pack(incoming: Path) -> None:
     built_here(incoming, PACK, outcome_of(PACK, HEAD, tags=tags))
     names = [line.split(" ", 1)[1] for line in (incoming / "git/packed-refs").read_text().splitlines()[1:]]
     assert names == ["refs/heads/main", "refs/tags/a", "refs/tags/z", "refs/tags/é"]
-    assert git("fsck", "--full", "--strict", at=incoming / "git") == b""
+    assert git_bytes("fsck", "--full", "--strict", at=incoming / "git") == b""
 
 
 def chain(length: int) -> list[Object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -142,27 +141,3 @@ def child(
         seconds=running.usage["cpu_seconds"],
         peak_mb=running.usage["peak_bytes"] / MB,
     )
-
-
-def git(*arguments: str | Path, at: Path | None = None, given: bytes = b"") -> bytes:
-    """Run the real git and return what it prints; it must succeed without a word on standard error."""
-    done = subprocess.run(
-        ["git", *([f"--git-dir={at}"] if at else []), *map(str, arguments)],
-        input=given,
-        capture_output=True,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **_IDENTITY},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-_IDENTITY = {
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_AUTHOR_NAME": "A U Thor",
-    "GIT_AUTHOR_EMAIL": "author@example.com",
-    "GIT_COMMITTER_NAME": "A U Thor",
-    "GIT_COMMITTER_EMAIL": "author@example.com",
-    "GIT_AUTHOR_DATE": "1700000000 +0000",
-    "GIT_COMMITTER_DATE": "1700000000 +0000",
-}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,22 +11,11 @@ from pathlib import Path
 from coderepos.git.wire import BuildReport
 from tests.support import packs
 from tests.support.build_child import built_of
+from tests.support.git import git_run
 from tests.support.packs import Object
-
-ENVIRONMENT = {
-    "PATH": os.environ["PATH"],
-    "HOME": "/nonexistent",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_TERMINAL_PROMPT": "0",
-}
 
 Listing = dict[bytes, tuple[str, bytes]]
 """Kind and content of everything in a working tree by its path: ``file``, ``program``, ``link`` or ``directory``."""
-
-
-def git_run(*arguments: str | bytes | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-    """Run git apart from any configuration, however it ends."""
-    return subprocess.run(["git", *arguments], cwd=cwd, env=ENVIRONMENT, capture_output=True, check=False, timeout=120)
 
 
 def listing(folder: Path) -> Listing:

@@ -15,10 +15,10 @@ from coderepos.git.pack.object_links import Links
 from coderepos.git.pack.pack_file import COMMIT, TREE
 from coderepos.git.worktree.tree_entries import DIRECTORY, GITLINK, parse_tree
 from tests.support import packs
-from tests.support.build_child import built_here, git, outcome_of
+from tests.support.build_child import built_here, outcome_of
+from tests.support.git import git_bytes, git_run
 from tests.support.packs import FILE, FOLDER, Line, Object, blob, commit, tag, tree
 from tests.support.packs import GITLINK as SUBMODULE
-from tests.support.reference_git import git_run
 from tests.support.servers.cutting import CuttingServer
 
 SECONDS = 12
@@ -307,9 +307,9 @@ def _packed(folder: Path, objects: list[Object], chance: random.Random) -> bytes
     """Return a pack that Git makes of these, with deltas by offset or by id, or ours without any."""
     if chance.random() < 0.3:
         return packs.pack(objects)
-    git("init", "-q", "--bare", folder)
-    git("unpack-objects", "-q", at=folder, given=packs.pack(objects))
+    git_bytes("init", "-q", "--bare", folder)
+    git_bytes("unpack-objects", "-q", at=folder, given=packs.pack(objects))
     how = chance.choice((["--delta-base-offset"], []))
-    return git(
+    return git_bytes(
         "pack-objects", "-q", "--stdout", *how, at=folder, given="".join(f"{one.id}\n" for one in objects).encode()
     )

@@ -33,7 +33,8 @@ from coderepos.git.pack.resolver import Resolver
 from coderepos.git.pack.scanner import PackScanner
 from coderepos.git.process.fork import Forked
 from tests.support import packs
-from tests.support.build_child import LIMITS, git, index_of, scanned
+from tests.support.build_child import LIMITS, index_of, scanned
+from tests.support.git import git_bytes
 from tests.support.packs import blob, copy, delta, entry, insert, ofs_delta, ref_delta
 
 
@@ -42,7 +43,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with long delta chains, empty files, zeros in multiples of 64 KiB and tags."""
     folder = tmp_path_factory.mktemp("history")
     work = folder / "work"
-    git("init", "-q", "-b", "main", work)
+    git_bytes("init", "-q", "-b", "main", work)
     at = work / ".git"
     chance = random.Random(1)
     lines = [chance.randbytes(20).hex() for _ in range(200)]
@@ -56,23 +57,23 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for blocks in (1, 2, 16):
                 (work / f"zeros{blocks}").write_bytes(bytes(65_536 * blocks))
             (work / "noise").write_bytes(chance.randbytes(3_000_000))
-        git("-C", work, "add", "-A")
-        git("-C", work, "commit", "-q", "-m", f"Commit {number}")
-    git("tag", "-a", "-m", "one", "v1", at=at)
-    git("tag", "-a", "-m", "tag of a tag", "v2", "v1", at=at)
-    git("tag", "light", at=at)
+        git_bytes("-C", work, "add", "-A")
+        git_bytes("-C", work, "commit", "-q", "-m", f"Commit {number}")
+    git_bytes("tag", "-a", "-m", "one", "v1", at=at)
+    git_bytes("tag", "-a", "-m", "tag of a tag", "v2", "v1", at=at)
+    git_bytes("tag", "light", at=at)
     return at
 
 
 def packed(history: Path, *options: str) -> bytes:
     """Return all of a repository as one pack."""
-    return git("pack-objects", "-q", "--stdout", "--all", "--revs", *options, at=history)
+    return git_bytes("pack-objects", "-q", "--stdout", "--all", "--revs", *options, at=history)
 
 
 def git_index(content: bytes, folder: Path) -> bytes:
     """Return the index that git makes of a pack."""
     (folder / "git.pack").write_bytes(content)
-    git("index-pack", folder / "git.pack")
+    git_bytes("index-pack", folder / "git.pack")
     return (folder / "git.idx").read_bytes()
 
 
