@@ -34,7 +34,7 @@ def disk_error(error: OSError) -> CodeReposError:
         return OutOfMemory(errno=name)
     if error.errno in _NO_FOLDER:
         return SandboxRefused(
-            "Where a sandbox folder should be there is a link or a file; the operator has to remove it.", errno=name
+            "Where a sandbox directory should be there is a link or a file; the operator has to remove it.", errno=name
         )
     if error.errno in _IN_THE_WAY:
         return SandboxRefused(

@@ -89,7 +89,7 @@ def clone(
 ) -> CloneReport:
     """Fetch and build one repository in ``incoming``, and leave no process behind, however this ends.
 
-    :param incoming: absolute path of an empty, writable folder; removing it after an error is the caller's part.
+    :param incoming: absolute path of an empty, writable directory; removing it after an error is the caller's part.
     :param on_progress: called at least once a second. What it raises ends the clone and goes through.
     :raises GitError: a subclass that names what went wrong.
     :raises InternalError: a child died, misbehaved or left what it should not; the log says how.

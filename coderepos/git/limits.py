@@ -1,4 +1,4 @@
-"""All limits on what a remote or a repository may cost, as one value."""
+"""The values of all limits on what a remote or a repository may cost; what works for the remote enforces them."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def probe(request: CloneRequest, *, seconds: float, modules: ChildModules = CHIL
         child.send(request_line(message), last=True)
         try:
             event = _outcome(child, seconds, request)
-            report = _report(event, request)
+            report = _estimate_within_limit(event, request)
             if _may_lack_commit(FetchOutcome.from_json(event, limits=request.limits)):
                 _search(read_end, SearchRequest(limits=limits, min_level=request.min_level), deadline, modules)
         except ValueError as error:
@@ -113,8 +113,8 @@ def _nobody_waits(progress: Progress) -> None:
     """Report nothing: a probe is too short for that."""
 
 
-def _report(event: Mapping[str, Any], request: CloneRequest) -> ProbeReport:
-    """Return what an ``outcome`` event in counting mode says.
+def _estimate_within_limit(event: Mapping[str, Any], request: CloneRequest) -> ProbeReport:
+    """Return the estimate that an ``outcome`` event in counting mode leads to.
 
     :raises RepositoryTooLarge: the estimate passes the limit.
     :raises ValueError: a field is missing, of another type, or out of its range.

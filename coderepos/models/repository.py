@@ -25,8 +25,8 @@ from coderepos.models.database_clock import database_time
 from coderepos.models.error_columns import error_columns
 from coderepos.models.locking import row_transaction
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
-from coderepos.models.repository_url import save_with_url, set_url_fields, token_field
 from coderepos.models.token_status import TokenStatus
+from coderepos.models.url_change import save_with_url, set_url_fields, token_field
 from coderepos.models.worker_fields import WorkerFieldsModel
 
 

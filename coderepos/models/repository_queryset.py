@@ -9,8 +9,8 @@ from django.db import models
 
 from coderepos.crypto.rows import SealedTokenQuerySet
 from coderepos.models.database import PrimaryQuerySet
-from coderepos.models.repository_url import set_url_fields
 from coderepos.models.token_status import token_status
+from coderepos.models.url_change import set_url_fields
 
 if TYPE_CHECKING:
     from coderepos.models.repository import CodeRepository

@@ -1,4 +1,4 @@
-"""Changing the ref, the depth or the user name of a connected repository."""
+"""Changing the ref, the depth or the user name of a connected repository; its URL: ``models.url_change``."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ def git_bomb() -> tuple[bytes, str]:
 
 
 def deep(levels: int) -> tuple[bytes, str]:
-    """Return so many folders in each other."""
+    """Return so many directories in each other."""
     trees = [INNER]
     for _ in range(levels):
         trees.append(packs.tree(Line(FOLDER, b"d", trees[-1].id)))
@@ -208,7 +208,7 @@ def written_through(*modes: bytes) -> Case:
     files = {FILE: CONTENT, FOLDER: INNER, LINK: target}
     root = packs.tree(*(Line(mode, b"x", files[mode].id) for mode in modes), is_sorted=False)
     return Case(
-        name=f"the same name as {', '.join({FILE: 'file', FOLDER: 'folder', LINK: 'link'}[mode] for mode in modes)}",
+        name=f"the same name as {', '.join({FILE: 'file', FOLDER: 'directory', LINK: 'link'}[mode] for mode in modes)}",
         answer=lambda _internal: serving(*repository(CONTENT, INNER, target, root)),
         substitutions={"duplicate": len(modes) - 1},
         holds={"x" if modes[-1] == FILE else "x/inner": CONTENT.content},
@@ -464,7 +464,7 @@ TREES: Final = (
     tree_case("2,000 files of one 1 MB blob", many_links_to_one_blob, "repository_too_large"),
     tree_case("10^10 files in 10 trees", git_bomb, "too_many_entries"),
     tree_case("200,000 entries", many_entries, "too_many_entries"),
-    tree_case("1,500 folders deep", lambda: deep(1_500), "tree_too_deep"),
+    tree_case("1,500 directories deep", lambda: deep(1_500), "tree_too_deep"),
     written_through(FILE, FILE),
     written_through(LINK, FILE),
     written_through(LINK, FOLDER),
@@ -475,12 +475,12 @@ TREES: Final = (
         tree_case(f'"{name.decode("ascii", "backslashreplace")}" as a {kind}', named(mode, name), UNSAFE)
         for kind, mode, name in (
             ("file", FILE, b".git"),
-            ("folder", FOLDER, b".GIT"),
+            ("directory", FOLDER, b".GIT"),
             ("link", LINK, b"git~1"),
             ("submodule", GITLINK, b".git "),
-            ("folder", FOLDER, b".g\xe2\x80\x8cit"),
-            ("folder", FOLDER, b".git::$INDEX_ALLOCATION"),
-            ("folder", FOLDER, b".."),
+            ("directory", FOLDER, b".g\xe2\x80\x8cit"),
+            ("directory", FOLDER, b".git::$INDEX_ALLOCATION"),
+            ("directory", FOLDER, b".."),
             ("file", FILE, b"../evil"),
             ("program", PROGRAM, b"/etc/cron.d/evil"),
             ("link", LINK, b""),

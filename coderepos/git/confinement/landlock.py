@@ -30,7 +30,7 @@ _NET_ALL: Final = 3
 _SCOPE_ALL: Final = 3
 
 
-# Rights on files and folders, LANDLOCK_ACCESS_FS_*.
+# Rights on files and directories, LANDLOCK_ACCESS_FS_*.
 _EXECUTE: Final = 1 << 0
 _WRITE_FILE: Final = 1 << 1
 _READ_FILE: Final = 1 << 2
@@ -45,10 +45,10 @@ _TRUNCATE: Final = 1 << 14
 _IOCTL_DEV: Final = 1 << 15
 
 READ: Final = _READ_FILE | _READ_DIR
-"""Reading files and listing folders."""
+"""Reading files and listing directories."""
 
 WRITE: Final = READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SYM | _REFER
-"""Making, writing, moving and removing files, folders and links as well; no truncation, devices, sockets or pipes."""
+"""Making, writing, moving and removing files, directories and links too; no truncation, devices, sockets or pipes."""
 
 _OF_A_FILE: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 
@@ -58,10 +58,10 @@ class Rules:
     """What stays allowed; everything else that the kernel's ABI can name is refused."""
 
     read: tuple[str, ...] = ()
-    """Files, and folders with all below them, that may be read. Those that do not exist are left out."""
+    """Files, and directories with all below them, that may be read. Those that do not exist are left out."""
 
     write: tuple[str, ...] = ()
-    """Folders below which files, folders and links may be made, changed and removed too."""
+    """Directories below which files, directories and links may be made, changed and removed too."""
 
     connect_ports: tuple[int, ...] = ()
     """TCP ports that may be connected to, from ABI 4; none may be bound."""
@@ -111,13 +111,13 @@ def _allow(ruleset: int, paths: Iterable[str], access: int) -> None:
             # Follows links on purpose: the rule is for what the path leads to now.
             target = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
-            # A folder that this user can't reach can't be read later either, with or without a rule.
+            # A directory that this user can't reach can't be read later either, with or without a rule.
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP):
                 continue
             raise
         try:
-            is_folder = stat.S_ISDIR(os.fstat(target).st_mode)
-            granted = access if is_folder else access & _OF_A_FILE
+            is_directory = stat.S_ISDIR(os.fstat(target).st_mode)
+            granted = access if is_directory else access & _OF_A_FILE
             _add(ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", granted, target))
         finally:
             os.close(target)

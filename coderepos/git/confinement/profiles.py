@@ -97,7 +97,7 @@ def confine_fetch(request: FetchRequest, *, ports: Iterable[int], with_tls: bool
 
 
 def confine_build(request: BuildRequest) -> dict[str, object]:
-    """Drop all that a process that only writes its incoming folder has no use for, and return what was dropped.
+    """Drop all that a process that only writes its incoming directory has no use for, and return what was dropped.
 
     Call it before any thread starts. Starting a second process with ``fork`` stays possible.
 

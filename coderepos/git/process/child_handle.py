@@ -1,7 +1,7 @@
-"""One child process: forked by the fork server, fed and heard by pipes, killed with its whole group.
+"""The host's handle on one child: feeds and hears it by pipes, and asks the fork server for it and for its end.
 
-Everything about the child itself is asked of the fork server by a reply socket. This process signals nobody: an id
-could be a stranger's by the time.
+This process signals nobody: an id could be a stranger's by the time. The fork server kills the child, with its whole
+group (:mod:`coderepos.git.process.forkserver`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The process that forks the children: it has imported all that they use, and holds nothing that is worth stealing.
+"""The process that forks, kills and reaps the children; it holds nothing that is worth stealing.
 
-It is the other end of :mod:`coderepos.git.process.spawner`, and has one thread. A datagram on its control socket asks
-for a child: the name of the module to run, with four descriptors. These are a reply socket of the child's own, its
-standard input, its standard output, and its pack pipe. On the reply socket the server says in JSON
+It has imported all that they use (:mod:`coderepos.git.preload`), is the other end of
+:mod:`coderepos.git.process.spawner`, and has one thread. A datagram on its control socket asks for a child: the name of
+the module to run, with four descriptors. These are a reply socket of the child's own, its standard input, its standard
+output, and its pack pipe. On the reply socket the server says in JSON
 
 - ``pid``: it was forked,
 - ``is_killed``: its process group was killed, because the host shut the reply socket down,

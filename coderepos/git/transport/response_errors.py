@@ -1,24 +1,19 @@
 """Turns an unexpected HTTP response into the error that explains it.
 
-Remote text stays out of the error, except for the path to which a repository has moved on its own host, which has to
-pass the checks for Git URLs.
+Remote text stays out of the error, but for what :mod:`~coderepos.git.transport.redirects` lets through.
 """
 
 from __future__ import annotations
 
 import re
-from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
-from urllib.parse import unquote, urljoin, urlsplit
 
 from coderepos.exceptions import (
     GitError,
-    InvalidGitUrl,
     RemoteAuthFailed,
-    RemoteMoved,
     RemoteNotFound,
     RemoteProtocolError,
     RemoteThrottled,
@@ -26,24 +21,13 @@ from coderepos.exceptions import (
     RemoteUnreachable,
 )
 from coderepos.git.network_policy import NetworkPolicy
-from coderepos.git.remote_text import harmless_text
 from coderepos.git.transport.content_coding import CODINGS, IDENTITY
 from coderepos.git.transport.http_reader import ResponseHead
-from coderepos.git.url import parse_git_url
-
-REDIRECT: Final = "redirect"
-"""Reason of the error for a redirect to something other than a repository."""
-
-REDIRECT_ELSEWHERE: Final = "redirect to another host"
-"""Reason of the error for a redirect to a repository of another origin."""
+from coderepos.git.transport.redirects import REDIRECTS, redirect_error
 
 SIGN_IN_PAGE: Final = "sign-in page"
 WEB_PAGE: Final = "web page"
 SERVER_ERROR: Final = "server error"
-
-_REDIRECTS: Final = (301, 302, 303, 307, 308)
-_SERVICES: Final = ("/info/refs", "/git-upload-pack")
-"""What smart HTTP appends to the URL of a repository (gitprotocol-http(5))."""
 
 _SECONDS: Final = re.compile(r"[0-9]{1,20}\Z")
 
@@ -58,8 +42,8 @@ def response_error(head: ResponseHead, requested_url: str, policy: NetworkPolicy
     :param authorization: value of its ``Authorization`` header; empty without one.
     """
     status, headers = head.status, head.headers
-    if status in _REDIRECTS:
-        return _redirected(headers.get("location", ""), requested_url, policy, authorization)
+    if status in REDIRECTS:
+        return redirect_error(headers.get("location", ""), requested_url, policy, authorization)
     if status == 429 or (status == 403 and _is_rate_limit(headers)):
         return RemoteThrottled(retry_after_seconds=retry_after(headers))
     if status in (401, 403):
@@ -115,38 +99,3 @@ def _date(text: str) -> datetime | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-
-
-def _redirected(location: str, requested_url: str, policy: NetworkPolicy, authorization: str) -> GitError:
-    """Return the error for a redirect: to a moved repository, on its host or elsewhere, or to a web page."""
-    try:
-        target = urlsplit(urljoin(requested_url, location))
-    except ValueError:
-        return RemoteProtocolError(reason=REDIRECT)
-    service = next((service for service in _SERVICES if target.path.endswith(service)), None)
-    if not location or service is None:
-        return RemoteAuthFailed(reason=REDIRECT) if authorization else RemoteProtocolError(reason=REDIRECT)
-    requested = parse_git_url(requested_url.partition("?")[0], policy)
-    place = f"{target.scheme}://{target.netloc}{target.path.removesuffix(service)}"
-    try:
-        moved_to = parse_git_url(place, policy)
-    except InvalidGitUrl:
-        return RemoteProtocolError(reason=REDIRECT)
-    except GitError:
-        return RemoteProtocolError(reason=REDIRECT_ELSEWHERE)
-    if moved_to.origin != requested.origin:
-        return RemoteProtocolError(reason=REDIRECT_ELSEWHERE)
-    if requested.path == moved_to.path + service or not _is_harmless(moved_to.path, authorization):
-        return RemoteProtocolError(reason=REDIRECT)
-    return RemoteMoved(moved_to=moved_to.path)
-
-
-def _is_harmless(path: str, authorization: str) -> bool:
-    """Return whether a path may be shown: it is short and contains no part of the credentials, which hosts may echo."""
-    encoded = authorization.rpartition(" ")[2]
-    try:
-        username, _, password = b64decode(encoded, validate=True).decode().partition(":")
-    except ValueError:
-        username, password = "", encoded
-    secrets = ("", password or username)
-    return all(harmless_text(text.encode(), secrets) == text for text in (path, unquote(path)))

@@ -60,7 +60,7 @@ def check_name(name: bytes, mode: int = stat.S_IFREG) -> None:
         raise UnsafeRepository(reason="slash in a name")
     # Every spelling has one of these: most names need no closer look.
     if (b"g" in name or b"G" in name) and (is_ntfs_dot_git(name) or is_hfs_dot_git(name)):
-        raise UnsafeRepository(reason="name of the Git folder")
+        raise UnsafeRepository(reason="name of the Git directory")
     if stat.S_ISLNK(mode) and _GITMODULES.search(name):
         raise UnsafeRepository(reason="link named .gitmodules")
 

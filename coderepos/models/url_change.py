@@ -1,4 +1,4 @@
-"""What follows the URL of a repository: its key, its platform, and its token, which never goes to another host."""
+"""A changed URL of a repository: what follows it, and its token, which never follows it to another host."""
 
 from __future__ import annotations
 
