@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.apps import AppConfig, apps
+from django.apps import AppConfig
 from django.db.models.signals import post_migrate, pre_delete
-
-from coderepos.conf import ConfigurationError
 
 
 class CodeReposConfig(AppConfig):
@@ -19,28 +17,26 @@ class CodeReposConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks, the schedules and the start of workers; close the process that will fork them."""
-        if not apps.is_installed("django_q"):
-            raise ConfigurationError('Add "django_q" to INSTALLED_APPS: coderepos clones in its workers.')
-        from coderepos import checks, queue
+        from coderepos import checks, queues
         from coderepos.crypto.process import close_process
 
         checks.register()
         post_migrate.connect(_after_migrate, sender=self, dispatch_uid="coderepos.schedules")
         pre_delete.connect(_before_delete, sender="coderepos.CodeRepository", dispatch_uid="coderepos.disconnected")
-        queue.on_worker_start(_at_worker_start)
-        if queue.is_cluster():
+        queues.on_worker_start(_at_worker_start)
+        if queues.current().is_cluster():
             close_process()
 
 
 def _after_migrate(*, using: str, **_: Any) -> None:
-    from coderepos import models, queue
+    from coderepos import models, queues
 
     if using != models.alias():
         return
     if models.tables_exist():
-        queue.ensure_schedules()
+        queues.ensure_periodic()
     else:
-        queue.forget()
+        queues.current().forget()
 
 
 def _before_delete(*, instance: Any, using: str, **_: Any) -> None:

@@ -119,6 +119,9 @@ class AppSettings:
     CONNECT_RATE_PER_PROJECT: str = setting(
         "200/hour", Rate(), "How often repositories may be connected in one project."
     )
+    QUEUE: str = setting(
+        "coderepos.queues.django_q.DjangoQ", Text(), "Dotted path of the class that notifies the workers."
+    )
     QUEUE_CLUSTER: str = setting(
         "",
         Text(),

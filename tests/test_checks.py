@@ -17,10 +17,11 @@ from django.core.management.base import SystemCheckError
 from django_q.conf import Conf
 from pytest_django import Settings
 
-from coderepos import checks, queue
+from coderepos import checks, queues
 from coderepos.checks import deployment
 from coderepos.conf import SETTINGS, conf
 from coderepos.hidden import HiddenText
+from coderepos.queues import django_q
 
 
 class Incomplete:
@@ -139,8 +140,8 @@ def test_queue_values_that_run_jobs_twice_or_never(
     monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], found: list[str]
 ) -> None:
     """Each dangerous value of Q_CLUSTER is warned of; its values are read at import, so they are given here."""
-    given = {**queue.settings_in_force(), **values}
-    monkeypatch.setattr(queue, "settings_in_force", lambda: given)
+    given = {**django_q.settings_in_force(), **values}
+    monkeypatch.setattr(django_q, "settings_in_force", lambda: given)
 
     assert ids(checks.check_queue()) == found
 
@@ -256,8 +257,9 @@ def test_checks_are_bound_to_django(settings: Settings) -> None:
 
 def test_every_id_stands_in_the_list_on_top() -> None:
     """The module's docstring names each id that the code uses, and settings are all documented."""
-    source = "".join(path.read_text() for path in Path(checks.__file__).parent.glob("*.py"))
-    used = {int(number) for number in re.findall(r"\b(?:error|warning)\(\s*(\d+),", source)}
+    modules = [path for room in (checks, queues) for path in Path(room.__path__[0]).glob("*.py")]
+    source = "".join(path.read_text() for path in modules)
+    used = {int(number) for number in re.findall(r"\b(?:error|warning|Problem)\(\s*(\d+),", source)}
     listed = {int(number) for number in re.findall(r"[EW](\d{3})", checks.__doc__ or "")}
 
     assert {1, 13, 16, 40, 48} < used <= listed | set(range(20, 30)) | set(range(30, 38))

@@ -4,7 +4,7 @@ E001 unknown key          E002 wrong type or range    E003 rate             E004
 E006 access policy        E007 project model          E009 sandbox group    E010 CA bundle
 E011 a token field without the field of its key (crypto.fields)             E012 key of the project model
 E013 tables that belong to another project model (check --database)         E014 one database
-E015 proxy                E016 name of the cluster    E017 database of the queue
+E015 proxy                E016 name of the cluster    E017 database of the queue  E018 queue
 E020 to E029 keys         W030 to W037 Q_CLUSTER      W040 insecure hosts   W042 isolation       W043 log redaction
 W044 password of a proxy  W045 temporary directory  W046 SQLite           W047 isolation of level 1
 W048 cache of one process
@@ -23,10 +23,10 @@ from django.core import checks
 from django.utils.module_loading import import_string
 
 from coderepos.access import parse_rate
-from coderepos.checks.cluster import check_queue
 from coderepos.checks.deployment import check_deployment
 from coderepos.checks.messages import error
 from coderepos.checks.project import check_one_database, check_project_model, check_project_tables
+from coderepos.checks.queue import check_queue
 from coderepos.checks.types import is_dict, wrong_types
 from coderepos.conf import SETTINGS, ConfigurationError, conf
 from coderepos.crypto import keyring

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from django.db import IntegrityError, transaction
 
-from coderepos import access, engine, queue, signals
+from coderepos import access, engine, queues, signals
 from coderepos.access import Action
 from coderepos.conf import conf
 from coderepos.crypto.keyring import keyring
@@ -207,7 +207,7 @@ def start_again(repository: CodeRepository) -> Job:
 
 def _queue_clone(repository: CodeRepository, kind: JobKind = JobKind.CLONE) -> Job:
     job = Job.objects.create(repository=repository, kind=kind, max_attempts=1 + conf.CLONE_MAX_RETRIES)
-    queue.enqueue(job)
+    queues.enqueue(job)
     return job
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from coderepos import queue, signals
+from coderepos import queues, signals
 from coderepos.exceptions import WorkerLost
 from coderepos.git.confinement.profiles import available_level
 from coderepos.models import CodeRepository, Job, JobState, Node
@@ -62,10 +62,11 @@ def _enqueue_overlooked() -> int:
     if not overlooked:
         return 0
     wanted = [job for job in overlooked for _ in range(2 if job.enqueued_at or job.attempt else 1)]
+    waiting = queues.current().facts().waiting
     # Tasks that wait lead to the oldest jobs, so that a backlog is not enqueued twice.
-    missing = wanted[queue.waiting() : MOST_WAITING]
+    missing = wanted[:1] if waiting is None else wanted[waiting:MOST_WAITING]
     for job in missing:
-        queue.enqueue(job)
+        queues.enqueue(job)
     return len({job.pk for job in missing})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from coderepos import queue, signals
+from coderepos import queues, signals
 from coderepos.exceptions import CodeReposError, RemoteAuthFailed
 from coderepos.models import AuditEvent, CodeRepository, Job, JobState, LeaseLost, alias
 from coderepos.models.locking import row_transaction
@@ -60,4 +60,4 @@ def _enqueue_retry(job: Job) -> None:
     row = Job.objects.filter(pk=job.pk)
     when = row.values_list("next_attempt_at", flat=True).first()
     if when is not None:
-        queue.enqueue_at(job, when)
+        queues.enqueue_at(job, when)

@@ -8,7 +8,7 @@ from typing import Final
 from django.contrib.contenttypes.models import ContentType
 from django.db import router
 
-from coderepos import engine, queue
+from coderepos import engine, queues
 from coderepos.conf import conf
 from coderepos.models import Node
 from coderepos.sandbox.root import SandboxRoot
@@ -38,4 +38,4 @@ def remove_traces() -> dict[str, int]:
     types = ContentType.objects.using(router.db_for_write(ContentType)).filter(app_label__in=APP_LABELS)
     _, counts = types.delete()
     ContentType.objects.clear_cache()
-    return {**queue.forget(), **{label: count for label, count in counts.items() if count}}
+    return {**queues.current().forget(), **{label: count for label, count in counts.items() if count}}

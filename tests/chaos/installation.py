@@ -158,7 +158,7 @@ class Room:
 
     def queue_jobs(self, count: int, *, max_attempts: int) -> None:
         """Connect so many repositories, and notify of their first clones."""
-        from coderepos import queue
+        from coderepos import queues
         from coderepos.crypto.secret import Secret
         from coderepos.engine import network_policy
         from coderepos.git.url import parse_git_url
@@ -175,7 +175,7 @@ class Room:
                 repository = CodeRepository(project=project, git_url=url, url_key=key, username="git")
                 repository.token_ciphertext = Secret(TOKEN)
                 repository.save(force_insert=True)
-                queue.enqueue(Job.objects.create(repository=repository, max_attempts=max_attempts))
+                queues.enqueue(Job.objects.create(repository=repository, max_attempts=max_attempts))
 
 
 @contextmanager

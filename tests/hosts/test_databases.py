@@ -110,14 +110,14 @@ def test_notification_does_not_roll_back_a_transaction_of_the_host(host: HostPro
         from django.db import transaction
         from django.utils import timezone
         from django_q.models import OrmQ
-        from coderepos import queue
+        from coderepos import queues
         from coderepos.models import Job
 
         OrmQ.objects.using("code").all().delete()
         with transaction.atomic():
             Session.objects.create(session_key="kept", expire_date=timezone.now())
             with transaction.atomic(using="code"):
-                queue.enqueue(Job.objects.first())
+                queues.enqueue(Job.objects.first())
             assert OrmQ.objects.using("code").count() == 0
         assert Session.objects.filter(session_key="kept").exists()
         assert OrmQ.objects.using("code").count() == 1

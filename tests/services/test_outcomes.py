@@ -11,7 +11,7 @@ from django.db import OperationalError
 from model_bakery import baker
 from pytest_django import Settings
 
-from coderepos import engine, queue, services, signals
+from coderepos import engine, queues, services, signals
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, SandboxRefused
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, JobState, get_project_model
@@ -99,7 +99,7 @@ def test_broken_schedule_leaves_the_next_attempt_to_the_upkeep(job: Job, monkeyp
     def down(*_: Any) -> None:
         raise ConnectionError("the broker is down")
 
-    monkeypatch.setattr(queue, "enqueue_at", down)
+    monkeypatch.setattr(queues, "enqueue_at", down)
 
     assert services.worker.run_clone(job_id=job.pk) == "retry_scheduled"
 

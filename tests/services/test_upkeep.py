@@ -15,7 +15,7 @@ from django_q.models import OrmQ
 from model_bakery import baker
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
-from coderepos import engine, queue, services, signals
+from coderepos import engine, queues, services, signals
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, SandboxRefused
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
@@ -147,7 +147,7 @@ def test_backlog_is_not_enqueued_again(
     jobs = [job, *(queued_job(f"https://h/{number}") for number in range(60))]
     with django_capture_on_commit_callbacks(execute=True):
         for one in jobs:
-            queue.enqueue(one)
+            queues.enqueue(one)
     Job.objects.update(enqueued_at=Now() - timedelta(minutes=5))
 
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The queue adapter enqueues on commit, with an id and nothing else."""
+"""Workers of django-q2 are notified on commit, with an id and nothing else."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from django_q.signals import post_spawn
 from model_bakery import baker
 from pytest_django import Settings
 
-from coderepos import queue, services
+from coderepos import queues, services
 from coderepos.crypto import process
 from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, Job
 from coderepos.projects.models import Project
+from coderepos.queues import django_q
 from tests.support.database import ALIAS
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -40,7 +41,7 @@ def enqueued() -> list[dict[str, Any]]:
 def test_job_is_enqueued_on_commit_with_the_id_alone(job: Job) -> None:
     """Nothing is sent before the commit; then one task with the job's id and no other value."""
     with transaction.atomic(using=ALIAS):
-        queue.enqueue(job)
+        queues.enqueue(job)
         assert enqueued() == []
 
     (task,) = enqueued()
@@ -52,7 +53,7 @@ def test_job_is_enqueued_on_commit_with_the_id_alone(job: Job) -> None:
 def test_rolled_back_job_is_not_enqueued(job: Job) -> None:
     """A transaction that is rolled back sends nothing."""
     with transaction.atomic(using=ALIAS):
-        queue.enqueue(job)
+        queues.enqueue(job)
         transaction.set_rollback(True, using=ALIAS)
 
     assert enqueued() == []
@@ -64,9 +65,9 @@ def test_broken_queue_does_not_break_the_request(job: Job, monkeypatch: pytest.M
     def down(*arguments: object, **options: object) -> None:
         raise ConnectionError("the broker is down")
 
-    monkeypatch.setattr(queue, "async_task", down)
+    monkeypatch.setattr(django_q, "async_task", down)
     with transaction.atomic(using=ALIAS):
-        queue.enqueue(job)
+        queues.enqueue(job)
 
     assert list(Job.objects.awaiting_enqueue()) == [job]
     assert "the broker is down" in caplog.text
@@ -76,7 +77,7 @@ def test_enqueue_at_makes_a_schedule_that_runs_once(job: Job) -> None:
     """A retry is scheduled at its time, with the job's id alone."""
     when = datetime.now(UTC) + timedelta(seconds=60)
 
-    queue.enqueue_at(job, when)
+    queues.enqueue_at(job, when)
 
     schedule = Schedule.objects.get(func="coderepos.tasks.run_job")
     assert (schedule.schedule_type, schedule.next_run, str(job.pk) in schedule.args) == (Schedule.ONCE, when, True)
@@ -84,13 +85,13 @@ def test_enqueue_at_makes_a_schedule_that_runs_once(job: Job) -> None:
 
 def test_schedules_are_made_once() -> None:
     """Migrating again neither doubles the schedules nor takes back what an operator changed."""
-    queue.ensure_schedules()
+    queues.ensure_periodic()
     Schedule.objects.filter(name="coderepos.reap").update(minutes=5)
-    queue.ensure_schedules()
+    queues.ensure_periodic()
 
     assert {row.name: row.minutes for row in Schedule.objects.filter(name__startswith="coderepos.")} == {
         "coderepos.reap": 5,
-        "coderepos.sweep": None,
+        "coderepos.sweep": 60,
     }
 
 
@@ -101,15 +102,15 @@ def test_cluster_of_its_own(job: Job, settings: Settings, monkeypatch: pytest.Mo
     monkeypatch.setattr(process, "close_process", lambda: None)
     settings.CODEREPOS = {**settings.CODEREPOS, "QUEUE_CLUSTER": "code"}
     with transaction.atomic(using=ALIAS):
-        queue.enqueue(job)
-    queue.enqueue_at(job, datetime.now(UTC))
-    queue.ensure_schedules()
+        queues.enqueue(job)
+    queues.enqueue_at(job, datetime.now(UTC))
+    queues.ensure_periodic()
     for name in ("host", "code"):
         monkeypatch.setattr(Conf, "CLUSTER_NAME", name)
         post_spawn.send(sender="django_q")
 
     assert set(OrmQ.objects.values_list("key", flat=True)) == {"code"}
-    assert queue.waiting() == 1
+    assert queues.current().facts().waiting == 1
     assert set(Schedule.objects.values_list("cluster", flat=True)) == {"code"}
     assert started == ["code"]
 
@@ -118,7 +119,20 @@ def test_failures_are_acknowledged_whatever_the_host_does(job: Job, monkeypatch:
     """A task of ours that fails is not delivered again; the job in our table says what happens next."""
     monkeypatch.setattr(Conf, "ACK_FAILURES", False)
     with transaction.atomic(using=ALIAS):
-        queue.enqueue(job)
+        queues.enqueue(job)
 
     (task,) = enqueued()
     assert task["ack_failure"] is True
+
+
+def test_facts_tell_what_waits_and_which_schedules_are_missing(job: Job) -> None:
+    """Health asks the queue how much waits, and whether an operator removed a schedule."""
+    Schedule.objects.all().delete()
+    queues.ensure_periodic()
+    Schedule.objects.filter(name="coderepos.sweep").delete()
+    with transaction.atomic(using=ALIAS):
+        queues.enqueue(job)
+
+    facts = queues.current().facts()
+
+    assert (facts.reachable, facts.waiting, facts.missing_periodic) == (True, 1, ("sweep",))
