@@ -1,15 +1,17 @@
-"""The upkeep thread of every worker process, which never waits behind clones.
+"""Rounds of upkeep: in a thread of every worker process, which never waits behind clones, or in a process of their own.
 
-The thread touches only the database. A sweep, which may hang on a disk, gets a thread of its own. Exceptions in either
-are logged and end neither the worker nor the thread, and neither thread receives the signals of the main thread.
+Rounds touch only the database. A sweep, which may hang on a disk, gets a thread of its own. Exceptions in either
+are logged and end neither the worker nor the rounds, and neither thread receives the signals of the main thread.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
@@ -48,7 +50,7 @@ def start_worker() -> None:
     """
     # A queue that runs its tasks in the process that enqueues them does not have workers.
     if parent_process() is not None:
-        _start_thread(_run_upkeep, "upkeep")
+        _start_thread(run_rounds, "upkeep")
 
 
 def run_round() -> Node | None:
@@ -61,6 +63,13 @@ def run_round() -> Node | None:
         return None
     expired_leases.reap()
     return node
+
+
+def maintain() -> str:
+    """Do all upkeep of this machine that is due, sweep included, and return what was done; idempotent."""
+    node = run_round()
+    done = "a round of upkeep" if node else "no round, another process did it lately"
+    return f"{done}; sweep: {sweep_if_due(node or upkeep.register_node())}"
 
 
 def sweep_if_due(node: Node, *, every_seconds: float = SWEEP_SECONDS) -> str:
@@ -76,12 +85,22 @@ def _sweep() -> str:
         return error.code
 
 
-def _run_upkeep() -> None:
+def run_rounds(
+    *,
+    first_after_seconds: float = FIRST_ROUND_SECONDS,
+    every_seconds: float = ROUND_SECONDS,
+    for_seconds: float = math.inf,
+) -> None:
+    """Do rounds of upkeep, and sweep when that is due, until ``for_seconds`` are over; an error is logged.
+
+    A round that another process of this machine has done meanwhile is left out.
+    """
+    ends_at = time.monotonic() + for_seconds
     sweep_every_seconds: float = SWEEP_AT_START_SECONDS
-    pause_seconds: float = FIRST_ROUND_SECONDS
-    while True:
+    pause_seconds: float = first_after_seconds
+    while time.monotonic() + pause_seconds < ends_at:
         _sleep(pause_seconds + random.uniform(0, _SPREAD_SECONDS))  # noqa: S311  no secret
-        pause_seconds = ROUND_SECONDS
+        pause_seconds = every_seconds
         with _errors_logged():
             if node := run_round():
                 if node.begin_sweep(every_seconds=sweep_every_seconds):
@@ -90,7 +109,7 @@ def _run_upkeep() -> None:
             else:
                 # Wake when the next round is due: the process that did the last one may be dead by then.
                 age_seconds = upkeep.register_node().upkeep_age_seconds()
-                pause_seconds = max(0.0, ROUND_SECONDS - age_seconds)
+                pause_seconds = max(0.0, every_seconds - age_seconds)
 
 
 def _run_sweep() -> None:
@@ -104,7 +123,7 @@ def _errors_logged() -> Iterator[None]:
     try:
         yield
     except Exception:
-        logger.exception("Upkeep failed; the next round is in %d s", ROUND_SECONDS)
+        logger.exception("Upkeep failed; the next round tries again")
     finally:
         connections.close_all()
 

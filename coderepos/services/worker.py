@@ -5,6 +5,15 @@ from __future__ import annotations
 from coderepos.services.cloning import run_clone
 from coderepos.services.expired_leases import reap
 from coderepos.services.upkeep import register_node, sweep
-from coderepos.services.upkeep_thread import start_worker, sweep_if_due
+from coderepos.services.upkeep_thread import maintain, run_rounds, start_worker, sweep_if_due
 
-__all__ = ["reap", "register_node", "run_clone", "start_worker", "sweep", "sweep_if_due"]
+__all__ = [
+    "maintain",
+    "reap",
+    "register_node",
+    "run_clone",
+    "run_rounds",
+    "start_worker",
+    "sweep",
+    "sweep_if_due",
+]

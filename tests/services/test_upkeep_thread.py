@@ -101,7 +101,7 @@ def test_failing_round_and_failing_sweep_end_nothing(
     monkeypatch.setattr(upkeep_thread, "_sleep", stop_after(3))
 
     with pytest.raises(Stop):
-        upkeep_thread._run_upkeep()
+        upkeep_thread.run_rounds()
 
     assert len(rounds) == 3
     assert "No space left" in caplog.text

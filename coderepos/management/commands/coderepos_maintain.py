@@ -1,0 +1,50 @@
+"""``manage.py coderepos_maintain``: the upkeep of this machine, for queues whose workers do not do it themselves."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentParser
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandError
+
+from coderepos.crypto.process import close_process
+from coderepos.services.upkeep_thread import ROUND_SECONDS
+from coderepos.services.worker import maintain, run_rounds
+
+MOST_SECONDS: Final = 86_400
+
+
+class Command(BaseCommand):
+    """Do the periodic work of this machine: as a service, or from a cron."""
+
+    help = (
+        "Does the periodic work of this machine, as its workers do beside their clones where the queue lets them: "
+        "expires leases, enqueues due jobs whose notification was lost, retries whose time has come, and sweeps the "
+        "sandbox root. Runs until it is stopped, unless --once or --for is given. Any number may run at once: a round "
+        "that another process of this machine did lately is left out. Run it as the user of the workers."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Offer how often, and for how long."""
+        parser.add_argument("--once", action="store_true", help="do what is due, and end; errors end it with status 1")
+        parser.add_argument("--every", type=float, default=ROUND_SECONDS, metavar="SECONDS", help="between two rounds")
+        parser.add_argument(
+            "--for", type=float, default=math.inf, metavar="SECONDS", dest="for_seconds", help="end after that time"
+        )
+
+    def handle(self, *args: Any, once: bool, every: float, for_seconds: float, **options: Any) -> None:
+        """Do it.
+
+        :raises CommandError: a time is out of its range.
+        """
+        if not ROUND_SECONDS <= every <= MOST_SECONDS or not for_seconds > 0:
+            bounds = f"{ROUND_SECONDS} to {MOST_SECONDS:,}"
+            raise CommandError(f"--every is from {bounds} seconds, and --for more than 0.", returncode=2)
+        close_process()
+        if not once:
+            run_rounds(first_after_seconds=0, every_seconds=every, for_seconds=for_seconds)
+            return
+        done = maintain()
+        if options["verbosity"] > 1:
+            self.stdout.write(done)
