@@ -151,7 +151,7 @@ AUTH_PASSWORD_VALIDATORS = [
 
 # Outside DEBUG everything is HTTPS: gunicorn believes X-Forwarded-Proto from the proxies in its FORWARDED_ALLOW_IPS.
 SECURE_SSL_REDIRECT = not DEBUG
-SECURE_REDIRECT_EXEMPT = [r"^health$"]
+SECURE_REDIRECT_EXEMPT = [r"^health$", r"^api/v1/code/health$"]
 SECURE_HSTS_SECONDS = 0 if DEBUG else 365 * 24 * 3600
 SESSION_COOKIE_SECURE = not DEBUG
 CSRF_COOKIE_SECURE = not DEBUG

@@ -6,12 +6,12 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
-from config.health import health
+from coderepos.api.health import HealthView
 
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/v1/code/", include("coderepos.api.urls")),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
-    path("health", health, name="health"),
+    path("health", HealthView.as_view(schema=None), name="health"),
 ]

@@ -74,6 +74,26 @@ class TemporaryServer:
         time.sleep(pause_seconds)
         self._start()
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop every process of it, as a machine that hangs does: connections are taken, and nothing is answered."""
+        assert self._server
+        os.killpg(self._server.pid, signal.SIGSTOP)
+        for pid in self._own_groups():
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in self._own_groups():
+                os.kill(pid, signal.SIGCONT)
+            os.killpg(self._server.pid, signal.SIGCONT)
+
+    def _own_groups(self) -> list[int]:
+        """Return the server's processes, each of which leads a group of its own."""
+        assert self._server
+        pid = self._server.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def _prepare(self) -> None:
         programs = _programs()
         self._data, socket = self._folder / "data", self._folder / "socket"

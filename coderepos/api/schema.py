@@ -15,6 +15,7 @@ from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.settings import api_settings
 
+from coderepos.api.health import HealthSerializer
 from coderepos.api.listing import AllRepositoriesQuery, RepositoryQuery
 from coderepos.api.schema_errors import (
     CHANGE,
@@ -55,6 +56,7 @@ for _serializer in (
     ConnectSerializer,
     ErrorDetailSerializer,
     ErrorSerializer,
+    HealthSerializer,
     JobSerializer,
     ProgressSerializer,
     ReplaceTokenSerializer,
@@ -215,5 +217,24 @@ class TokenExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]  # 
                 parameters=[REPO_ID],
                 request=ReplaceTokenSerializer,
                 responses={200: TokenSerializer, **error_responses(REPLACE)},
+            ),
+        )
+
+
+class HealthExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]  # its __init_subclass__
+    """Describes the call of load balancers."""
+
+    target_class = "coderepos.api.health.HealthView"
+
+    def view_replacement(self) -> type[Any]:
+        """Return the annotated view."""
+        return _described(
+            self.target,
+            get=extend_schema(
+                operation_id="coderepos_get_health",
+                summary="Ask whether jobs get done",
+                tags=TAGS,
+                auth=[],
+                responses={200: HealthSerializer, 503: HealthSerializer},
             ),
         )

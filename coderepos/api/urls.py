@@ -11,6 +11,7 @@ from django.db import connections, transaction
 from django.urls import path
 from rest_framework.serializers import Serializer
 
+from coderepos.api.health import HealthView
 from coderepos.api.serializers import ChangeSerializer
 from coderepos.api.views import ConnectViewSet, RepositoryViewSet, TokenViewSet
 
@@ -69,4 +70,5 @@ urlpatterns = [
         RepositoryViewSet.as_view({"get": "list_of_project"}, name="Repositories of a project"),
         name="project-repos",
     ),
+    path("health", outside_transactions(HealthView.as_view()), name="health"),
 ]

@@ -37,9 +37,9 @@ class JobQuerySet(PrimaryQuerySet["Job"]):
         """Queued jobs whose next attempt is due."""
         return self.filter(Q(next_attempt_at=None) | Q(next_attempt_at__lte=Now()), state=JobState.QUEUED)
 
-    def lease_expired(self) -> Self:
-        """Return the running jobs whose lease expired."""
-        return self.filter(state=JobState.RUNNING, lease_until__lt=Now())
+    def lease_expired(self, *, for_seconds: float = 0) -> Self:
+        """Return the running jobs whose lease expired, at least ``for_seconds`` ago."""
+        return self.filter(state=JobState.RUNNING, lease_until__lt=Now() - timedelta(seconds=for_seconds))
 
     def awaiting_enqueue(self) -> Self:
         """Due jobs of which no worker was notified lately."""
@@ -51,9 +51,9 @@ class JobQuerySet(PrimaryQuerySet["Job"]):
         """Due jobs, the longest waiting first."""
         return self.due().annotate(due_at=Coalesce("next_attempt_at", "created_at")).order_by("due_at", "id")
 
-    def overdue(self) -> Self:
-        """Jobs that have been due for longer than :data:`OVERDUE_SECONDS`."""
-        return self.oldest_due().filter(due_at__lt=Now() - timedelta(seconds=OVERDUE_SECONDS))
+    def overdue(self, *, after_seconds: float = OVERDUE_SECONDS) -> Self:
+        """Jobs that have been due for longer than ``after_seconds``."""
+        return self.oldest_due().filter(due_at__lt=Now() - timedelta(seconds=after_seconds))
 
     def with_recent_heartbeat(self, *, within_seconds: float = LEASE_SECONDS) -> Self:
         """Jobs in any state that a worker reported on lately."""

@@ -13,7 +13,8 @@ from django.db.models.functions import Now
 
 from coderepos.models.database import PrimaryQuerySet
 
-ALIVE_SECONDS: Final = 60
+ALIVE_SECONDS: Final = 90
+"""How long ago a machine that is alive finished a round of upkeep: more than the minute of a cron that does them."""
 
 
 class NodeQuerySet(PrimaryQuerySet["Node"]):

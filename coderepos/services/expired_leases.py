@@ -11,6 +11,7 @@ from coderepos.git.confinement.profiles import available_level
 from coderepos.models import CodeRepository, Job, JobState, Node
 from coderepos.models.job_states import OVERDUE_SECONDS
 from coderepos.services.afterwards import failures_logged
+from coderepos.services.health.signs import read_signs
 from coderepos.services.upkeep import register_node
 
 BATCH: Final = 100
@@ -71,8 +72,7 @@ def _enqueue_overlooked() -> int:
 
 
 def _warn_of_standstill() -> None:
-    jobs = Job.objects
-    if jobs.overdue().exists() and not jobs.with_recent_heartbeat().exists():
+    if read_signs().stand_still:
         logger.critical(
             "Jobs have been due for more than %d s and no worker claims any: restart the cluster, and look for a "
             "worker that was killed while idle, or for tasks of the host that never end",

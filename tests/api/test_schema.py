@@ -27,6 +27,7 @@ OPERATIONS = {
     ("put", "/repos/{repo_id}/token"): "coderepos_replace_repository_token",
     ("post", "/repos/{repo_id}/clone"): "coderepos_clone_repository",
     ("get", "/projects/{project_id}/repos"): "coderepos_list_project_repositories",
+    ("get", "/health"): "coderepos_get_health",
 }
 
 

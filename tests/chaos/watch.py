@@ -13,8 +13,8 @@ from django.db import Error, connection
 from django.db.models.functions import Now
 from django.test import RequestFactory
 
+from coderepos.api.health import HealthView
 from coderepos.models import Job, JobState
-from config.health import health
 
 LOOK_SECONDS = 0.5
 
@@ -68,9 +68,9 @@ class Watch:
 
     def _look(self) -> None:
         self.looks += 1
-        answer = health(RequestFactory().get("/health"))
+        answer = HealthView.as_view()(RequestFactory().get("/health"))
         if answer.status_code != 200:
-            self.red.append((time.monotonic(), answer.content.decode()))
+            self.red.append((time.monotonic(), answer.data))
         jobs = Job.objects.annotate(now=Now()).only(
             "state", "lease_token", "heartbeat_at", "attempt", "next_attempt_at"
         )

@@ -30,10 +30,11 @@ def connect(api: Api, git_server: GitServer, project: Any, name: str) -> Job:
     return Job.objects.get(pk=answer.body["task_id"])
 
 
-def health() -> tuple[int, dict[str, str]]:
+def health() -> str:
     """Return what a load balancer is told."""
     answer = Client().get("/health")
-    return answer.status_code, answer.json()
+    assert answer.status_code in (200, 503)
+    return str(answer.json()["status"])
 
 
 def test_workers_live_with_a_root_that_cannot_be_used(
@@ -58,7 +59,7 @@ def test_workers_live_with_a_root_that_cannot_be_used(
         wait_until(lambda: "can't be swept" in cluster.log.read_text(), seconds=30, what="a line in the log")
         # Neither the second worker nor the end of the first round of upkeep has to come before all that.
         wait_until(lambda: cluster.log.read_text().count("ready for work") >= 2, seconds=30, what="two workers")
-        wait_until(lambda: health() == (200, {"database": "ok", "worker": "ok"}), seconds=30, what="a live worker")
+        wait_until(lambda: health() == "ok", seconds=30, what="a live worker")
         log = cluster.log.read_text()
 
     job.refresh_from_db()
@@ -94,7 +95,7 @@ def test_queue_is_kept_up_while_all_workers_are_busy(
             lambda: Job.objects.filter(pk=silent.pk, state=JobState.QUEUED).exists(), seconds=30, what="the reaper"
         )
         # A machine is seen at the end of a round, and the silent job came back in the midst of one.
-        wait_until(lambda: health() == (200, {"database": "ok", "worker": "ok"}), seconds=10, what="the end of a round")
+        wait_until(lambda: health() == "ok", seconds=10, what="the end of a round")
         assert busy.count() == 2
         git_server.bytes_per_second = None
 
@@ -129,5 +130,5 @@ def test_workers_that_only_start_are_not_alive(child_environment: dict[str, str]
     with Cluster(environment, tmp_path / "cluster.log", settings={}) as cluster:
         wait_until(lambda: cluster.log.read_text().count("after death") >= 5, seconds=60, what="a row of deaths")
 
-        assert health() == (503, {"database": "ok", "worker": "absent"})
+        assert health() == "failing"
         cluster.kill()

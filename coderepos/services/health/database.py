@@ -1,0 +1,110 @@
+"""What the database says: that it answers, and what jobs, leases and machines are like. One connection for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, Final
+
+from django.db import connections, models
+from django.db.models import ExpressionWrapper, F
+from django.db.models.functions import Now
+
+from coderepos.conf import conf
+from coderepos.models import Job, Node, alias, tables_exist
+from coderepos.models.job_states import OVERDUE_SECONDS
+from coderepos.models.node import ALIVE_SECONDS
+from coderepos.services.health.finding import Finding, failing, ok, warning
+from coderepos.services.health.signs import Signs, read_signs
+
+LAPSED_SECONDS: Final = 60
+"""A lease that expired this long ago should have been noticed by six rounds of upkeep."""
+
+FORGOTTEN_AFTER: Final = timedelta(days=1)
+"""A machine that was silent for longer is taken to be gone on purpose."""
+
+
+def database_findings() -> Iterator[Finding]:
+    """Yield one finding for each of ``database``, ``transactions``, ``jobs``, ``leases``, ``upkeep`` and ``nodes``."""
+    if not tables_exist():
+        yield failing("database", "the tables are not there: run migrate")
+        return
+    yield ok("database", f"{connections[alias()].vendor} answers")
+    yield _transactions()
+    signs = read_signs()
+    yield _jobs(signs)
+    yield _leases()
+    yield _upkeep(signs)
+    yield from _nodes()
+
+
+def _transactions() -> Finding:
+    connection = connections[alias()]
+    if connection.vendor != "postgresql":
+        return ok("transactions", "one writer at a time")
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW transaction_isolation")
+        level: str = cursor.fetchone()[0]
+    if level != "read committed":
+        return failing("transactions", f"isolation level {level}: the app relies on read committed", level=level)
+    return ok("transactions", f"isolation level {level}", level=level)
+
+
+def _jobs(signs: Signs) -> Finding:
+    oldest = Job.objects.oldest_due().annotate(age=_age("due_at")).values_list("age", flat=True).first()
+    seconds = round(oldest.total_seconds()) if oldest else 0
+    values = {"oldest_due_seconds": seconds}
+    if signs.stand_still:
+        return failing("jobs", f"one has been due for {_span(seconds)}, and no worker is at any", **values)
+    if not oldest:
+        return ok("jobs", "none is due", **values)
+    backlog = " behind others that run" if seconds > OVERDUE_SECONDS else ""
+    return ok("jobs", f"the oldest that is due waits for {_span(seconds)}{backlog}", **values)
+
+
+def _leases() -> Finding:
+    lapsed = Job.objects.lease_expired(for_seconds=LAPSED_SECONDS).count()
+    if lapsed:
+        text = f"{lapsed} jobs lost their worker over {LAPSED_SECONDS} s ago, and nobody has queued them again"
+        return failing("leases", text, lapsed=lapsed)
+    return ok("leases", "every running job has its worker", lapsed=0)
+
+
+def _upkeep(signs: Signs) -> Finding:
+    newest = Node.objects.order_by("-last_seen").exclude(last_seen=None)
+    age = newest.annotate(age=_age("last_seen")).values_list("age", flat=True).first()
+    seconds = None if age is None else round(age.total_seconds())
+    text = "no machine has ever finished a round" if seconds is None else f"the last round ended {_span(seconds)} ago"
+    if signs.node_alive:
+        return ok("upkeep", text, age_seconds=seconds)
+    if signs.job_reported:
+        return warning("upkeep", f"{text}, though a job runs", age_seconds=seconds)
+    return failing("upkeep", f"{text}: no worker is alive", age_seconds=seconds)
+
+
+def _nodes() -> Iterator[Finding]:
+    seen = Node.objects.filter(last_seen__gte=Now() - FORGOTTEN_AFTER)
+    for name, isolation_level, age in seen.values_list("name", "isolation_level", _age("last_seen")):
+        yield _node(name, isolation_level, round(age.total_seconds()))
+
+
+def _node(name: str, isolation_level: int, seconds: int) -> Finding:
+    values = {"node": name, "age_seconds": seconds, "isolation_level": isolation_level}
+    text = f"{name}: seen {_span(seconds)} ago, isolation level {isolation_level}"
+    if seconds > ALIVE_SECONDS:
+        return warning("node", f"{text}; its workers are gone, and what only it has can't be read", **values)
+    if isolation_level < conf.SANDBOX_MIN_LEVEL:
+        return failing("node", f"{text}, below SANDBOX_MIN_LEVEL: nothing is cloned there", **values)
+    return ok("node", text, **values)
+
+
+def _age(column: str) -> ExpressionWrapper[Any]:
+    return ExpressionWrapper(Now() - F(column), output_field=models.DurationField())
+
+
+def _span(seconds: int) -> str:
+    """Return a length of time as people read it, such as ``2 min``."""
+    for unit_seconds, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit_seconds:
+            return f"{seconds // unit_seconds} {unit}"
+    return f"{max(0, seconds)} s"

@@ -1,0 +1,91 @@
+"""What this machine needs to work: the queue's broker, the key, the sandbox root and its disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Final
+
+from coderepos import engine, queues
+from coderepos.conf import conf
+from coderepos.crypto.keyring import keyring
+from coderepos.crypto.message import Context
+from coderepos.exceptions import CodeReposError
+from coderepos.models import Node
+from coderepos.services.health.finding import Finding, failing, ok, warning
+
+_GB: Final = 10**9
+_TRIAL: Final = Context(table="health", field="trial", row_id="0", project_id="0")
+_TRIAL_TEXT: Final = "sealed and opened to try the key"
+
+
+def queue_findings() -> Iterator[Finding]:
+    """Yield one finding for each of ``queue`` and ``schedules``."""
+    facts = queues.current().facts()
+    if not facts.reachable:
+        yield failing("queue", "the broker does not answer")
+        return
+    waiting = "an unknown number of" if facts.waiting is None else str(facts.waiting)
+    yield ok("queue", f"the broker answers, {waiting} tasks wait", waiting=facts.waiting)
+    missing = list(facts.missing_periodic)
+    if missing:
+        yield failing("schedules", f"{' and '.join(missing)} are not there: run migrate", missing=missing)
+    else:
+        yield ok("schedules", "all are there", missing=missing)
+
+
+def key_findings() -> Iterator[Finding]:
+    """Yield one finding, ``key``: whether the primary key seals, and what it sealed opens."""
+    try:
+        keys = keyring()
+        sealed, kid = keys.seal(_TRIAL_TEXT, _TRIAL)
+        opened = keys.open(sealed, kid, _TRIAL)
+    except CodeReposError as error:
+        yield failing("key", f"{error.code}: {error.message}")
+        return
+    if opened == _TRIAL_TEXT:
+        yield ok("key", f"{kid} seals and opens", kid=kid)
+    else:
+        yield failing("key", f"{kid} opens something else than it sealed", kid=kid)
+
+
+def root_findings() -> Iterator[Finding]:
+    """Yield one finding, ``sandbox_root``: whether this machine's root is the one that it marked."""
+    root = engine.sandbox_root()
+    node = Node.objects.filter(name=conf.node_id).first()
+    if node is None or str(root.path) not in node.marked_roots:
+        yield ok("sandbox_root", f"{conf.node_id} has not cloned anything into {root.path}")
+        return
+    try:
+        marker = root.read_marker()
+    except CodeReposError as error:
+        yield failing("sandbox_root", f"{root.path}: {error.code}: {error.message}")
+        return
+    if marker is None:
+        yield failing("sandbox_root", f"{root.path} has lost its marker: its disk is not mounted, or it was emptied")
+    elif marker != str(node.root_id):
+        yield failing("sandbox_root", f"{root.path} belongs to another installation")
+    else:
+        yield ok("sandbox_root", f"{root.path} is this machine's")
+
+
+def disk_findings() -> Iterator[Finding]:
+    """Yield one finding, ``disk``: the space that is left where this machine clones to."""
+    path = conf.SANDBOX_BASE_PATH
+    try:
+        disk = os.statvfs(path)
+    except FileNotFoundError:
+        yield ok("disk", f"there is no {path} on this machine")
+        return
+    free_bytes = disk.f_bavail * disk.f_frsize
+    values = {"free_bytes": free_bytes, "free_inodes": disk.f_favail}
+    text = f"{free_bytes / _GB:.1f} GB are free at {path}"
+    # Some file systems have no fixed number of inodes, and say zero of zero.
+    used_up = disk.f_files and not disk.f_favail
+    if used_up or free_bytes < conf.max_repo_size_bytes:
+        reason = "no inode is left" if used_up else f"no room for a repository of {conf.MAX_REPO_SIZE_MB:g} MB"
+        yield failing("disk", f"{text}: {reason}", **values)
+    elif free_bytes < disk.f_blocks * disk.f_frsize // 20:
+        yield warning("disk", f"{text}, less than a twentieth", **values)
+    else:
+        yield ok("disk", text, **values)

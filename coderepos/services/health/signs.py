@@ -1,0 +1,40 @@
+"""The signs of work that the database shows, and the one definition of a standstill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coderepos.models import Job, Node
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signs:
+    """What the database says of the workers of all machines."""
+
+    node_alive: bool
+    """A machine finished a round of upkeep lately."""
+
+    job_reported: bool
+    """A worker reported on its job lately."""
+
+    job_overdue: bool
+    """A job has been due for longer than healthy workers leave one."""
+
+    @property
+    def stand_still(self) -> bool:
+        """Whether due jobs are not taken. A backlog is no standstill: something runs before it."""
+        return self.job_overdue and not self.job_reported
+
+    @property
+    def healthy(self) -> bool:
+        """Whether workers are there, and take what is due."""
+        return (self.node_alive or self.job_reported) and not self.stand_still
+
+
+def read_signs() -> Signs:
+    """Return the present signs, by three queries that each stop at the first row."""
+    return Signs(
+        node_alive=Node.objects.alive().exists(),
+        job_reported=Job.objects.with_recent_heartbeat().exists(),
+        job_overdue=Job.objects.overdue().exists(),
+    )

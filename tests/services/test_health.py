@@ -1,0 +1,220 @@
+"""The report for operators: what is red and what is not, in a bounded time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db.models.functions import Now
+from django_q.models import Schedule
+from model_bakery import baker
+from pytest_django import Settings
+
+from coderepos import queues, services
+from coderepos.crypto.secret import Secret
+from coderepos.models import CodeRepository, Job, JobState, Node, get_project_model
+from coderepos.services.health.finding import Finding, Level, ok, worst
+from coderepos.services.health.report import CHECKS, examine
+from coderepos.services.health.signs import read_signs
+from tests.postgres import TemporaryServer
+from tests.support.database import connection
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make_job(**values: Any) -> Job:
+    """Store a job as it would be after ``values``."""
+    repository = baker.make(
+        CodeRepository, project=baker.make(get_project_model()), git_url="https://h/r", token_ciphertext=Secret("")
+    )
+    job = Job.objects.create(repository=repository)
+    Job.objects.filter(pk=job.pk).update(**values)
+    return job
+
+
+def found(check: str) -> Finding:
+    """Return what one check finds, by the connection of this test."""
+    findings = [finding for group in CHECKS.values() for finding in group()]
+    return next(finding for finding in findings if finding.check == check)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("node_seen_seconds", "heartbeat_seconds", "due_seconds", "healthy"),
+    [
+        pytest.param(1, None, None, True, id="idle"),
+        pytest.param(1, None, 60, True, id="due for a moment"),
+        pytest.param(1, None, 180, False, id="due, and none runs"),
+        pytest.param(1, 5, 3_600, True, id="a backlog behind what runs"),
+        pytest.param(None, 5, 3_600, True, id="busy, and the upkeep is late"),
+        pytest.param(100, None, None, False, id="silent"),
+        pytest.param(100, 100, None, False, id="died at work"),
+        pytest.param(None, None, None, False, id="never started"),
+    ],
+)
+def test_health_is_whether_due_jobs_are_taken(
+    node_seen_seconds: int | None, heartbeat_seconds: int | None, due_seconds: int | None, healthy: bool
+) -> None:
+    """Never green while no job runs though one is due, never red while a backlog is worked on."""
+    if node_seen_seconds:
+        Node.objects.create(name="worker-1", last_seen=Now() - timedelta(seconds=node_seen_seconds))
+    if heartbeat_seconds:
+        heartbeat = Now() - timedelta(seconds=heartbeat_seconds)
+        make_job(state=JobState.RUNNING, heartbeat_at=heartbeat, lease_until=heartbeat + timedelta(seconds=60))
+    if due_seconds:
+        make_job(created_at=Now() - timedelta(seconds=due_seconds))
+
+    assert read_signs().healthy == healthy
+    levels = {found(check).level for check in ("jobs", "upkeep")}
+    assert (Level.FAILING not in levels) == healthy
+
+
+@pytest.mark.django_db
+def test_a_job_that_is_not_due_yet_is_not_overdue() -> None:
+    """Its next attempt has a time of its own."""
+    make_job(created_at=Now() - timedelta(hours=1), next_attempt_at=Now() + timedelta(seconds=60))
+
+    assert not read_signs().stand_still
+    assert found("jobs").text == "none is due"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("seconds", "level"), [(10, Level.OK), (90, Level.FAILING)])
+def test_leases_that_nobody_expires_are_red(seconds: int, level: Level) -> None:
+    """The upkeep does so within seconds."""
+    make_job(state=JobState.RUNNING, lease_until=Now() - timedelta(seconds=seconds))
+
+    assert found("leases").level == level
+
+
+@pytest.mark.django_db
+def test_each_machine_is_named() -> None:
+    """One that is silent is a warning, one that can't confine is red, one that is long gone is left out."""
+    for name, level, seconds in (("fine", 3, 1), ("late", 3, 120), ("weak", 0, 1), ("gone", 3, 100_000)):
+        Node.objects.create(name=name, isolation_level=level, last_seen=Now() - timedelta(seconds=seconds))
+
+    nodes = {one.values["node"]: one.level for one in CHECKS["database"]() if one.check == "node"}
+
+    assert nodes == {"fine": Level.OK, "late": Level.WARNING, "weak": Level.FAILING}
+
+
+@pytest.mark.django_db
+def test_missing_schedules_are_named() -> None:
+    """``migrate`` makes them."""
+    queues.ensure_periodic()
+    assert found("schedules").level == Level.OK
+    Schedule.objects.filter(name="coderepos.reap").delete()
+
+    assert "reap" in found("schedules").text
+
+
+@pytest.mark.django_db
+def test_a_key_that_does_not_seal_is_red(settings: Settings) -> None:
+    """Nothing of a key is printed."""
+    assert found("key").level == Level.OK
+    settings.CODEREPOS = {**settings.CODEREPOS, "MASTER_ENCRYPTION_KEY": None}
+
+    assert found("key").level == Level.FAILING
+
+
+@pytest.mark.django_db
+def test_a_disk_that_is_not_mounted_is_red(settings: Settings, tmp_path: Path) -> None:
+    """A root that was in use has its marker; one that never was is no fault of a web server."""
+    settings.CODEREPOS = {**settings.CODEREPOS, "SANDBOX_BASE_PATH": str(tmp_path / "repos")}
+    assert found("sandbox_root").level == Level.OK
+    root = services.upkeep.prepare_root(services.worker.register_node())
+    assert "this machine's" in found("sandbox_root").text
+    (root.path / ".coderepos-root").unlink()
+
+    assert found("sandbox_root").level == Level.FAILING
+
+
+@pytest.mark.django_db
+def test_a_disk_without_room_for_one_repository_is_red(settings: Settings, tmp_path: Path) -> None:
+    """The largest that the settings allow has to fit."""
+    settings.CODEREPOS = {**settings.CODEREPOS, "SANDBOX_BASE_PATH": str(tmp_path)}
+    assert found("disk").values["free_bytes"] > 0
+    settings.CODEREPOS = {**settings.CODEREPOS, "MAX_REPO_SIZE_MB": 10**12}
+
+    assert found("disk").level == Level.FAILING
+
+
+def test_what_hangs_is_red_and_delays_nothing() -> None:
+    """What a check found before it hung counts, and so does every other check."""
+    release = threading.Event()
+
+    def hangs() -> Iterator[Finding]:
+        yield ok("one", "fine")
+        release.wait(30)
+
+    def fails() -> Iterator[Finding]:
+        yield from (int("no number") for _ in range(1))  # type: ignore[misc]
+
+    started = time.monotonic()
+    findings = examine(
+        checks={"one": hangs, "two": fails, "three": lambda: iter([ok("three", "fine")])}, deadline_seconds=0.3
+    )
+
+    assert time.monotonic() - started < 5
+    assert [(one.check, one.level, one.text) for one in findings] == [
+        ("one", "ok", "fine"),
+        ("one", "failing", "no answer within 0.3 s"),
+        ("two", "failing", "ValueError: invalid literal for int() with base 10: 'no number'"),
+        ("three", "ok", "fine"),
+    ]
+    assert worst(findings) == Level.FAILING
+    release.set()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_command_prints_both_forms() -> None:
+    """One line for people, one object for monitors, and the exit status for scripts."""
+    queues.ensure_periodic()
+    text, as_json = StringIO(), StringIO()
+    with pytest.raises(CommandError, match="failing: upkeep") as error:
+        call_command("coderepos_health", stdout=text)
+    assert error.value.returncode == 1
+    assert "FAILING  upkeep" in text.getvalue()
+
+    Node.objects.create(name="worker-1", isolation_level=3)
+    call_command("coderepos_health", "--json", stdout=as_json)
+    report = json.loads(as_json.getvalue())
+    assert report["status"] == "ok"
+    assert {"check", "level", "text", "values"} == set(report["checks"][0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="a server that can be frozen")
+@pytest.mark.django_db
+def test_a_server_that_is_frozen_is_named_within_seconds() -> None:
+    """The command ends although the connection that it waits for never does; what does not need it is told."""
+    with TemporaryServer() as server:
+        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": server.url}
+        run: Callable[..., Any] = lambda: subprocess.run(  # noqa: E731
+            [sys.executable, "manage.py", "coderepos_health"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        with server.frozen():
+            started = time.monotonic()
+            done = run()
+            took_seconds = time.monotonic() - started
+
+    assert done.returncode == 1, done.stderr
+    lines = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines()}
+    assert (lines["database"], lines["queue"], lines["key"]) == ("FAILING", "FAILING", "OK")
+    assert took_seconds < 15, "the time of the checks and of the start of Django on a busy machine"
