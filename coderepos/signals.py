@@ -10,6 +10,12 @@ repository_connected = Signal()
 repository_cloned = Signal()
 """Sent with ``repository_id``, ``job_id`` and ``sandbox_path`` when a version was published."""
 
+repository_cancelled = Signal()
+"""Sent with ``repository_id`` and ``job_id`` when a job was cancelled by request.
+
+``repository_failed`` is not sent for it. A repository that was COMPLETED before the job stays so.
+"""
+
 repository_failed = Signal()
 """Sent with ``repository_id``, ``job_id`` and ``error_code`` when a job failed for good.
 

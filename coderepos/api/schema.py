@@ -18,6 +18,7 @@ from rest_framework.settings import api_settings
 from coderepos.api.health import HealthSerializer
 from coderepos.api.listing import AllRepositoriesQuery, RepositoryQuery
 from coderepos.api.schema_errors import (
+    CANCEL,
     CHANGE,
     CLONE,
     CONNECT,
@@ -197,6 +198,14 @@ class RepositoryExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call
                 parameters=[REPO_ID],
                 request=None,
                 responses={202: JobStartedSerializer, **error_responses(CLONE)},
+            ),
+            cancel=extend_schema(
+                operation_id="coderepos_cancel_repository",
+                summary="Cancel the job of a repository",
+                tags=TAGS,
+                parameters=[REPO_ID],
+                request=None,
+                responses={202: JobStartedSerializer, **error_responses(CANCEL)},
             ),
         )
 

@@ -54,6 +54,7 @@ REPLACE: Final = (
     "invalid_state",
 )
 CHANGE: Final = (*CONNECT, "job_running", "invalid_state", "token_undecryptable")
+CANCEL: Final = (*WRITE, "invalid_state", "database_busy")
 CLONE: Final = (*WRITE, "job_running", "invalid_state", "database_busy")
 """Codes that each kind of call may answer with."""
 

@@ -230,7 +230,7 @@ class StatusSerializer(serializers.Serializer[Any]):
 
 
 class JobStartedSerializer(serializers.Serializer[Any]):
-    """The answer to a call that started a job."""
+    """The answer to a call that started a job or cancelled one."""
 
     repo_id = serializers.UUIDField(source="repository_id")
     task_id = serializers.UUIDField(source="id")

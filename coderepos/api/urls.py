@@ -54,6 +54,11 @@ urlpatterns = [
         ),
         name="repo-clone",
     ),
+    path(
+        "repos/<str:repo_id>/cancel",
+        outside_transactions(RepositoryViewSet.as_view({"post": "cancel"}, name="Cancel", serializer_class=Serializer)),
+        name="repo-cancel",
+    ),
     path("repos/<str:repo_id>/jobs", RepositoryViewSet.as_view({"get": "jobs"}, name="Jobs"), name="repo-jobs"),
     path(
         "repos/<str:repo_id>/audit",

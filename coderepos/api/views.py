@@ -173,6 +173,11 @@ class RepositoryViewSet(CodeReposViewSet):
         job = services.clone_repository(user=request.user, repository=self._repository())
         return Response(dict(JobStartedSerializer(job).data), status=202)
 
+    def cancel(self, request: Request, **kwargs: str) -> Response:
+        """Cancel the job of a repository that is queued or running; what was published before stays."""
+        job = services.cancel_repository(user=request.user, repository=self._repository())
+        return Response(dict(JobStartedSerializer(job).data), status=202)
+
     def get_object(self) -> CodeRepository:
         """Return the repository in the path, for what describes the endpoint (``OPTIONS``)."""
         return self._repository()

@@ -8,6 +8,7 @@ from coderepos.models.job import Job
 from coderepos.models.job_states import JobKind, JobState, LeaseLost
 from coderepos.models.node import Node
 from coderepos.models.project import ProjectMembership, Role, get_project_model
+from coderepos.models.purge import Purge
 from coderepos.models.repository import CloneStatus, CodeRepository
 from coderepos.models.token_status import TokenStatus
 
@@ -22,6 +23,7 @@ __all__ = [
     "LeaseLost",
     "Node",
     "ProjectMembership",
+    "Purge",
     "Role",
     "TokenStatus",
     "alias",

@@ -35,6 +35,9 @@ class AuditEvent(models.TextChoices):
     CHANGED = "changed"
     """The ref, the depth or the user name of the token of a repository was changed."""
 
+    CANCELLED = "cancelled"
+    """A job that was queued or running was cancelled."""
+
     DENIED = "denied"
     """The role of a user did not allow a call about a repository."""
 

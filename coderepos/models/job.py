@@ -85,6 +85,10 @@ class Job(models.Model):
         """Record that a worker was notified."""
         Job.objects.filter(pk=self.pk).update(enqueued_at=Now())
 
+    def is_owned(self) -> bool:
+        """Return whether the lease is still ours: no other worker has it, and the job was not cancelled."""
+        return self._owned().exists()
+
     def renew(self, *, progress: Mapping[str, Any] | None = None, bytes_received: int | None = None) -> None:
         """Extend the lease, and write progress if given.
 
@@ -140,6 +144,27 @@ class Job(models.Model):
                 finished_at=Now(),
                 lease_until=None,
                 **error_columns(error),
+            )
+            if won:
+                self.repository.fail(error)
+        return bool(won)
+
+    def cancel(self, error: CodeReposError) -> bool:
+        """Record QUEUED or RUNNING → CANCELLED, and the repository FAILED unless a version is published.
+
+        A worker that owns it finds its lease gone, and discards what it built.
+        """
+        with row_transaction(alias()):
+            won = (
+                Job.objects.unfinished()
+                .filter(pk=self.pk)
+                .update(
+                    state=JobState.CANCELLED,
+                    finished_at=Now(),
+                    lease_until=None,
+                    next_attempt_at=None,
+                    **error_columns(error),
+                )
             )
             if won:
                 self.repository.fail(error)

@@ -103,6 +103,22 @@ def point_link(name: str, target: str, directory: int) -> None:
     os.rename(temporary_name, name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
+def remove_link(name: str, target: str, directory: int) -> None:
+    """Remove the link ``name`` if it leads to ``target``; one that another process sets meanwhile stays."""
+    try:
+        if os.readlink(name, dir_fd=directory) != target:
+            return
+        moved_name = f"{LINK_DRAFT}{name}-{os.urandom(8).hex()}"
+        os.rename(name, moved_name, src_dir_fd=directory, dst_dir_fd=directory)
+    except FileNotFoundError:
+        return
+    if os.readlink(moved_name, dir_fd=directory) != target:
+        # Replaced between the two calls. A second name, unlike a rename, never takes the place of a newer link.
+        with suppress(FileExistsError):
+            os.link(moved_name, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    os.unlink(moved_name, dir_fd=directory)
+
+
 def ages_seconds(directory: int, inside: str | None = None) -> dict[str, float]:
     """Return the age in seconds of every entry of a directory, or of a directory inside it, by name."""
     with ExitStack() as opened:

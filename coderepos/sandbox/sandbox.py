@@ -32,6 +32,7 @@ from coderepos.sandbox.directories import (
     open_directory,
     point_link,
     remove_if_empty,
+    remove_link,
     set_mode,
     sync_if_possible,
     translate_errors,
@@ -178,6 +179,16 @@ class Sandbox:
             remove_tree(REMOVING + token, parent=directory)
             remove_versions({token}, directory)
         return True
+
+    def retract(self, token: str) -> None:
+        """Remove what a job built, although readers may see it: the database says that it is not published.
+
+        A link that leads to another version stays, also where that is set at this moment.
+        """
+        with self._if_exists() as directory:
+            if directory is not None:
+                remove_link(CURRENT, f"{VERSIONS}/{_valid_token(token)}", directory)
+        self.discard(token)
 
     def has_version(self, token: str) -> bool:
         """Return whether there is a published version with this token that has a working tree and Git data."""

@@ -6,6 +6,7 @@ What the workers of the queue call is in :mod:`coderepos.services.worker`.
 from __future__ import annotations
 
 from coderepos.services import worker as worker
+from coderepos.services.cancelling import cancel_repository
 from coderepos.services.changing import change_repository
 from coderepos.services.connecting import Connection, clone_repository, connect_repository
 from coderepos.services.disconnecting import disconnect_repository, disconnecting_as
@@ -15,6 +16,7 @@ from coderepos.services.tokens import replace_token
 __all__ = [
     "Connection",
     "Status",
+    "cancel_repository",
     "change_repository",
     "clone_repository",
     "connect_repository",

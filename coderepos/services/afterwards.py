@@ -5,6 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+from django.dispatch import Signal
+
+from coderepos.models import CodeRepository, alias
 
 logger = logging.getLogger(__name__)
 
@@ -16,3 +23,12 @@ def failures_logged(message: str, *arguments: object) -> Iterator[None]:
         yield
     except Exception:
         logger.exception(message, *arguments)
+
+
+def announce(signal: Signal, **arguments: Any) -> None:
+    """Send a signal of :mod:`coderepos.signals` once what it tells is committed; at once outside of a transaction.
+
+    An exception of a receiver is logged by Django, and reaches neither the other receivers nor the caller.
+    """
+    send = partial(signal.send_robust, sender=CodeRepository, **arguments)
+    transaction.on_commit(send, using=alias(), robust=True)

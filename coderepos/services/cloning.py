@@ -43,7 +43,7 @@ def run_clone(*, job_id: uuid.UUID) -> str:
     try:
         _attempt(lease)
     except LeaseLost:
-        logger.warning("job %s: the lease was lost; the attempt is discarded", job.pk)
+        logger.warning("job %s: it was cancelled, or the lease was lost; the attempt is discarded", job.pk)
         return "lost"
     except CodeReposError as error:
         return record_failure(lease, error)

@@ -7,6 +7,7 @@ the lease, so it counts from the last successful renewal, and gives up some seco
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -26,7 +27,10 @@ CLAIM_SECONDS: Final = 30
 """How long a claim is retried while the database fails; afterwards the next round of upkeep enqueues the job again."""
 
 RENEW_SECONDS: Final = 10
-PROGRESS_SECONDS: Final = 1
+LOOK_SECONDS: Final = 0.8
+"""How long a worker may go without asking whether its job is still its own. Less than the second between two reports of
+a clone in which nothing moves, so that each of them asks: a job that is cancelled ends with the next one."""
+
 PAUSE_SECONDS: Final = 0.5
 """Pause between two attempts of a database operation."""
 
@@ -54,6 +58,16 @@ class Lease:
         :raises LeaseLost: too much time has passed since the last renewal.
         """
         if now_seconds() >= self._safe_until:
+            raise LeaseLost
+
+    def look(self) -> None:
+        """Ask once whether the lease is still ours, which extends it by nothing.
+
+        :raises LeaseLost: it is not: another worker has it, or the job was cancelled.
+        :raises django.db.Error: the database fails.
+        """
+        self.check()
+        if not self.job.is_owned():
             raise LeaseLost
 
     def renew_once(self, **values: Any) -> None:
@@ -87,29 +101,33 @@ class Lease:
 
 
 class Heartbeat:
-    """Renews the lease and writes progress: at most once a second on a change, every ten seconds in any case."""
+    """Asks once a second whether the job is still ours, and writes what moved, or after ten seconds anything."""
 
     def __init__(self, lease: Lease) -> None:
         self._lease: Final = lease
         self._written: dict[str, Any] = {}
-        self._written_at = time.monotonic()
+        self._written_at = self._looked_at = -math.inf
 
     def on_progress(self, progress: Progress) -> None:
         """Handle one progress report; after a database failure the next one tries again.
 
         :raises LeaseLost: the job is no longer ours, or not safely so.
         """
-        values = asdict(progress)
-        due_seconds = PROGRESS_SECONDS if values != self._written else RENEW_SECONDS
-        if self._written and time.monotonic() - self._written_at < due_seconds:
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_SECONDS:
             return
+        values = asdict(progress)
         try:
-            self._lease.renew_once(progress=values, bytes_received=progress.received_bytes)
+            if values != self._written or now - self._written_at >= RENEW_SECONDS:
+                self._lease.renew_once(progress=values, bytes_received=progress.received_bytes)
+                self._written, self._written_at = values, now
+            else:
+                self._lease.look()
         except DATABASE_FAILURES as error:
             _recover(error)
             self._lease.check()
         else:
-            self._written, self._written_at = values, time.monotonic()
+            self._looked_at = now
 
 
 def claim(job_id: uuid.UUID, *, node: str) -> Lease | None:

@@ -107,8 +107,10 @@ def withdraw(lease: Lease, sandbox: Sandbox) -> None:
     with failures_logged("job %s: the link can't be checked", job.pk):
         align(sandbox, job.repository_id)
     with failures_logged("job %s: its unpublished version can't be removed now", job.pk):
+        # In this order: what another process ended can't be published after it was asked what is published.
+        has_ended = not job.is_owned()
         if version != _published(job.repository_id):
-            sandbox.discard(version)
+            (sandbox.retract if has_ended else sandbox.discard)(version)
 
 
 def discard(sandbox: Sandbox, versions: Iterable[str]) -> None:

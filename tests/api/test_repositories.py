@@ -474,3 +474,28 @@ def test_paths_end_without_a_slash(api: APIClient, repository: CodeRepository) -
     assert api.get(f"{ADDRESS}/repos").status_code == 200
     assert api.get(f"{ADDRESS}/repos/").status_code == 404
     assert api.get(f"{ADDRESS}/repos/{repository.pk}/status/").status_code == 404
+
+
+def test_cancel_ends_the_job(api: APIClient, make_repository: MakeRepository) -> None:
+    """The answer names the job and the state; a second call finds nothing to cancel."""
+    repository = make_repository(clone_status=CloneStatus.PENDING)
+    job = Job.objects.create(repository=repository)
+    path = f"{ADDRESS}/repos/{repository.pk}/cancel"
+
+    response = api.post(path)
+
+    assert response.status_code == 202
+    assert response.json() == {"repo_id": str(repository.pk), "task_id": str(job.pk), "clone_status": "FAILED"}
+    again = api.post(path)
+    assert (again.status_code, again.json()["detail"]["error"]) == (409, "invalid_state")
+
+
+def test_viewers_may_not_cancel(client_of: ClientOf, viewer: User, make_repository: MakeRepository) -> None:
+    """Who may see a repository but not change it gets a 403; who may not see it a 404."""
+    job = Job.objects.create(repository=make_repository())
+    path = f"{ADDRESS}/repos/{job.repository_id}/cancel"
+
+    assert client_of(viewer).post(path).status_code == 403
+    assert client_of(User.objects.create_user("a-stranger")).post(path).status_code == 404
+    job.refresh_from_db()
+    assert job.state == "QUEUED"

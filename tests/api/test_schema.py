@@ -26,6 +26,7 @@ OPERATIONS = {
     ("get", "/repos/{repo_id}/audit"): "coderepos_list_repository_audit",
     ("put", "/repos/{repo_id}/token"): "coderepos_replace_repository_token",
     ("post", "/repos/{repo_id}/clone"): "coderepos_clone_repository",
+    ("post", "/repos/{repo_id}/cancel"): "coderepos_cancel_repository",
     ("get", "/projects/{project_id}/repos"): "coderepos_list_project_repositories",
     ("get", "/health"): "coderepos_get_health",
 }
