@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 from django.db import OperationalError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from coderepos.exceptions import BUSY_SECONDS, DatabaseBusy
 
@@ -20,6 +21,8 @@ Far longer than two statements are apart, and well below a lease: a stopped proc
 WAIT_SECONDS: Final = 5
 """How long a statement in such a transaction waits for a locked row before it fails."""
 
+_TIME_OUTS: Final = {"idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s", "lock_timeout": f"{WAIT_SECONDS}s"}
+_SET_LOCAL: Final = "SELECT " + ", ".join(["current_setting(%s)", "set_config(%s, %s, true)"] * len(_TIME_OUTS))
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 _BUSY_STATES: Final = (_LOCK_NOT_AVAILABLE, "40P01", "40001")
 """SQLSTATEs of PostgreSQL, appendix A of its manual: a lock that took too long, a deadlock, a serialization failure."""
@@ -61,22 +64,33 @@ def row_transaction(using: str) -> Iterator[None]:
     """Run a ``with`` block in a transaction on the database ``using``.
 
     On PostgreSQL a process that freezes inside loses its session, and with it the locks, after :data:`IDLE_SECONDS`;
-    one that waits for a frozen one gets :class:`RowHeld` after :data:`WAIT_SECONDS`. SQLite has neither time-out, so
-    the block must contain statements only: no file system, no network.
+    one that waits for a frozen one gets :class:`RowHeld` after :data:`WAIT_SECONDS`. A transaction of the host around
+    it keeps its own time-outs. SQLite has neither, so the block must contain statements only: no file system, no
+    network.
 
     :raises RowHeld: another transaction held a row that is needed.
     """
     try:
+        connection = connections[using]
+        is_nested = connection.in_atomic_block
         with transaction.atomic(using=using):
-            connection = connections[using]
-            if connection.vendor == "postgresql":
-                with connection.cursor() as cursor:
-                    cursor.execute(
-                        f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s';"
-                        f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'"
-                    )
+            if connection.vendor != "postgresql":
+                yield
+                return
+            before = _set_local(connection, _TIME_OUTS)
             yield
+            # An error has reset them with the savepoint.
+            if is_nested and before != _TIME_OUTS:
+                _set_local(connection, before)
     except OperationalError as error:
         if getattr(error.__cause__, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
             raise RowHeld(*error.args) from error
         raise
+
+
+def _set_local(connection: BaseDatabaseWrapper, values: Mapping[str, str]) -> dict[str, str]:
+    """Set parameters until the end of the transaction, and return the values that they had."""
+    with connection.cursor() as cursor:
+        cursor.execute(_SET_LOCAL, [part for name, value in values.items() for part in (name, name, value)])
+        previous: tuple[str, ...] = cursor.fetchone()
+    return dict(zip(values, previous[::2], strict=True))
