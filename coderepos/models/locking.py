@@ -21,8 +21,7 @@ Far longer than two statements are apart, and well below a lease: a stopped proc
 WAIT_SECONDS: Final = 5
 """How long a statement in such a transaction waits for a locked row before it fails."""
 
-_TIME_OUTS: Final = {"idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s", "lock_timeout": f"{WAIT_SECONDS}s"}
-_SET_LOCAL: Final = "SELECT " + ", ".join(["current_setting(%s)", "set_config(%s, %s, true)"] * len(_TIME_OUTS))
+_SET_LOCAL: Final = "SELECT " + ", ".join(["current_setting(%s)", "set_config(%s, %s, true)"] * 2)
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 _BUSY_STATES: Final = (_LOCK_NOT_AVAILABLE, "40P01", "40001")
 """SQLSTATEs of PostgreSQL, appendix A of its manual: a lock that took too long, a deadlock, a serialization failure."""
@@ -77,10 +76,11 @@ def row_transaction(using: str) -> Iterator[None]:
             if connection.vendor != "postgresql":
                 yield
                 return
-            before = _set_local(connection, _TIME_OUTS)
+            ours = {"idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s", "lock_timeout": f"{WAIT_SECONDS}s"}
+            before = _set_local(connection, ours)
             yield
             # An error has reset them with the savepoint.
-            if is_nested and before != _TIME_OUTS:
+            if is_nested and before != ours:
                 _set_local(connection, before)
     except OperationalError as error:
         if getattr(error.__cause__, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
