@@ -79,8 +79,8 @@ def row_transaction(using: str) -> Iterator[None]:
             ours = {"idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s", "lock_timeout": f"{WAIT_SECONDS}s"}
             before = _set_local(connection, ours)
             yield
-            # An error has reset them with the savepoint.
-            if is_nested and before != ours:
+            # A rollback resets them with the savepoint.
+            if is_nested and before != ours and not connection.needs_rollback:
                 _set_local(connection, before)
     except OperationalError as error:
         if getattr(error.__cause__, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
