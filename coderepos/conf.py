@@ -62,6 +62,16 @@ class AppSettings:
         "Root of all sandboxes, an absolute path.",
     )
     SANDBOX_GROUP: str | None = setting(None, Text(optional=True), "Name of a group that may read sandboxes.")
+    SANDBOX_MAX_GB: float | None = setting(
+        None,
+        Number(least=0.001, most=1_000_000, unit="GB of 10⁹ bytes", optional=True),
+        "GB of 10⁹ bytes that all clones of one machine may take together, those that are being made included.",
+    )
+    SANDBOX_FREE_GB: float | None = setting(
+        None,
+        Number(least=0, most=1_000_000, unit="GB of 10⁹ bytes", optional=True),
+        "GB of 10⁹ bytes that stay free on the disk of the sandboxes; no clone begins that might take them.",
+    )
     SANDBOX_MIN_LEVEL: int = setting(
         1, Number(least=1, most=3, unit="isolation level"), "Isolation level (1, 2 or 3) below which no clone runs."
     )
@@ -150,6 +160,16 @@ class AppSettings:
     def max_repo_size_bytes(self) -> int:
         """``MAX_REPO_SIZE_MB`` in bytes."""
         return round(self.MAX_REPO_SIZE_MB * 10**6)
+
+    @property
+    def sandbox_max_bytes(self) -> int | None:
+        """``SANDBOX_MAX_GB`` in bytes."""
+        return None if self.SANDBOX_MAX_GB is None else round(self.SANDBOX_MAX_GB * 10**9)
+
+    @property
+    def sandbox_free_bytes(self) -> int | None:
+        """``SANDBOX_FREE_GB`` in bytes."""
+        return None if self.SANDBOX_FREE_GB is None else round(self.SANDBOX_FREE_GB * 10**9)
 
 
 SETTINGS: Final[Mapping[str, Setting]] = {field.name: field.metadata["setting"] for field in fields(AppSettings)}

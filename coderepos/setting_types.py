@@ -26,11 +26,19 @@ class Number:
     unit: str
     """What is counted, in the plural."""
 
+    optional: bool = False
+    """Whether it may be ``None``."""
+
     def fault(self, read: Callable[[], object]) -> Fault | None:
         """Return what is wrong with the value that ``read`` returns; ``None`` where nothing is."""
         value = read()
+        if value is None and self.optional:
+            return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.least <= value <= self.most:
-            return Fault(f"must be a number from {self.least} to {self.most} ({self.unit}).", f"It is {value!r}.")
+            nothing = " or None" if self.optional else ""
+            return Fault(
+                f"must be a number from {self.least} to {self.most} ({self.unit}){nothing}.", f"It is {value!r}."
+            )
         return None
 
 

@@ -36,6 +36,7 @@ STATUS: Final[Mapping[str, int]] = {
     "isolation_unavailable": 503,
     "sandbox_refused": 503,
     "sandbox_full": 503,
+    "waiting_for_disk": 503,
     "sandbox_unavailable": 503,
     "sandbox_root_missing": 503,
     "sandbox_missing": 409,

@@ -67,6 +67,7 @@ from coderepos.exceptions.sandbox import (
     SandboxRefused,
     SandboxRootMissing,
     SandboxUnavailable,
+    WaitingForDisk,
 )
 
 __all__ = [
@@ -123,6 +124,7 @@ __all__ = [
     "TreeTooDeep",
     "UnsafeRepository",
     "UrlNotAllowed",
+    "WaitingForDisk",
     "WorkerLost",
     "default_message",
     "error_classes",

@@ -12,6 +12,13 @@ class SandboxFull(GitError):
     retryable = True
 
 
+class WaitingForDisk(GitError):
+    """The disk for sandboxes has no room for this clone now; it begins by itself when there is some."""
+
+    code = "waiting_for_disk"
+    retryable = True
+
+
 class SandboxRefused(GitError):
     """The sandbox directory is not safe to use: it is a link, belongs to somebody else, or to another installation."""
 

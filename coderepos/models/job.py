@@ -48,6 +48,13 @@ class Job(models.Model):
     error_code = models.TextField(default="")
     error_message = models.TextField(default="")
     bytes_received = models.PositiveBigIntegerField(default=0)
+    reserved_bytes = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
+    """Room on the machine's disk that the running attempt holds; its children may write no more."""
+
+    needed_bytes = models.PositiveBigIntegerField(null=True, editable=False)
+    """Room that an attempt did not get, where the job waits for it."""
+
+    waits_for_disk_since = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
@@ -66,6 +73,11 @@ class Job(models.Model):
             models.Index(fields=["state", "next_attempt_at"], name="code_repo_jobs_due"),
             models.Index(fields=["state", "lease_until"], name="code_repo_jobs_lease"),
             models.Index(fields=["repository", "-created_at"], name="code_repo_jobs_history"),
+            models.Index(
+                fields=["waits_for_disk_since", "id"],
+                condition=Q(waits_for_disk_since__isnull=False),
+                name="code_repo_jobs_disk_wait",
+            ),
         ]
 
     def __str__(self) -> str:

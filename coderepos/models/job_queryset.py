@@ -87,6 +87,7 @@ class JobQuerySet(PrimaryQuerySet["Job"]):
                 started_at=Coalesce("started_at", Now()),
                 next_attempt_at=None,
                 node=node,
+                reserved_bytes=0,
                 progress={},
             )
             if not won:

@@ -48,6 +48,24 @@ class Node(models.Model):
     swept_at = models.DateTimeField(null=True, editable=False)
     """When a sweep of the sandbox root last began."""
 
+    disk_budget_bytes = models.BigIntegerField(null=True, editable=False)
+    """What clones may take together on its disk; null where only the floor bounds them."""
+
+    disk_used_bytes = models.BigIntegerField(default=0, db_default=0, editable=False)
+    """What published clones take on it, as their rows say."""
+
+    disk_free_bytes = models.BigIntegerField(null=True, editable=False)
+    disk_floor_bytes = models.BigIntegerField(default=0, db_default=0, editable=False)
+    """What has to stay free on it."""
+
+    disk_lacks_inodes = models.BooleanField(default=False, db_default=False, editable=False)
+    disk_measured_at = models.DateTimeField(null=True, editable=False)
+    retained_at = models.DateTimeField(null=True, editable=False)
+    """When the rules of retention were last applied to its clones."""
+
+    claims_paused_until = models.DateTimeField(null=True, editable=False)
+    """Its workers claim nothing until then, since its disk was full."""
+
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     objects = NodeQuerySet.as_manager()
@@ -98,6 +116,18 @@ class Node(models.Model):
     def begin_sweep(self, *, every_seconds: float) -> bool:
         """Claim the next sweep if it is due, and return whether this process won it."""
         return self._begin("swept_at", every_seconds)
+
+    def begin_retention(self, *, every_seconds: float) -> bool:
+        """Claim the next application of the rules of retention if it is due, and return whether this process won it."""
+        return self._begin("retained_at", every_seconds)
+
+    def pause_claims(self, *, seconds: float) -> None:
+        """Let the workers of this machine claim nothing for a while."""
+        Node.objects.filter(pk=self.pk).update(claims_paused_until=Now() + timedelta(seconds=seconds))
+
+    def may_claim(self) -> bool:
+        """Return whether the workers of this machine may claim jobs now."""
+        return not Node.objects.filter(pk=self.pk, claims_paused_until__gt=Now()).exists()
 
     def _begin(self, field: str, every_seconds: float) -> bool:
         due = Q(**{field: None}) | Q(**{f"{field}__lte": Now() - timedelta(seconds=every_seconds)})

@@ -64,6 +64,7 @@ class CodeRepository(WorkerFieldsModel):
         "error_code",
         "error_message",
         "cloned_at",
+        "last_used_at",
         "updated_at",
     )
 
@@ -128,6 +129,9 @@ class CodeRepository(WorkerFieldsModel):
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, editable=False, related_name="+"
     )
     cloned_at = models.DateTimeField(null=True, editable=False)
+    last_used_at = models.DateTimeField(null=True, editable=False)
+    """When a reader last asked for the clone, to the hour; at first, when it was published."""
+
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     updated_at = models.DateTimeField(db_default=Now(), editable=False)
 
@@ -147,6 +151,11 @@ class CodeRepository(WorkerFieldsModel):
             models.Index(fields=["project", "-created_at"], name="code_repos_project_created"),
             models.Index(fields=["clone_status", "node"], name="code_repos_status_node"),
             models.Index(fields=["token_kid"], name="code_repos_token_kid"),
+            models.Index(
+                fields=["node", "last_used_at"],
+                condition=models.Q(clone_status="COMPLETED"),
+                name="code_repos_node_used",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import uuid
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
 from coderepos import engine
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import CloneTimeout, CodeReposError, CryptoError, InternalError
+from coderepos.exceptions import CloneTimeout, CodeReposError, CryptoError, InternalError, WaitingForDisk
 from coderepos.git.clone import clone
 from coderepos.git.results import CloneReport
-from coderepos.models import AuditEntry, AuditEvent, Job, LeaseLost
+from coderepos.models import AuditEntry, AuditEvent, Job, LeaseLost, Node
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import leases, publication
+from coderepos.services import admission, leases, publication
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.leases import Heartbeat, Lease
 from coderepos.services.retries import record_failure
@@ -33,9 +34,11 @@ def run_clone(*, job_id: uuid.UUID) -> str:
     Every outcome is written to the job, that of unexpected exceptions and of the queue's time-out, which is a
     ``SystemExit``, included.
 
-    :returns: the outcome: ``succeeded``, ``retry_scheduled``, ``failed``, ``lost`` or ``unclaimed``.
+    :returns: the outcome: ``succeeded``, ``retry_scheduled``, ``waiting_for_disk``, ``failed``, ``lost`` or
+        ``unclaimed``.
     """
-    lease = _claim(job_id)
+    node = leases.retry_for(leases.CLAIM_SECONDS, register_node)
+    lease = _claim(job_id, node)
     if lease is None:
         return "unclaimed"
     job = lease.job
@@ -45,7 +48,10 @@ def run_clone(*, job_id: uuid.UUID) -> str:
     except LeaseLost:
         logger.warning("job %s: it was cancelled, or the lease was lost; the attempt is discarded", job.pk)
         return "lost"
+    except WaitingForDisk as error:
+        return admission.put_back(lease, error)
     except CodeReposError as error:
+        admission.note_failure(node, error)
         return record_failure(lease, error)
     except Exception:
         logger.exception("job %s: unexpected failure", job.pk)
@@ -56,12 +62,13 @@ def run_clone(*, job_id: uuid.UUID) -> str:
     return "succeeded"
 
 
-def _claim(job_id: uuid.UUID) -> Lease | None:
+def _claim(job_id: uuid.UUID, node: Node) -> Lease | None:
     """Claim the job that a notification names, or another due one, whose own notification may be lost."""
-    node = leases.retry_for(leases.CLAIM_SECONDS, register_node).name
+    if not leases.retry_for(leases.CLAIM_SECONDS, node.may_claim):
+        return None
     due = Job.objects.oldest_due().values_list("pk", flat=True)
     for candidate in chain((job_id,), due[:OTHER_CANDIDATES].iterator()):
-        if lease := leases.claim(candidate, node=node):
+        if lease := leases.claim(candidate, node=node.name):
             return lease
     return None
 
@@ -69,16 +76,17 @@ def _claim(job_id: uuid.UUID) -> Lease | None:
 def _attempt(lease: Lease) -> None:
     job = lease.job
     repository, version = job.repository, str(job.lease_token)
+    node = lease.persist(register_node)
+    root = lease.persist(lambda: prepare_root(node))
+    limits = admission.admit(lease, node, root)
     token = _open_token(lease)
-    lease.persist(lambda: prepare_root(register_node()))
     sandbox = engine.sandbox_of(repository)
     left_behind = _left_behind(lease, sandbox)
     incoming = sandbox.create_incoming(version)
     try:
-        with engine.remote_text_redacted():
-            report = clone(
-                engine.clone_request(repository, token), incoming=incoming, on_progress=Heartbeat(lease).on_progress
-            )
+        request = replace(engine.clone_request(repository, token), limits=limits)
+        with engine.remote_text_redacted(), admission.outgrown_reported(limits):
+            report = clone(request, incoming=incoming, on_progress=Heartbeat(lease).on_progress)
         lease.check()
         sandbox.finish_incoming(version)
         _commit(lease, report, sandbox)

@@ -16,9 +16,11 @@ from dataclasses import asdict
 from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
+from django.db.models.functions import Now
+
 from coderepos import signals
 from coderepos.git.results import CloneReport
-from coderepos.models import CodeRepository, JobState, LeaseLost, alias
+from coderepos.models import CodeRepository, JobKind, JobState, LeaseLost, alias
 from coderepos.models.locking import row_transaction
 from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services.afterwards import failures_logged
@@ -64,6 +66,7 @@ def _write(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
                     "sandbox_path": str(sandbox.repository_path),
                     "version": str(job.lease_token),
                     "node": job.node,
+                    **({"last_used_at": Now()} if job.kind == JobKind.CLONE else {}),
                     "commit_id": build.commit_id,
                     "ref_name": report.ref_name,
                     "substitutions": build.substitutions,

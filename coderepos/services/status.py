@@ -102,6 +102,11 @@ class Status:
         job = self.job
         if job and self.now and job.next_attempt_at and job.next_attempt_at > self.now:
             seconds = math.ceil((job.next_attempt_at - self.now).total_seconds())
+            if job.waits_for_disk_since is not None:
+                return (
+                    f"Waiting for room on the disk, {math.ceil((job.needed_bytes or 0) / 10**6)} MB; "
+                    f"tried again in {seconds} s or sooner, at {utc_text(job.next_attempt_at)}"
+                )
             return (
                 f"Attempt {job.attempt} of {job.max_attempts} failed; "
                 f"the next one starts in {seconds} s, at {utc_text(job.next_attempt_at)}"

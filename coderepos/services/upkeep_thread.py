@@ -1,7 +1,8 @@
 """Rounds of upkeep: in a thread of every worker process, which never waits behind clones, or in a process of their own.
 
-Rounds touch only the database. A sweep, which may hang on a disk, gets a thread of its own. Exceptions in either
-are logged and end neither the worker nor the rounds, and neither thread receives the signals of the main thread.
+Rounds touch only the database. A sweep and a look after the disk, which may hang, get a thread of their own each.
+Exceptions in any of them are logged and end neither the worker nor the rounds, and none of these threads receives the
+signals of the main thread.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from coderepos.conf import conf
 from coderepos.exceptions import CodeReposError
 from coderepos.models import Node
 from coderepos.services import expired_leases, upkeep
+from coderepos.services.disk_upkeep import run_disk_round
 
 ROUND_SECONDS: Final = 10
 """Time between two rounds of upkeep on one machine."""
@@ -66,9 +68,9 @@ def run_round() -> Node | None:
 
 
 def maintain() -> str:
-    """Do all upkeep of this machine that is due, sweep included, and return what was done; idempotent."""
+    """Do all upkeep of this machine that is due, sweep and disk included, and return what was done; idempotent."""
     node = run_round()
-    done = "a round of upkeep" if node else "no round, another process did it lately"
+    done = f"a round of upkeep; disk: {_disk_round()}" if node else "no round, another process did it lately"
     return f"{done}; sweep: {sweep_if_due(node or upkeep.register_node())}"
 
 
@@ -98,6 +100,7 @@ def run_rounds(
     ends_at = time.monotonic() + for_seconds
     sweep_every_seconds: float = SWEEP_AT_START_SECONDS
     pause_seconds: float = first_after_seconds
+    disk_round: threading.Thread | None = None
     while time.monotonic() + pause_seconds < ends_at:
         _sleep(pause_seconds + random.uniform(0, _SPREAD_SECONDS))  # noqa: S311  no secret
         pause_seconds = every_seconds
@@ -106,6 +109,9 @@ def run_rounds(
                 if node.begin_sweep(every_seconds=sweep_every_seconds):
                     _start_thread(_run_sweep, "sweep")
                 sweep_every_seconds = SWEEP_SECONDS
+                # One that hangs on the disk is not joined by others of this process.
+                if disk_round is None or not disk_round.is_alive():
+                    disk_round = _start_thread(_run_disk_round, "disk")
             else:
                 # Wake when the next round is due: the process that did the last one may be dead by then.
                 age_seconds = upkeep.register_node().upkeep_age_seconds()
@@ -115,6 +121,19 @@ def run_rounds(
 def _run_sweep() -> None:
     with _errors_logged():
         logger.info("sweep: %s", _sweep())
+
+
+def _run_disk_round() -> None:
+    with _errors_logged():
+        logger.debug("disk: %s", _disk_round())
+
+
+def _disk_round() -> str:
+    try:
+        return run_disk_round(upkeep.register_node())
+    except CodeReposError as error:
+        logger.warning("The disk of %s is not looked after: %s", conf.SANDBOX_BASE_PATH, error.message)
+        return error.code
 
 
 @contextmanager
@@ -128,8 +147,8 @@ def _errors_logged() -> Iterator[None]:
         connections.close_all()
 
 
-def _start_thread(target: Callable[[], None], name: str) -> None:
-    """Start a thread that ends with the process and gets none of its signals.
+def _start_thread(target: Callable[[], None], name: str) -> threading.Thread:
+    """Start a thread that ends with the process and gets none of its signals, and return it.
 
     The thread blocks them itself: a handler that raises while the caller blocked them would leave the caller deaf.
     """
@@ -140,5 +159,7 @@ def _start_thread(target: Callable[[], None], name: str) -> None:
         blocked.set()
         target()
 
-    threading.Thread(target=run, name=f"coderepos-{name}", daemon=True).start()
+    thread = threading.Thread(target=run, name=f"coderepos-{name}", daemon=True)
+    thread.start()
     blocked.wait()
+    return thread

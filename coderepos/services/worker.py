@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coderepos.services.cloning import run_clone
+from coderepos.services.disk_upkeep import run_disk_round
 from coderepos.services.expired_leases import reap
 from coderepos.services.upkeep import register_node, sweep
 from coderepos.services.upkeep_thread import maintain, run_rounds, start_worker, sweep_if_due
@@ -12,6 +13,7 @@ __all__ = [
     "reap",
     "register_node",
     "run_clone",
+    "run_disk_round",
     "run_rounds",
     "start_worker",
     "sweep",
