@@ -10,6 +10,7 @@ from coderepos.services.cancelling import cancel_repository
 from coderepos.services.changing import change_repository
 from coderepos.services.connecting import Connection, clone_repository, connect_repository
 from coderepos.services.disconnecting import disconnect_repository, disconnecting_as
+from coderepos.services.reading import open_clone
 from coderepos.services.status import Status, status_of
 from coderepos.services.tokens import replace_token
 
@@ -22,6 +23,7 @@ __all__ = [
     "connect_repository",
     "disconnect_repository",
     "disconnecting_as",
+    "open_clone",
     "replace_token",
     "status_of",
 ]
