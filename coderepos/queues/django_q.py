@@ -18,9 +18,11 @@ from django_q.tasks import async_task, schedule
 
 from coderepos.conf import conf
 from coderepos.queues import q_cluster
-from coderepos.queues.protocol import PERIODIC, Problem, Queue, QueueFacts, TaskName
+from coderepos.queues.protocol import PERIODIC, Problem, Queue, QueueFacts, TaskName, WorkerState
 
 TASKS: Final = "coderepos.tasks."
+COMMANDS: Final = frozenset({"qcluster", "coderepos_worker"})
+"""Commands of ``manage.py`` that run a cluster."""
 
 
 class DjangoQ(Queue):
@@ -103,9 +105,21 @@ class DjangoQ(Queue):
 
         post_spawn.connect(start, weak=False, dispatch_uid="coderepos.worker_start")
 
+    def why_no_workers(self) -> str | None:
+        """Return how to start the cluster of that name, whose values are read before any command could set it."""
+        if _cluster() in (None, Conf.CLUSTER_NAME):
+            return None
+        return f"Start it with Q_CLUSTER_NAME={_cluster()} in the environment."
+
+    def run_workers(self, *, report: Callable[[WorkerState], None], is_stopping: Callable[[], bool]) -> bool:
+        """Run the cluster."""
+        from coderepos.queues import q_process
+
+        return q_process.run_cluster(report=report, is_stopping=is_stopping)
+
     def is_cluster(self) -> bool:
-        """Return whether this process is ``manage.py qcluster``, of which all others of the cluster are forks."""
-        return "qcluster" in sys.argv
+        """Return whether this process runs a cluster, of which all others of it are forks."""
+        return not COMMANDS.isdisjoint(sys.argv)
 
 
 def settings_in_force() -> dict[str, Any]:

@@ -15,6 +15,9 @@ from typing import Final, Literal, Protocol
 TaskName = Literal["run_job", "reap", "sweep"]
 """Every task there is: a function of :mod:`coderepos.tasks`."""
 
+WorkerState = Literal["free", "busy", "ended"]
+"""What a worker says of itself: it waits for a task, of whichever app, is at one, or is about to end as it should."""
+
 PERIODIC: Final[Mapping[TaskName, timedelta]] = {"reap": timedelta(minutes=1), "sweep": timedelta(hours=1)}
 """What a queue that can do so calls from time to time, beside the upkeep thread of its workers."""
 
@@ -90,6 +93,21 @@ class Queue(Protocol):
 
     def on_worker_start(self, receiver: Callable[[], None]) -> None:
         """Call ``receiver`` in each process that starts to run the app's tasks, where the queue has such a hook."""
+
+    def why_no_workers(self) -> str | None:
+        """Return why ``coderepos_worker`` cannot run workers of this queue here, or ``None`` where it can."""
+        return "It brings workers of its own: start those."
+
+    def run_workers(self, *, report: Callable[[WorkerState], None], is_stopping: Callable[[], bool]) -> bool:
+        """Run workers below this process, which does nothing else, until they end; return whether they ended well.
+
+        They and all between end with this process, and finish their tasks when they are told to stop.
+
+        :param report: to be called in each worker when its state changes.
+        :param is_stopping: whether the workers were told to stop; may be asked in any process.
+        :raises RuntimeError: they cannot start.
+        """
+        raise NotImplementedError
 
     def is_cluster(self) -> bool:
         """Return whether this process runs tasks, or is one that all processes which do are forked from."""

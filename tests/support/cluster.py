@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,21 +31,30 @@ def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> An
 
 
 class Cluster:
-    """``manage.py qcluster`` in its own session; the group is ended and reaped in any case.
+    """``manage.py qcluster``, or another command, in its own session; the group is ended and reaped in any case.
 
     :param environment: environment of the process, see the fixture ``child_environment``.
     :param settings: keys of ``CODEREPOS`` that differ from the settings of the tests.
     """
 
-    def __init__(self, environment: dict[str, str], log: Path, *, settings: dict[str, Any], **popen: Any) -> None:
+    def __init__(
+        self,
+        environment: dict[str, str],
+        log: Path,
+        *,
+        settings: dict[str, Any],
+        command: Sequence[str] = ("qcluster",),
+        **popen: Any,
+    ) -> None:
         self.log = log
+        self._command = command
         self._environment = {**environment, "CODEREPOS_TEST_OVERRIDES": json.dumps(settings)}
         self._popen = popen
 
     def __enter__(self) -> Self:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "manage.py"), "qcluster"],
+                [sys.executable, str(ROOT / "manage.py"), *self._command],
                 env=self._environment,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -70,7 +80,8 @@ class Cluster:
     def kill(self) -> None:
         """Kill the whole cluster at once, as a power cut would."""
         for pid in self.pids():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(timeout=10)
 
     def pids(self) -> list[int]:
