@@ -125,6 +125,11 @@ class AppSettings:
     ACCESS_POLICY: str = setting(
         "coderepos.access.MembershipPolicy", Text(), "Dotted path of the class that decides who may do what."
     )
+    LIMITS: str = setting(
+        "coderepos.limits.default_limits",
+        Text(),
+        "Dotted path of the function that says what a project and a user may use, and how large its share is.",
+    )
     CONNECT_RATE_PER_USER: str = setting("60/hour", Rate(), "How often one user may connect.")
     CONNECT_RATE_PER_PROJECT: str = setting(
         "200/hour", Rate(), "How often repositories may be connected in one project."

@@ -70,6 +70,8 @@ def test_settings_of_the_tests_are_fine() -> None:
         ({"INSECURE_HTTP_HOSTS": ["git.example.org"]}, "E004"),
         ({"SANDBOX_BASE_PATH": "repos"}, "E005"),
         ({"ACCESS_POLICY": "no.such.Policy"}, "E006"),
+        ({"LIMITS": "no.such.function"}, "E019"),
+        ({"LIMITS": "tests.test_checks.__doc__"}, "E019"),
         ({"ACCESS_POLICY": "tests.test_checks.Incomplete"}, "E006"),
         ({"SANDBOX_GROUP": "no-such-group"}, "E009"),
         ({"GIT_CA_BUNDLE": "/no/such/file.pem"}, "E010"),

@@ -225,7 +225,9 @@ class StatusSerializer(serializers.Serializer[Any]):
     next_attempt_at = UtcTimeField(source="job.next_attempt_at", default=None, allow_null=True)
     heartbeat_at = UtcTimeField(source="job.heartbeat_at", default=None, allow_null=True)
     progress = ProgressSerializer(allow_null=True)
-    queue_position = serializers.IntegerField(allow_null=True, help_text="Jobs ahead of this one, while it waits.")
+    queue_position = serializers.IntegerField(
+        allow_null=True, help_text="Jobs of the same project ahead of this one, while it waits."
+    )
     updated_at = UtcTimeField(source="repository.updated_at")
 
 

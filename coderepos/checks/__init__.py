@@ -5,6 +5,7 @@ E006 access policy        E007 project model          E009 sandbox group    E010
 E011 a token field without the field of its key (crypto.fields)             E012 key of the project model
 E013 tables that belong to another project model (check --database)         E014 one database
 E015 proxy                E016 name of the cluster    E017 database of the queue  E018 queue
+E019 limits of tenants
 E020 to E029 keys         W030 to W037 Q_CLUSTER      W040 insecure hosts   W042 isolation       W043 log redaction
 W044 password of a proxy  W045 temporary directory  W046 SQLite           W047 isolation of level 1
 W048 cache of one process
@@ -58,7 +59,14 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
         for key in sorted(set(map(str, getattr(settings, "CODEREPOS", {}))) - SETTINGS.keys())
     ]
     messages += wrong_types()
-    return messages or [*_wrong_rates(), *_wrong_hosts(), *_wrong_proxy(), *_wrong_paths(), *_wrong_policy()]
+    return messages or [
+        *_wrong_rates(),
+        *_wrong_hosts(),
+        *_wrong_proxy(),
+        *_wrong_paths(),
+        *_wrong_policy(),
+        *_wrong_limits(),
+    ]
 
 
 def _wrong_rates() -> Iterator[checks.CheckMessage]:
@@ -112,6 +120,16 @@ def _wrong_policy() -> Iterator[checks.CheckMessage]:
     missing = [name for name in POLICY_METHODS if not callable(getattr(policy, name, None))]
     if missing:
         yield error(6, f"{conf.ACCESS_POLICY} lacks {' and '.join(missing)}.", "See coderepos.access.AccessPolicy.")
+
+
+def _wrong_limits() -> Iterator[checks.CheckMessage]:
+    try:
+        limits = import_string(conf.LIMITS)
+    except ImportError as problem:
+        yield error(19, f"CODEREPOS['LIMITS'] cannot be imported: {problem}", "Give the dotted path of a function.")
+        return
+    if not callable(limits):
+        yield error(19, f"{conf.LIMITS} is not a function.", "See coderepos.limits.default_limits.")
 
 
 def check_keys(**_: Any) -> list[checks.CheckMessage]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from coderepos.models.audit import AuditEntry, AuditEvent
 from coderepos.models.database import alias, tables_exist
+from coderepos.models.flow import Flow
 from coderepos.models.job import Job
 from coderepos.models.job_states import JobKind, JobState, LeaseLost
 from coderepos.models.node import Node
+from coderepos.models.probe_slot import ProbeSlot
 from coderepos.models.project import ProjectMembership, Role, get_project_model
 from coderepos.models.purge import Purge
 from coderepos.models.repository import CloneStatus, CodeRepository
@@ -17,11 +19,13 @@ __all__ = [
     "AuditEvent",
     "CloneStatus",
     "CodeRepository",
+    "Flow",
     "Job",
     "JobKind",
     "JobState",
     "LeaseLost",
     "Node",
+    "ProbeSlot",
     "ProjectMembership",
     "Purge",
     "Role",

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db import models
-from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models import F, Q
+from django.db.models.functions import Coalesce, Now
 
 from coderepos.exceptions import AskedToWait, CodeReposError
 from coderepos.models.database import alias
@@ -30,8 +30,14 @@ class Job(models.Model):
     repository = models.ForeignKey(CodeRepository, on_delete=models.CASCADE, related_name="jobs")
     kind = models.TextField(choices=JobKind.choices, default=JobKind.CLONE)
     state = models.TextField(choices=JobState.choices, default=JobState.QUEUED, db_default=JobState.QUEUED.value)
+    flow = models.TextField(default="", db_default="")
+    """Whose turn it takes, a key of :class:`~coderepos.models.flow.Flow`; the project where it is not given."""
+
     attempt = models.PositiveSmallIntegerField(default=0)
     max_attempts = models.PositiveSmallIntegerField(default=4)
+    slow_attempts = models.PositiveSmallIntegerField(default=0, db_default=0)
+    """Attempts that took too long, which :attr:`~coderepos.exceptions.CodeReposError.most_retries` bounds."""
+
     next_attempt_at = models.DateTimeField(null=True)
     lease_token = models.UUIDField(null=True)
     lease_until = models.DateTimeField(null=True)
@@ -78,10 +84,24 @@ class Job(models.Model):
                 condition=Q(waits_for_disk_since__isnull=False),
                 name="code_repo_jobs_disk_wait",
             ),
+            models.Index(
+                F("flow"),
+                Coalesce("next_attempt_at", "created_at"),
+                F("id"),
+                condition=Q(state="QUEUED"),
+                name="code_repo_jobs_turn",
+            ),
+            models.Index(fields=["flow"], condition=Q(state="RUNNING"), name="code_repo_jobs_running"),
         ]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
+
+    def save(self, **options: Any) -> None:
+        """Save; a new job without a flow takes the turn of its project."""
+        if self._state.adding and not self.flow:
+            self.flow = str(self.repository.project_id)
+        super().save(**options)
 
     @property
     def attempts_left(self) -> bool:

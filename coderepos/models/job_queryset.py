@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import uuid
 from datetime import timedelta
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from django.db import connections
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Coalesce, Now
 
@@ -24,6 +24,9 @@ from coderepos.models.locking import row_transaction
 
 if TYPE_CHECKING:
     from coderepos.models.job import Job
+
+_QUEUED: Final = Q(state=JobState.QUEUED) & (Q(next_attempt_at=None) | Q(next_attempt_at__lte=Now()))
+_EXPIRED: Final = Q(state=JobState.RUNNING, lease_until__lt=Now())
 
 
 class JobQuerySet(PrimaryQuerySet["Job"]):
@@ -47,9 +50,17 @@ class JobQuerySet(PrimaryQuerySet["Job"]):
             Q(enqueued_at=None) | Q(enqueued_at__lt=Now() - timedelta(seconds=ENQUEUE_AGAIN_SECONDS)),
         )
 
+    def with_due_at(self) -> Self:
+        """Annotate when each job is, or was, due: ``due_at``, as the index of the queue has it."""
+        return self.annotate(due_at=Coalesce("next_attempt_at", "created_at"))
+
+    def first_due_at(self) -> QuerySet[Any, Any]:
+        """Return when the first of these jobs is due, as a subquery."""
+        return self.annotate(due_at=Coalesce("next_attempt_at", "created_at")).order_by("due_at").values("due_at")[:1]
+
     def oldest_due(self) -> Self:
-        """Due jobs, the longest waiting first."""
-        return self.due().annotate(due_at=Coalesce("next_attempt_at", "created_at")).order_by("due_at", "id")
+        """Due jobs, the longest waiting first; among those of one flow that is their order."""
+        return self.with_due_at().filter(state=JobState.QUEUED, due_at__lte=Now()).order_by("due_at", "id")
 
     def overdue(self, *, after_seconds: float = OVERDUE_SECONDS) -> Self:
         """Jobs that have been due for longer than ``after_seconds``."""
@@ -72,11 +83,20 @@ class JobQuerySet(PrimaryQuerySet["Job"]):
             known whether the claim was committed, to get the job that was claimed then.
         :returns: ``None`` if another worker owns it, or it is finished, not due, out of attempts, or deleted.
         """
+        return self._claim(job_id, _QUEUED | _EXPIRED, node=node, lease_token=lease_token)
+
+    def take_over(self, job_id: uuid.UUID, *, node: str, lease_token: uuid.UUID) -> Job | None:
+        """Claim a job whose lease expired, as :meth:`claim` does; one that is queued stays so."""
+        return self._claim(job_id, _EXPIRED, node=node, lease_token=lease_token)
+
+    def running_under(self, lease_token: uuid.UUID) -> Job | None:
+        """Return the job that was claimed with this token, if it is still running."""
+        return self.select_related("repository").filter(state=JobState.RUNNING, lease_token=lease_token).first()
+
+    def _claim(self, job_id: uuid.UUID, wanted: Q, *, node: str, lease_token: uuid.UUID | None) -> Job | None:
         token = lease_token or uuid.uuid4()
         claimed = self.select_related("repository").filter(pk=job_id, state=JobState.RUNNING, lease_token=token)
-        free = Q(state=JobState.QUEUED) & (Q(next_attempt_at=None) | Q(next_attempt_at__lte=Now()))
-        expired = Q(state=JobState.RUNNING, lease_until__lt=Now())
-        claimable = self.filter(free | expired, pk=job_id, attempt__lt=F("max_attempts"))
+        claimable = self.filter(wanted, pk=job_id, attempt__lt=F("max_attempts"))
         with row_transaction(self.db):
             won = claimable.try_lock() and claimable.update(
                 state=JobState.RUNNING,

@@ -59,7 +59,7 @@ def busy_reported() -> Iterator[None]:
 
 
 @contextmanager
-def row_transaction(using: str) -> Iterator[None]:
+def row_transaction(using: str, *, read_committed: bool = False) -> Iterator[None]:
     """Run a ``with`` block in a transaction on the database ``using``.
 
     On PostgreSQL a process that freezes inside loses its session, and with it the locks, after :data:`IDLE_SECONDS`;
@@ -67,6 +67,8 @@ def row_transaction(using: str) -> Iterator[None]:
     it keeps its own time-outs. SQLite has neither, so the block must contain statements only: no file system, no
     network.
 
+    :param read_committed: whether each statement has to see what was committed before it, whatever the host's isolation
+        level is; inside of a transaction of the host its level stays.
     :raises RowHeld: another transaction held a row that is needed.
     """
     try:
@@ -76,6 +78,9 @@ def row_transaction(using: str) -> Iterator[None]:
             if connection.vendor != "postgresql":
                 yield
                 return
+            if read_committed and not is_nested:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             ours = {"idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s", "lock_timeout": f"{WAIT_SECONDS}s"}
             before = _set_local(connection, ours)
             yield

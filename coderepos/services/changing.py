@@ -29,6 +29,7 @@ from coderepos.services.arguments import (
 )
 from coderepos.services.connecting import reject_duplicate, start_again
 from coderepos.services.publication import size_mb
+from coderepos.services.quotas import limits_of
 from coderepos.services.trail import audit_failure, require
 
 
@@ -129,6 +130,7 @@ def _note(repository: CodeRepository, **values: Any) -> None:
 def _store(repository: CodeRepository, report: ProbeReport, before: Mapping[str, Any], *, user: Any) -> Job:
     """Write the new values and queue the clone in one transaction, if the row is still what was tested."""
     tested = CodeRepository.objects.filter(pk=repository.pk, **before)
+    limits = limits_of(repository.project, user)
     try:
         with row_transaction(alias()):
             changed = tested.update(
@@ -141,7 +143,7 @@ def _store(repository: CodeRepository, report: ProbeReport, before: Mapping[str,
             )
             if not changed:
                 raise changed_meanwhile(repository, "the new values were")
-            job = start_again(repository)
+            job = start_again(repository, limits)
             details = {name: getattr(repository, name) for name in ("ref", "depth")}
             AuditEntry.objects.record(
                 AuditEvent.CHANGED, repository=repository, actor=user, job_id=job.pk, details=details

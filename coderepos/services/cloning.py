@@ -5,31 +5,29 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import replace
-from itertools import chain
-from typing import Any, Final
+from typing import Any
 
 from coderepos import engine
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CloneTimeout, CodeReposError, CryptoError, InternalError, WaitingForDisk
 from coderepos.git.clone import clone
 from coderepos.git.results import CloneReport
-from coderepos.models import AuditEntry, AuditEvent, Job, LeaseLost, Node
+from coderepos.models import AuditEntry, AuditEvent, LeaseLost, Node
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import admission, leases, publication
+from coderepos.services import admission, leases, publication, turns
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.leases import Heartbeat, Lease
 from coderepos.services.retries import record_failure
 from coderepos.services.trail import audit_failure
 from coderepos.services.upkeep import prepare_root, register_node
 
-OTHER_CANDIDATES: Final = 10
-"""How many of the oldest due jobs a worker tries whose own job is taken; other workers may claim the same ones."""
-
 logger = logging.getLogger(__name__)
 
 
 def run_clone(*, job_id: uuid.UUID) -> str:
-    """Claim a job, or the oldest due one if another worker owns it, and run one attempt.
+    """Claim the job whose turn it is, and run one attempt.
+
+    The notification may name another one: it is the right to run one job, and order is fair among projects.
 
     Every outcome is written to the job, that of unexpected exceptions and of the queue's time-out, which is a
     ``SystemExit``, included.
@@ -38,9 +36,16 @@ def run_clone(*, job_id: uuid.UUID) -> str:
         ``unclaimed``.
     """
     node = leases.retry_for(leases.CLAIM_SECONDS, register_node)
-    lease = _claim(job_id, node)
+    if not leases.retry_for(leases.CLAIM_SECONDS, node.may_claim):
+        return "unclaimed"
+    lease = leases.claim(job_id, node=node.name)
     if lease is None:
         return "unclaimed"
+    with turns.charged(lease.job):
+        return _run(lease, node)
+
+
+def _run(lease: Lease, node: Node) -> str:
     job = lease.job
     logger.info("job %s: attempt %s of %s", job.pk, job.attempt, job.max_attempts)
     try:
@@ -60,17 +65,6 @@ def run_clone(*, job_id: uuid.UUID) -> str:
         record_failure(lease, CloneTimeout())
         raise
     return "succeeded"
-
-
-def _claim(job_id: uuid.UUID, node: Node) -> Lease | None:
-    """Claim the job that a notification names, or another due one, whose own notification may be lost."""
-    if not leases.retry_for(leases.CLAIM_SECONDS, node.may_claim):
-        return None
-    due = Job.objects.oldest_due().values_list("pk", flat=True)
-    for candidate in chain((job_id,), due[:OTHER_CANDIDATES].iterator()):
-        if lease := leases.claim(candidate, node=node.name):
-            return lease
-    return None
 
 
 def _attempt(lease: Lease) -> None:

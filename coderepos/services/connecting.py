@@ -30,9 +30,11 @@ from coderepos.git.platforms import platform_of
 from coderepos.git.probe import probe
 from coderepos.git.url import parse_git_url
 from coderepos.hidden import HiddenText
+from coderepos.limits import Limits
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, alias
 from coderepos.models.database_clock import database_time
 from coderepos.models.locking import RowHeld, busy_reported, row_transaction
+from coderepos.services import turns
 from coderepos.services.arguments import (
     as_secret,
     check_username,
@@ -42,6 +44,7 @@ from coderepos.services.arguments import (
     shown_url,
 )
 from coderepos.services.publication import size_mb
+from coderepos.services.quotas import limits_of
 from coderepos.services.trail import audit_failure, require
 
 REF_CHARACTERS: Final = 255
@@ -94,6 +97,7 @@ def connect_repository(  # noqa: PLR0913  all by name, as in the request
             access.require(user, Action.CONNECT, project.pk)
             project_key(project.pk)
             return _connect(
+                limits_of(project, user),
                 CodeRepository(
                     project_id=project.pk,
                     git_url=git_url.strip(),
@@ -111,7 +115,7 @@ def connect_repository(  # noqa: PLR0913  all by name, as in the request
             raise
 
 
-def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> Connection:
+def _connect(limits: Limits, repository: CodeRepository, access_token: Secret, *, user: Any) -> Connection:
     """Test a repository that is not stored yet against the remote, and store it."""
     url = parse_git_url(repository.git_url, network_policy())
     repository.url_key, repository.platform = url.key, platform_of(url)
@@ -133,7 +137,7 @@ def _connect(repository: CodeRepository, access_token: Secret, *, user: Any) -> 
     try:
         with row_transaction(alias()):
             repository.save(force_insert=True)
-            job = _queue_clone(repository)
+            job = _queue_clone(repository, limits)
             AuditEntry.objects.record(
                 AuditEvent.CONNECTED,
                 repository=repository,
@@ -176,14 +180,15 @@ def clone_repository(*, user: Any, repository: CodeRepository) -> Job:
     :raises DatabaseBusy: another transaction was in the way; nothing was changed.
     """
     require(user, Action.CLONE, repository)
+    limits = limits_of(repository.project, user)
     try:
         with row_transaction(alias()):
-            return start_again(repository)
+            return start_again(repository, limits)
     except (IntegrityError, RowHeld):
         raise JobRunning from None
 
 
-def start_again(repository: CodeRepository) -> Job:
+def start_again(repository: CodeRepository, limits: Limits) -> Job:
     """Queue another clone of a repository and update its ``clone_status``, inside a transaction of the caller's.
 
     :raises JobRunning: work on it is under way.
@@ -193,10 +198,10 @@ def start_again(repository: CodeRepository) -> Job:
     """
     if repository.restart():
         repository.clone_status = CloneStatus.PENDING
-        return _queue_clone(repository)
+        return _queue_clone(repository, limits)
     if repository.lock_completed():
         repository.clone_status = CloneStatus.COMPLETED
-        return _queue_clone(repository, JobKind.UPDATE)
+        return _queue_clone(repository, limits, JobKind.UPDATE)
     status = CodeRepository.objects.filter(pk=repository.pk).values_list("clone_status", flat=True).first()
     if status is None:
         raise NotFound
@@ -205,8 +210,11 @@ def start_again(repository: CodeRepository) -> Job:
     raise InvalidState(f"A repository that is {status} cannot be cloned again.")
 
 
-def _queue_clone(repository: CodeRepository, kind: JobKind = JobKind.CLONE) -> Job:
-    job = Job.objects.create(repository=repository, kind=kind, max_attempts=1 + conf.CLONE_MAX_RETRIES)
+def _queue_clone(repository: CodeRepository, limits: Limits, kind: JobKind = JobKind.CLONE) -> Job:
+    job = Job.objects.create(
+        repository=repository, kind=kind, flow=limits.flow, max_attempts=1 + conf.CLONE_MAX_RETRIES
+    )
+    turns.join(job, limits)
     queues.enqueue(job)
     return job
 

@@ -8,7 +8,7 @@ from typing import Final
 from coderepos import queues, signals
 from coderepos.exceptions import WorkerLost
 from coderepos.git.confinement.profiles import available_level
-from coderepos.models import CodeRepository, Job, JobState, Node
+from coderepos.models import CodeRepository, Flow, Job, JobState, Node
 from coderepos.models.job_states import OVERDUE_SECONDS
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.health.signs import read_signs
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 def reap() -> str:
     """Expire leases, enqueue due jobs that no worker was notified of lately, and record the round; idempotent."""
     states = [_expire_lease(job) for job in Job.objects.lease_expired().select_related("repository")[:BATCH]]
+    with failures_logged("Flows can't be told of due jobs"):
+        Flow.objects.repair()
     enqueued = 0
     with failures_logged("Due jobs can't be enqueued: the queue fails"):
         enqueued = _enqueue_overlooked()

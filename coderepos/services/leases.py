@@ -18,6 +18,7 @@ from django.db import InterfaceError, InternalError, OperationalError, connectio
 
 from coderepos.git.results import Progress
 from coderepos.models import Job, LeaseLost
+from coderepos.models.fair_claim import claim_next
 from coderepos.models.job_states import LEASE_SECONDS
 
 SAFE_SECONDS: Final = LEASE_SECONDS - 10
@@ -131,14 +132,29 @@ class Heartbeat:
 
 
 def claim(job_id: uuid.UUID, *, node: str) -> Lease | None:
-    """Claim a job, retrying for :data:`CLAIM_SECONDS` while the database fails.
+    """Claim a job for a notification of ``job_id``, retrying for :data:`CLAIM_SECONDS` while the database fails.
 
-    :returns: ``None`` if it can't be claimed.
+    A notification is the right to one job: to the one that it names where a worker has lost it, else to the one whose
+    turn it is.
+
+    :returns: ``None`` if there is none.
     :raises django.db.Error: the database still fails.
     """
     began = now_seconds()
     token = uuid.uuid4()
-    job = retry_for(CLAIM_SECONDS, lambda: Job.objects.claim(job_id, node=node, lease_token=token))
+    sent = False
+
+    def once() -> Job | None:
+        nonlocal sent
+        claimed = Job.objects.running_under(token) if sent else None
+        sent = True
+        return (
+            claimed
+            or Job.objects.take_over(job_id, node=node, lease_token=token)
+            or claim_next(node=node, lease_token=token)
+        )
+
+    job = retry_for(CLAIM_SECONDS, once)
     return None if job is None else Lease(job, began)
 
 

@@ -28,7 +28,10 @@ class Status:
     job: Job | None = None
     now: datetime | None = None
     queue_position: int | None = None
-    """Due jobs that were created before this one; ``None`` unless this one is due too."""
+    """Due jobs of the same flow that have waited longer; ``None`` unless this one is due too.
+
+    Other flows take turns with it, whatever waits in them.
+    """
 
     @property
     def retryable(self) -> bool:
@@ -111,13 +114,11 @@ class Status:
                 f"Attempt {job.attempt} of {job.max_attempts} failed; "
                 f"the next one starts in {seconds} s, at {utc_text(job.next_attempt_at)}"
             )
-        match self.queue_position:
-            case None | 0:
-                return "Waiting for a worker"
-            case 1:
-                return "Waiting for a worker; 1 job is ahead"
-            case ahead:
-                return f"Waiting for a worker; {ahead} jobs are ahead"
+        if not (job and self.queue_position):
+            return "Waiting for a worker"
+        whose = "of this project" if job.flow == str(self.repository.project_id) else "of its share"
+        jobs = f"1 job {whose} is" if self.queue_position == 1 else f"{self.queue_position} jobs {whose} are"
+        return f"Waiting for a worker; {jobs} ahead"
 
     def _cloning(self) -> str:
         if not (self.job and self.progress):
@@ -170,6 +171,6 @@ def is_retryable(error_code: str) -> bool:
 
 def _jobs_ahead_of(job: Job) -> int:
     # Compared inside the database: SQLite keeps its own times with fewer digits than those that Python sends.
-    created_at = Subquery(Job.objects.filter(pk=job.pk).values("created_at")[:1])
-    earlier = Q(created_at__lt=created_at) | Q(created_at=created_at, pk__lt=job.pk)
-    return Job.objects.due().filter(earlier).count()
+    due_at = Subquery(Job.objects.filter(pk=job.pk).first_due_at())
+    longer = Q(due_at__lt=due_at) | Q(due_at=due_at, pk__lt=job.pk)
+    return Job.objects.oldest_due().filter(longer, flow=job.flow).count()

@@ -177,7 +177,7 @@ def test_retry_that_is_due_waits_for_a_worker(api: APIClient, make_repository: M
 
 
 def test_queue_position_counts_the_due_jobs_before(api: APIClient, make_repository: MakeRepository) -> None:
-    """Only jobs that are due and older are ahead: not running, finished, retrying or younger ones."""
+    """Only jobs of its flow that wait longer are ahead: not running, finished, retrying or younger ones."""
     start = timezone.now() - timedelta(hours=1)
 
     def queue(minute: int, **values: Any) -> CodeRepository:
@@ -186,7 +186,8 @@ def test_queue_position_counts_the_due_jobs_before(api: APIClient, make_reposito
         return repository
 
     first = queue(0)
-    queue(1, next_attempt_at=start)
+    queue(1, next_attempt_at=start + timedelta(minutes=4))
+    queue(1, flow="another tenant")
     queue(2, state=JobState.RUNNING)
     queue(3, state=JobState.SUCCEEDED)
     queue(4, next_attempt_at=timezone.now() + timedelta(hours=1))
@@ -200,8 +201,8 @@ def test_queue_position_counts_the_due_jobs_before(api: APIClient, make_reposito
     assert positions == [0, 1, 3]
     assert sentences == [
         "Waiting for a worker",
-        "Waiting for a worker; 1 job is ahead",
-        "Waiting for a worker; 3 jobs are ahead",
+        "Waiting for a worker; 1 job of this project is ahead",
+        "Waiting for a worker; 3 jobs of this project are ahead",
     ]
 
 
