@@ -43,25 +43,25 @@ class Look:
     def __init__(self) -> None:
         self._deadline: Final = time.monotonic() + DEADLINE_SECONDS
         parent = os.getpid()
-        self._pid: Final = os.fork()
-        if not self._pid:
+        self.pid: Final = os.fork()
+        if not self.pid:
             _look(parent)
 
     def seen(self) -> Seen | None:
         """Return what it saw, or ``None`` while it looks."""
-        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid:
             code = os.waitstatus_to_exitcode(status)
             return Seen(code) if code in {*Seen} else Seen.UNREACHABLE
         if time.monotonic() > self._deadline:
-            os.kill(self._pid, signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
         return None
 
     def end(self) -> None:
         """Stop it, if it still runs."""
         if self.seen() is None:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
 
 
 def _look(parent: int) -> None:

@@ -139,6 +139,7 @@ class Supervisor:
             if time.monotonic() - ticked > FROZEN_SECONDS:
                 workers.reset_stall()
             ticked = time.monotonic()
+            cluster.reap_orphans(but=self._looking)
             if (status := cluster.exit_status()) is not None:
                 return self._failed(f"The cluster ended by itself: {_reason(status)}")
             if not workers.any_seen and ticked - started > START_SECONDS:
@@ -185,6 +186,12 @@ class _Cluster:
             self._status = os.waitstatus_to_exitcode(status) if pid else None
         return self._status
 
+    def reap_orphans(self, *, but: Look | None) -> None:
+        """Reap what was left to this process by parents that ended, as the first process of a container has to."""
+        known = {self._pid, but.pid if but else self._pid}
+        while (ended := _any_ended_child()) and ended not in known:
+            os.waitpid(ended, 0)
+
     def stop(self, *, deaf: bool = False) -> None:
         """Let running tasks end, then end what is left.
 
@@ -217,6 +224,15 @@ class _Cluster:
         deadline = time.monotonic() + GONE_SECONDS
         while not self._workers.all_gone and time.monotonic() < deadline:
             self._workers.listen(0.1)
+
+
+def _any_ended_child() -> int:
+    """Return a child that has ended and waits to be reaped, or 0."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return 0
+    return found.si_pid if found else 0
 
 
 def _reason(status: int) -> str:

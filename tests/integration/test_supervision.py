@@ -23,7 +23,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, Job, get_project_model
 from coderepos.supervision.supervisor import STALL_SECONDS
 from tests.support.cluster import Cluster, wait_until
-from tests.support.processes import descendants
+from tests.support.processes import adopt_orphans, descendants
 
 NOT_STANDING_STILL_SECONDS = STALL_SECONDS + 15
 
@@ -74,10 +74,12 @@ def worker(child_environment: dict[str, str], tmp_path: Path) -> Any:
     """Start a supervised cluster; whatever is left of it in the end is killed, and fails the test."""
 
     @contextmanager
-    def start(*arguments: str, **environment: str) -> Iterator[Worker]:
+    def start(*arguments: str, preexec_fn: Any = None, **environment: str) -> Iterator[Worker]:
         command = ("coderepos_worker", *arguments)
         log = tmp_path / "worker.log"
-        with Worker({**child_environment, **environment}, log, settings={}, command=command) as running:
+        with Worker(
+            {**child_environment, **environment}, log, settings={}, command=command, preexec_fn=preexec_fn
+        ) as running:
             yield running
             if running.process.poll() is None:
                 pids = {*running.pids()}
@@ -161,6 +163,19 @@ def test_nothing_outlives_the_supervisor(worker: Any) -> None:
         running.ended(seconds=10)
 
         nothing_is_left_of(pids)
+
+
+@pytest.mark.slow
+def test_the_first_process_of_a_container_reaps_orphans(worker: Any) -> None:
+    """What a task of the host's leaves behind becomes its child, and no zombie."""
+    with worker(preexec_fn=lambda: adopt_orphans(adopt=True)) as running:
+        running.ready()
+        async_task("subprocess.call", ["sh", "-c", "sleep 1 & echo orphan $! >&2"])
+        wait_until(lambda: "orphan " in running.text, seconds=20, what="an orphan")
+        orphan = int(running.text.rpartition("orphan ")[2].split()[0])
+        assert descendants(running.process.pid)[orphan].parent == running.process.pid
+
+        wait_until(lambda: orphan not in descendants(running.process.pid), seconds=20, what="its end")
 
 
 @pytest.mark.slow
