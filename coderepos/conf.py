@@ -53,6 +53,11 @@ class AppSettings:
     GIT_CLONE_TIMEOUT: float = setting(
         300, Number(least=1, most=86_400, unit="seconds"), "Seconds of wall clock for one clone attempt."
     )
+    MIN_RATE_KB: float = setting(
+        16,
+        Number(least=0, most=100_000, unit="kB per second"),
+        "Least speed of a Git host in kB (1,000 bytes) per second, below which an attempt is given up.",
+    )
     PROBE_TIMEOUT: float = setting(
         20, Number(least=1, most=3_600, unit="seconds"), "Seconds for the whole probe of a connect call."
     )

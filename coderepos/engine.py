@@ -105,6 +105,7 @@ def limits() -> Limits:
         disk_bytes=size_bytes,
         clone_seconds=conf.GIT_CLONE_TIMEOUT,
         receive_seconds=max(SHORTEST_STALL_SECONDS, STALL_SHARE * conf.GIT_CLONE_TIMEOUT),
+        min_bytes_per_second=round(conf.MIN_RATE_KB * 1_000),
     )
 
 

@@ -260,6 +260,7 @@ FOLLOWED: dict[str, Callable[[Scene], None]] = {
 SAME_ADVICE = {
     "too_many_objects": "repository_too_large",
     "clone_timeout": "repository_too_large",
+    "remote_too_slow": "repository_too_large",
     "remote_unreachable": "encryption_unavailable",
     "remote_timeout": "encryption_unavailable",
     "remote_throttled": "encryption_unavailable",

@@ -45,6 +45,7 @@ CONNECT: Final = (
     "remote_protocol_error",
     "remote_error",
     "remote_timeout",
+    "remote_too_slow",
     "database_busy",
     "encryption_unavailable",
     "isolation_unavailable",

@@ -31,6 +31,7 @@ STATUS: Final[Mapping[str, int]] = {
     "remote_protocol_error": 502,
     "remote_error": 502,
     "remote_timeout": 504,
+    "remote_too_slow": 504,
     "clone_timeout": 504,
     "encryption_unavailable": 503,
     "isolation_unavailable": 503,

@@ -47,6 +47,7 @@ from coderepos.exceptions.remote import (
     RemoteProtocolError,
     RemoteThrottled,
     RemoteTimeout,
+    RemoteTooSlow,
     RemoteUnavailable,
     RemoteUnreachable,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "RemoteProtocolError",
     "RemoteThrottled",
     "RemoteTimeout",
+    "RemoteTooSlow",
     "RemoteUnavailable",
     "RemoteUnreachable",
     "RepositoryEmpty",

@@ -23,6 +23,9 @@ class CodeReposError(Exception):
     retryable: ClassVar[bool] = False
     """Whether the same request is worth another try without any change by the user."""
 
+    most_retries: ClassVar[int | None] = None
+    """How often a job is tried again at most after such failures; ``None`` for ``CLONE_MAX_RETRIES``."""
+
     sentences: ClassVar[Mapping[str, str]] = {}
     """Messages by ``reason``: a child process sends the reason alone, since no text of its own is trusted."""
 

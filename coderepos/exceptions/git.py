@@ -62,10 +62,11 @@ class UnsafeRepository(GitError):
 
 
 class CloneTimeout(GitError):
-    """The clone did not finish in time; it is tried again, and a smaller depth makes it faster."""
+    """The clone did not finish in time; it is tried once more, and a smaller depth makes it faster."""
 
     code = "clone_timeout"
     retryable = True
+    most_retries = 1
 
 
 class OutOfMemory(GitError):

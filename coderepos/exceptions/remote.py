@@ -152,3 +152,11 @@ class RemoteTimeout(GitError):
 
     code = "remote_timeout"
     retryable = True
+
+
+class RemoteTooSlow(GitError):
+    """The Git host sends too slowly; it is asked once more, and a smaller depth needs less of it."""
+
+    code = "remote_too_slow"
+    retryable = True
+    most_retries = 1

@@ -28,6 +28,7 @@ from coderepos.git.remote_text import is_harmless, remote_error
 from coderepos.git.transport.discovery import discover, repository_connection
 from coderepos.git.transport.exchange import Exchange
 from coderepos.git.transport.meter import Meter
+from coderepos.git.transport.pace import Pace
 from coderepos.git.transport.pack_sink import PackSink
 from coderepos.git.transport.platform_api import expiry_from_headers
 from coderepos.git.transport.platform_queries import start_platform_queries
@@ -96,6 +97,7 @@ def fetch(
         receive_seconds=limits.receive_seconds,
         allowed_bytes=limits.preamble_bytes,
         error=too_large,
+        pace=Pace(limits) if limits.min_bytes_per_second else None,
     )
     connection = repository_connection(url, request.policy, meter)
     headers = {"Pragma": "no-cache", **authorization(request)}

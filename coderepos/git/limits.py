@@ -65,6 +65,18 @@ class Limits:
     receive_seconds: float = 60
     """Longest wait for the next bytes of a pack that has begun; before that only :attr:`clone_seconds` counts."""
 
+    min_bytes_per_second: int = 16_000
+    """Least speed of a Git host, of the pack and before it; 0 for any."""
+
+    rate_grace_seconds: float = 15
+    """Time of a pack that has begun in which its speed does not matter."""
+
+    rate_window_seconds: float = 30
+    """Time over which the speed of a pack is averaged, and the longest that it may pause."""
+
+    preparation_seconds: float = 60
+    """Time that a Git host has for each answer before its first bytes, whatever progress it reports."""
+
     address_space_bytes: int = 2_048 * MB
     """``RLIMIT_AS`` of a child process."""
 

@@ -150,8 +150,9 @@ class Job(models.Model):
     def schedule_retry(self, error: CodeReposError) -> bool:
         """Record RUNNING → QUEUED for an attempt in 60, 120, 240 … s; the repository PENDING if not COMPLETED.
 
-        A Git host that asked to wait longer is granted that.
+        A Git host that asked to wait longer is granted that. Failures of which a job may have only so many are counted.
         """
+        slow_attempts = F("slow_attempts") + (error.most_retries is not None)
         at_least_seconds = error.retry_after_seconds if isinstance(error, AskedToWait) else 0
         delay_seconds = max(at_least_seconds, FIRST_RETRY_SECONDS * 2 ** (self.attempt - 1))
         with row_transaction(alias()):
@@ -160,6 +161,7 @@ class Job(models.Model):
                 next_attempt_at=seconds_from_now(delay_seconds),
                 lease_token=None,
                 lease_until=None,
+                slow_attempts=slow_attempts,
                 enqueued_at=None,
                 progress={},
                 **error_columns(error),

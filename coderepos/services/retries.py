@@ -8,6 +8,7 @@ What is retried, each error class says (``retryable``); when, :meth:`Job.schedul
 from __future__ import annotations
 
 import logging
+import math
 
 from coderepos import queues, signals
 from coderepos.exceptions import CodeReposError, RemoteAuthFailed
@@ -45,7 +46,7 @@ def record_failure(lease: Lease, error: CodeReposError) -> str:
 
 def _write_failure(job: Job, error: CodeReposError) -> str:
     """Write the failure in one transaction, and return the outcome."""
-    again = error.retryable and job.attempts_left
+    again = error.retryable and job.attempts_left and job.slow_attempts < (error.most_retries or math.inf)
     with row_transaction(alias()):
         won = job.schedule_retry(error) if again else job.fail(error)
         if won:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError
+from django.db.models.functions import Now
 from model_bakery import baker
 from pytest_django import Settings
 
 from coderepos import engine, queues, services, signals
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import CodeReposError, SandboxRefused
+from coderepos.exceptions import CloneTimeout, CodeReposError, RemoteTimeout, RemoteTooSlow, SandboxRefused
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, JobState, get_project_model
 from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services import cloning, leases, publication, retries
@@ -102,6 +103,27 @@ def test_broken_schedule_leaves_the_next_attempt_to_the_upkeep(job: Job, monkeyp
     monkeypatch.setattr(queues, "enqueue_at", down)
 
     assert services.worker.run_clone(job_id=job.pk) == "retry_scheduled"
+
+
+@pytest.mark.parametrize("error", [CloneTimeout, RemoteTooSlow])
+def test_attempt_that_took_too_long_is_repeated_once(
+    job: Job, monkeypatch: pytest.MonkeyPatch, error: type[CodeReposError]
+) -> None:
+    """Whatever fails between, the second one ends the job: each holds a worker for minutes."""
+    Job.objects.filter(pk=job.pk).update(max_attempts=10)
+    outcomes = []
+
+    for kind in (RemoteTimeout, error, RemoteTimeout, CloneTimeout):
+
+        def fail(*_: Any, kind: type[CodeReposError] = kind, **__: Any) -> None:
+            raise kind
+
+        monkeypatch.setattr(cloning, "clone", fail)
+        Job.objects.filter(pk=job.pk).update(next_attempt_at=Now())
+        outcomes.append(services.worker.run_clone(job_id=job.pk))
+
+    assert outcomes == ["retry_scheduled"] * 3 + ["failed"]
+    assert Job.objects.get(pk=job.pk).error_code == "clone_timeout"
 
 
 def test_failing_trail_hides_no_refusal_of_a_connect_call(

@@ -64,24 +64,26 @@ class PinnedConnection:
 
         :raises RemoteUnreachable: the connection broke.
         :raises RemoteTimeout: it takes too long.
+        :raises RemoteTooSlow: the host takes it too slowly.
         """
         try:
             self._ready().sendall(data)
         except OSError as error:
-            raise _remote_error(error) from None
+            raise self._silence_or(error) from None
 
     def receive_into(self, buffer: memoryview) -> int:
         """Wait for the next bytes and return how many were put into ``buffer``; none at the end of the connection.
 
         :raises RemoteUnreachable: the connection broke.
         :raises RemoteTimeout: it takes too long.
+        :raises RemoteTooSlow: the host is silent for too long.
         :raises GitError: more arrived than the meter allows.
         """
         try:
             size = self._ready().recv_into(buffer)
         except OSError as error:
-            raise _remote_error(error) from None
-        self.meter.received(size)
+            raise self._silence_or(error) from None
+        self.meter.arrived(size)
         return size
 
     def close(self) -> None:
@@ -94,11 +96,14 @@ class PinnedConnection:
         """Return the socket, with the timeout that applies to the next call."""
         if self._socket is None:
             raise RemoteUnreachable
-        seconds = self.meter.wait_seconds()
+        seconds = self.meter.silence_seconds()
         if seconds != self._timeout_seconds:
             self._socket.settimeout(seconds)
             self._timeout_seconds = seconds
         return self._socket
+
+    def _silence_or(self, error: OSError) -> GitError:
+        return self.meter.silence_error() if isinstance(error, TimeoutError) else _remote_error(error)
 
     def _connect_tls(self) -> socket.socket:
         connected = self._connect()

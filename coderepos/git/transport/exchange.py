@@ -128,7 +128,7 @@ class Exchange:
             sink.size_factor = 1
         with_tags = not self._request.count_only
         # Otherwise a long list of tags, which a probe does not request, would use up the allowance of a clone.
-        sink.allow_preamble_again()
+        sink.expect_pack()
         try:
             return client.fetch(wanted.object_id.encode(), sink, depth=self._depth, with_tags=with_tags), False
         except StoppedEarly:

@@ -91,6 +91,7 @@ class GuardedConnection:
         if (method, url) not in self._requests:
             raise RemoteProtocolError(reason=NOT_ALLOWLISTED)
         message = self._message(method, url, headers, body)
+        self._connection.meter.begin_request()
         try:
             head = self._exchange(message)
             if not _is_expected(head, self._requests[method, url]):

@@ -57,6 +57,7 @@ class PackSink:
 
         :param lines: number of side band lines that they came in, including empty ones and those of progress.
         :raises RepositoryTooLarge: the pack is larger than the limit.
+        :raises RemoteTooSlow: it arrives too slowly.
         :raises StoppedEarly: a probe knows enough.
         :raises CountedLongEnough: a probe that counts the whole history has little time left.
         """
@@ -65,6 +66,7 @@ class PackSink:
             self._bytes_before = self._meter.received_bytes
             self._meter.pack_has_begun = True
         size = sum(map(len, parts))
+        self._meter.take_pack(size)
         self.pack_bytes += size
         self._lines += lines
         self._set_allowance()
@@ -80,6 +82,11 @@ class PackSink:
             self._pass_on(parts, size)
         if parts and time.monotonic() >= self._next_progress:
             self._emit_progress()
+
+    def expect_pack(self) -> None:
+        """Note that the next answer has the pack, and reset the allowance for bytes before it."""
+        self._meter.begin_request(awaits_pack=True)
+        self.allow_preamble_again()
 
     def allow_preamble_again(self) -> None:
         """Reset the allowance for bytes before the pack."""
