@@ -5,6 +5,7 @@
 # make fuzz    hostile packs against the pack reader and compared with git, random clones compared with git's, for five minutes; SECONDS=60 for one, ARGS="--seed 1" to repeat a run
 # make chaos   kills, freezes and restarts under clones of two clusters, on both databases; ARGS="--jobs 400 --minutes 15"
 # make bench   a benchmark against git and dulwich, on repositories that it generates; ARGS="--growth" for how it grows
+# make load    what every endpoint, page of the admin and round of work costs with 10,000 repositories, on a PostgreSQL of its own; ARGS="--runs 5"
 #
 # Each makes .venv first where it is missing or older than requirements.txt; PYTHON=/path/to/python picks another Python.
 
@@ -20,7 +21,7 @@ QUIETLY := -q --no-header -n $(WORKERS)
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed-$(shell cksum < requirements.txt | tr ' ' '-')
 
-.PHONY: setup demo test test-all test-sqlite test-postgresql test-unprivileged lint bench fuzz chaos FORCE
+.PHONY: setup demo test test-all test-sqlite test-postgresql test-unprivileged lint bench load fuzz chaos FORCE
 
 setup: $(INSTALLED)
 
@@ -68,6 +69,9 @@ lint: setup
 
 bench: setup
 	"$(BIN)/python" -m tests.benchmarks.clone_vs_git $(ARGS)
+
+load: setup
+	@env -u DATABASE_URL "$(BIN)/python" -m tests.load $(ARGS)
 
 fuzz: setup
 	@"$(BIN)/python" -m tests.fuzz.pack --seconds $$(($(SECONDS) / 3)) $(ARGS)

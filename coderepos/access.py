@@ -109,6 +109,11 @@ def _is_plain(query: Query) -> bool:
     return not (query.is_sliced or query.combinator or query.distinct_fields or query.annotations)
 
 
+def _is_whole_table(query: Query) -> bool:
+    """Return whether ``query`` is one of Django's own and has all rows of its table; in doubt it has not."""
+    return type(query) is Query and _is_plain(query) and not (query.where or query.extra or query.extra_tables)
+
+
 def _prepare_parts(query: Query) -> None:
     """Prepare the parts of a union and its like for being reduced to their primary keys.
 
@@ -125,7 +130,11 @@ def _prepare_parts(query: Query) -> None:
 
 def visible_repositories(user: Any) -> CodeRepositoryQuerySet:
     """Return the repositories of the projects that ``user`` may see."""
-    return CodeRepository.objects.in_projects(visible_projects(user).values("pk"))
+    projects = visible_projects(user)
+    if _is_whole_table(projects.query):
+        # Every repository has a project: a join with all of them would find nothing out.
+        return CodeRepository.objects.all()
+    return CodeRepository.objects.in_projects(projects.values("pk"))
 
 
 def find_project(user: Any, project_id: object) -> Any:

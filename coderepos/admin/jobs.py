@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html_join
 
-from coderepos.admin.base import ReadOnlyAdmin
-from coderepos.models import Job
+from coderepos.admin.filters import ErrorCodeFilter, NodeFilter
+from coderepos.admin.large_tables import LargeTableAdmin, id_begins
+from coderepos.models import CodeRepository, Job
 from coderepos.models.database_clock import database_now
+
+MOST_REPOSITORIES: Final = 500
+"""A search looks at the jobs of so many repositories, the newest, whose URL contains what was searched for."""
 
 
 @admin.register(Job)
-class JobAdmin(ReadOnlyAdmin):
+class JobAdmin(LargeTableAdmin):
     """Background work: the history of every repository."""
 
     list_display = (
@@ -31,13 +37,12 @@ class JobAdmin(ReadOnlyAdmin):
         "error_code",
         "created_at",
     )
-    list_filter = ("state", "kind", "error_code", "node", "created_at")
+    list_filter = ("state", ErrorCodeFilter, NodeFilter, "created_at")
     list_select_related = ("repository",)
     search_fields = ("id__startswith", "repository__git_url")
     search_help_text = "URL of the repository, or how the id of the job begins"
-    date_hierarchy = "created_at"
+    sortable_by = ("created_at",)
     ordering = ("-created_at", "id")
-    show_full_result_count = False
     fieldsets = (
         (None, {"fields": ("id", "repository", "kind", "state", "attempts", "next_attempt_at")}),
         ("Failure", {"fields": ("error_code", "error_message")}),
@@ -47,8 +52,15 @@ class JobAdmin(ReadOnlyAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
-        """Leave the sealed tokens of the repositories in the database."""
-        return Job.objects.select_related("repository").defer("repository__token_ciphertext")
+        """Read no more of the repositories than their names."""
+        columns = [field.name for field in Job._meta.concrete_fields]
+        return Job.objects.select_related("repository").only(*columns, "repository__git_url", "repository__ref")
+
+    def condition(self, word: str) -> Q:
+        """Return the jobs whose id begins with a word, or whose repository's URL contains it."""
+        repositories = CodeRepository.objects.filter(git_url__icontains=word).newest_first()
+        # A list, not a sub-query: only so both conditions follow their indexes.
+        return id_begins(word) | Q(repository__in=list(repositories.values_list("pk", flat=True)[:MOST_REPOSITORIES]))
 
     @admin.display(description="attempt")
     def attempts(self, job: Job) -> str:
@@ -61,7 +73,7 @@ class JobAdmin(ReadOnlyAdmin):
         phase: str | None = job.progress.get("phase")
         return phase
 
-    @admin.display(description="MB received", ordering="bytes_received")
+    @admin.display(description="MB received")
     def received(self, job: Job) -> str:
         """What came over the wire."""
         return f"{job.bytes_received / 10**6:.1f}"

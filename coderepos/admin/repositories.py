@@ -7,19 +7,22 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.timesince import timesince
 
 from coderepos import services
-from coderepos.admin.base import OwnedAdmin, ReadOnlyAdmin
+from coderepos.admin.base import OwnedAdmin
+from coderepos.admin.filters import ErrorCodeFilter, NodeFilter, PlatformFilter, TokenStatusFilter
+from coderepos.admin.large_tables import LargeTableAdmin, id_begins
 from coderepos.crypto.redaction import redact
 from coderepos.exceptions import CodeReposError
 from coderepos.git.substitutions import MEANINGS
 from coderepos.models import CloneStatus, CodeRepository, TokenStatus
 from coderepos.models.database_clock import database_now
+from coderepos.models.repository_queryset import SIZE_OR_LEAST
 
 STATUS_MARKS: Final = {
     CloneStatus.PENDING: "…",
@@ -31,31 +34,16 @@ STATUS_MARKS: Final = {
 }
 
 
-class TokenStatusFilter(admin.SimpleListFilter):
-    """Narrows repositories down by what is known about their tokens."""
-
-    title = "token"
-    parameter_name = "token_status"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Offer every status."""
-        return [(status.value, status.value) for status in TokenStatus]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """Return the repositories in the chosen status."""
-        return queryset.filter(**{self.parameter_name: self.value()}) if self.value() else queryset
-
-
 @admin.register(CodeRepository)
-class CodeRepositoryAdmin(ReadOnlyAdmin):
+class CodeRepositoryAdmin(LargeTableAdmin):
     """Connected repositories."""
 
     list_display = ("git_url", "host", "asked_ref", "project", "status", "token", "size", "age", "node", "error_code")
-    list_filter = ("clone_status", TokenStatusFilter, "platform", "error_code", "node", "created_at")
+    list_filter = ("clone_status", TokenStatusFilter, PlatformFilter, ErrorCodeFilter, NodeFilter, "created_at")
     list_select_related = ("project",)
     search_fields = ("git_url", "ref", "commit_id", "id__startswith")
     search_help_text = "URL, ref, commit, or how the id begins"
-    date_hierarchy = "created_at"
+    sortable_by = ("git_url", "status", "size", "age")
     ordering = ("-created_at", "id")
     actions = ("clone_again",)
     fieldsets = (
@@ -79,6 +67,11 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[CodeRepository]:
         """Leave the sealed tokens in the database."""
         return CodeRepository.objects.without_token().with_token_status()
+
+    def condition(self, word: str) -> Q:
+        """Return the repositories whose URL, ref or commit contains a word, or whose id begins with it."""
+        texts = Q(git_url__icontains=word) | Q(ref__icontains=word) | Q(commit_id__icontains=word)
+        return texts | id_begins(word)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Whoever has the permission may disconnect a repository: its row, token and jobs go, its sandbox follows."""
@@ -108,7 +101,7 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
         """Where the repository is."""
         return urlsplit(repository.git_url).hostname or "-"
 
-    @admin.display(description="ref", ordering="ref", empty_value="-")
+    @admin.display(description="ref", empty_value="-")
     def asked_ref(self, repository: CodeRepository) -> str | None:
         """What was asked for, printable."""
         return repository.shown_ref or None
@@ -118,12 +111,12 @@ class CodeRepositoryAdmin(ReadOnlyAdmin):
         """State with a mark that is seen at once."""
         return f"{STATUS_MARKS[CloneStatus(repository.clone_status)]} {repository.clone_status}"
 
-    @admin.display(description="token", ordering="token_status")
+    @admin.display(description="token")
     def token(self, repository: CodeRepository) -> str:
         """What is known about the token."""
         return TokenStatus(repository.token_status).value
 
-    @admin.display(description="MB", ordering="repository_size_mb", empty_value="-")
+    @admin.display(description="MB", ordering=SIZE_OR_LEAST, empty_value="-")
     def size(self, repository: CodeRepository) -> str | None:
         """What the clone takes on disk, or its estimate."""
         if repository.repository_size_mb is not None:

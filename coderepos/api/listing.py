@@ -1,32 +1,27 @@
-"""Pages of repositories: which ones, in which order, how many at once."""
+"""Lists of repositories: which ones, and in which order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from django.db.models import F
+from django.db.models.expressions import OrderBy
 from rest_framework import serializers
-from rest_framework.pagination import PageNumberPagination
 from rest_framework.request import Request
 
 from coderepos import access
-from coderepos.git.platforms import KNOWN_HOSTS
+from coderepos.git.platforms import PLATFORMS
 from coderepos.models import CloneStatus
-from coderepos.models.repository_queryset import CodeRepositoryQuerySet
+from coderepos.models.repository_queryset import SIZE_OR_LEAST, SIZE_OR_MOST, CodeRepositoryQuerySet
 from coderepos.services.arguments import no_control_characters
 
-PLATFORMS: Final = (*sorted({host.platform for host in KNOWN_HOSTS.values()}), "generic")
 ORDERINGS: Final = ("created_at", "updated_at", "git_url", "clone_status", "repository_size_mb")
 
-
-class RepositoryPagination(PageNumberPagination):
-    """Pages by number, of a size that the caller may choose within a bound."""
-
-    page_size = 50
-    page_query_param = "page"
-    page_size_query_param = "page_size"
-    max_page_size = 200
+_SIZE_ORDERS: Final[Mapping[str, OrderBy]] = {
+    "repository_size_mb": SIZE_OR_MOST.asc(),
+    "-repository_size_mb": SIZE_OR_LEAST.desc(),
+}
+"""Repositories without a size come last in both."""
 
 
 def _one_of(values: Iterable[str], **options: Any) -> serializers.ChoiceField:
@@ -89,7 +84,5 @@ def filter_repositories(
         repositories = repositories.filter(git_url__icontains=asked["search"])
     if "ordering" not in asked:
         return repositories.newest_first()
-    name = asked["ordering"].removeprefix("-")
-    # Databases disagree about where NULL goes, and the id makes the order of pages stable.
-    order = F(name).desc(nulls_last=True) if asked["ordering"].startswith("-") else F(name).asc(nulls_last=True)
-    return repositories.order_by(order, "id")
+    # The id makes the order of pages stable.
+    return repositories.order_by(_SIZE_ORDERS.get(asked["ordering"], asked["ordering"]), "id")

@@ -29,7 +29,8 @@ from coderepos import access, services
 from coderepos.access import Action
 from coderepos.api import formats
 from coderepos.api.errors import handle_exception
-from coderepos.api.listing import RepositoryPagination, filter_repositories
+from coderepos.api.listing import filter_repositories
+from coderepos.api.pagination import KeysetPagination
 from coderepos.api.serializers import (
     AuditEntrySerializer,
     ConnectedSerializer,
@@ -57,7 +58,7 @@ class CodeReposViewSet(GenericViewSet[Any]):
 
     permission_classes = (IsAuthenticated,)
     filter_backends = ()
-    pagination_class = RepositoryPagination
+    pagination_class = KeysetPagination
     versioning_class = None
     metadata_class = SimpleMetadata
     content_negotiation_class = DefaultContentNegotiation

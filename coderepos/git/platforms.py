@@ -44,6 +44,8 @@ KNOWN_HOSTS: Final[Mapping[str, KnownHost]] = {
 }
 """By ``host`` or ``host:port``."""
 
+PLATFORMS: Final = (*sorted({host.platform for host in KNOWN_HOSTS.values()}), "generic")
+
 TOKEN_USERS: Final = {"gitlab": "oauth2", "bitbucket": "x-token-auth", "gitea": "git", "generic": "git"}
 """User names with which the platforms accept a token as password."""
 

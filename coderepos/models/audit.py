@@ -160,7 +160,10 @@ class AuditEntry(models.Model):
         indexes = [
             models.Index(fields=["repository_id", "-created_at"], name="code_repo_audit_repository"),
             models.Index(fields=["project_id", "-created_at"], name="code_repo_audit_project"),
-            models.Index(fields=["-created_at"], name="code_repo_audit_created"),
+            models.Index(fields=["-created_at", "-id"], name="code_repo_audit_newest"),
+            models.Index(fields=["event", "-created_at"], name="code_repo_audit_event"),
+            models.Index(fields=["actor_name", "-created_at"], name="code_repo_audit_actor"),
+            models.Index(fields=["job_id"], name="code_repo_audit_job"),
         ]
 
     def __str__(self) -> str:

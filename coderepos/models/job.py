@@ -92,6 +92,19 @@ class Job(models.Model):
                 name="code_repo_jobs_turn",
             ),
             models.Index(fields=["flow"], condition=Q(state="RUNNING"), name="code_repo_jobs_running"),
+            models.Index(
+                Coalesce("next_attempt_at", "created_at"),
+                "id",
+                condition=Q(state=JobState.QUEUED.value),
+                name="code_repo_jobs_oldest_due",
+            ),
+            models.Index(fields=["heartbeat_at"], name="code_repo_jobs_heartbeat"),
+            models.Index(fields=["-created_at", "id"], name="code_repo_jobs_created"),
+            models.Index(fields=["state", "-created_at"], name="code_repo_jobs_state"),
+            models.Index(fields=["node", "-created_at"], name="code_repo_jobs_node"),
+            models.Index(
+                fields=["error_code", "-created_at"], condition=~Q(error_code=""), name="code_repo_jobs_error"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.db import models, router, transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 from django.db.models.lookups import Exact
 
@@ -24,7 +25,7 @@ from coderepos.models.database import PrimaryQuerySet
 from coderepos.models.database_clock import database_time
 from coderepos.models.error_columns import error_columns
 from coderepos.models.locking import row_transaction
-from coderepos.models.repository_queryset import CodeRepositoryQuerySet
+from coderepos.models.repository_queryset import SIZE_OR_LEAST, SIZE_OR_MOST, CodeRepositoryQuerySet
 from coderepos.models.token_status import TokenStatus
 from coderepos.models.url_change import save_with_url, set_url_fields, token_field
 from coderepos.models.worker_fields import WorkerFieldsModel
@@ -156,6 +157,15 @@ class CodeRepository(WorkerFieldsModel):
                 condition=models.Q(clone_status="COMPLETED"),
                 name="code_repos_node_used",
             ),
+            models.Index(fields=["-created_at", "id"], name="code_repos_created"),
+            models.Index(fields=["updated_at"], name="code_repos_updated"),
+            models.Index(fields=["git_url"], name="code_repos_url"),
+            models.Index(SIZE_OR_LEAST, "id", name="code_repos_size_or_least"),
+            models.Index(SIZE_OR_MOST, "id", name="code_repos_size_or_most"),
+            models.Index(fields=["platform", "-created_at"], name="code_repos_platform"),
+            models.Index(fields=["node", "clone_status", "repository_size_mb"], name="code_repos_node_sizes"),
+            models.Index(fields=["error_code", "-created_at"], condition=~Q(error_code=""), name="code_repos_error"),
+            models.Index(fields=["has_token", "token_accepted", "token_expires_at"], name="code_repos_token"),
         ]
 
     def __str__(self) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from django.db import models
+from django.db.models import Value
+from django.db.models.functions import Coalesce
 
 from coderepos.crypto.rows import SealedTokenQuerySet
 from coderepos.models.database import PrimaryQuerySet
@@ -14,6 +16,14 @@ from coderepos.models.url_change import set_url_fields
 
 if TYPE_CHECKING:
     from coderepos.models.repository import CodeRepository
+
+_SIZE: Final = models.DecimalField(max_digits=12, decimal_places=2)
+
+SIZE_OR_LEAST: Final = Coalesce("repository_size_mb", Value(-1), output_field=_SIZE)
+"""Size of a clone, less than any other where there is none: databases disagree about the place of NULL."""
+
+SIZE_OR_MOST: Final = Coalesce("repository_size_mb", Value(10**8), output_field=_SIZE)
+"""Size of a clone, more than any other where there is none."""
 
 
 class CodeRepositoryQuerySet(  # type: ignore[override]  # the plugin sees a manager of its own in each base

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Final
 
 from django.db import models
-from django.db.models import Case, Value, When
+from django.db.models import Case, Q, Value, When
 from django.db.models.functions import Now
 
 EXPIRING_DAYS: Final = 14
@@ -42,3 +42,24 @@ def token_status() -> Case:
         default=Value(TokenStatus.UNKNOWN.value),
         output_field=models.TextField(),
     )
+
+
+def has_token_status(status: TokenStatus) -> Q:
+    """Return the condition that a row's token has this status, in columns that an index knows."""
+    accepted = Q(has_token=True, token_accepted=True)
+    unused = Q(has_token=True, token_accepted=None)
+    soon = Now() + timedelta(days=EXPIRING_DAYS)
+    later = Q(token_expires_at=None) | Q(token_expires_at__gt=soon)
+    match status:
+        case TokenStatus.NONE:
+            return Q(has_token=False)
+        case TokenStatus.REFUSED:
+            return Q(has_token=True, token_accepted=False)
+        case TokenStatus.EXPIRED:
+            return (accepted | unused) & Q(token_expires_at__lte=Now())
+        case TokenStatus.EXPIRING:
+            return (accepted | unused) & Q(token_expires_at__gt=Now(), token_expires_at__lte=soon)
+        case TokenStatus.OK:
+            return accepted & later
+        case _:
+            return unused & later

@@ -118,10 +118,10 @@ def test_filters_are_described(operations: dict[tuple[str, str], dict[str, Any]]
     """What a list can be asked for is in the description; the project only where the path does not name it."""
     names = {key: {p["name"] for p in operation.get("parameters", ())} for key, operation in operations.items()}
 
-    common = {"status", "platform", "search", "ordering", "page", "page_size"}
+    common = {"status", "platform", "search", "ordering", "page", "page_size", "cursor"}
     assert names["get", "/repos"] == common | {"project"}
     assert names["get", "/projects/{project_id}/repos"] == common | {"project_id"}
-    assert names["get", "/repos/{repo_id}/jobs"] == {"repo_id", "page", "page_size"}
+    assert names["get", "/repos/{repo_id}/jobs"] == {"repo_id", "page", "page_size", "cursor"}
 
 
 def test_every_component_has_our_prefix(schema: dict[str, Any], operations: dict[Any, dict[str, Any]]) -> None:
