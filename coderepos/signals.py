@@ -1,23 +1,44 @@
-"""What a host can listen to; receivers run in the process that made the change, after its transaction."""
+"""What a host can listen to.
+
+Each is sent once, after the commit of what it tells, in the process that made the change: a web server, a worker or a
+command. One that dies at that moment sends nothing. A receiver's exception is logged, and harms nothing. The sender is
+``CodeRepository``; ids are UUIDs, the key of a project is whatever its model has.
+"""
 
 from __future__ import annotations
 
 from django.dispatch import Signal
 
 repository_connected = Signal()
-"""Sent with ``repository_id`` and ``job_id`` when a repository was accepted and its clone is queued."""
+"""Sent with ``repository_id``, ``project_id`` and ``job_id`` when a repository was accepted and its clone is queued."""
 
 repository_cloned = Signal()
-"""Sent with ``repository_id``, ``job_id`` and ``sandbox_path`` when a version was published."""
+"""Sent with ``repository_id``, ``project_id``, ``job_id``, ``sandbox_path``, ``commit_id`` and ``version``.
+
+A version was published.
+"""
+
+repository_failed = Signal()
+"""Sent with ``repository_id``, ``project_id``, ``job_id`` and ``error_code`` when a job failed for good.
+
+A repository that was COMPLETED before the job stays so, with the version that it had.
+"""
 
 repository_cancelled = Signal()
-"""Sent with ``repository_id`` and ``job_id`` when a job was cancelled by request.
+"""Sent with ``repository_id``, ``project_id`` and ``job_id`` when a job was cancelled by request.
 
 ``repository_failed`` is not sent for it. A repository that was COMPLETED before the job stays so.
 """
 
-repository_failed = Signal()
-"""Sent with ``repository_id``, ``job_id`` and ``error_code`` when a job failed for good.
+repository_cleaned = Signal()
+"""Sent with ``repository_id``, ``project_id`` and ``commit_id``, of what was cloned last.
 
-A repository that was COMPLETED before the job stays so, with the version that it had.
+A repository was cleaned: no machine has a clone of it any more.
+"""
+
+repository_disconnected = Signal()
+"""Sent with ``repository_id``, ``project_id``, ``commit_id`` and ``version`` when a repository was deleted.
+
+By a call, in the admin, or along with its project; not where rows were deleted past the ORM. Machines remove its clone
+afterwards.
 """

@@ -32,6 +32,7 @@ from coderepos.models import (
     LeaseLost,
     Node,
     ProjectMembership,
+    Purge,
     Role,
 )
 from coderepos.projects.models import Project
@@ -287,7 +288,6 @@ def test_projects_go_with_their_repositories(
     client = admin_client if is_superuser else staff("delete_project", "view_project")
     job = Job.objects.create(repository=make_repository(node="here"))
     ProjectMembership.objects.create(project=project, user=User.objects.create_user("member"))
-    Node.objects.create(name="here", swept_at=timezone.now())
     keys = [project.pk, *(Project.objects.create().pk for _ in range(count - 1))]
 
     with django_capture_on_commit_callbacks(execute=True):
@@ -297,7 +297,7 @@ def test_projects_go_with_their_repositories(
     entry = AuditEntry.objects.get(event=AuditEvent.DISCONNECTED)
     assert (entry.repository_id, entry.project_id, entry.actor_name) == (job.repository_id, str(project.pk), "")
     assert entry.details["git_url"] == job.repository.git_url
-    assert Node.objects.get().swept_at is None
+    assert list(Purge.objects.values_list("repository_id", "node")) == [(job.repository_id, "here")]
 
 
 def test_users_go_with_their_memberships(

@@ -12,7 +12,7 @@ from typing import Any, Final
 from drf_spectacular.drainage import set_override
 from drf_spectacular.extensions import OpenApiSerializerFieldExtension, OpenApiViewExtension
 from drf_spectacular.plumbing import ResolvedComponent
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.settings import api_settings
 
 from coderepos.api.health import HealthSerializer
@@ -20,8 +20,10 @@ from coderepos.api.listing import AllRepositoriesQuery, RepositoryQuery
 from coderepos.api.schema_errors import (
     CANCEL,
     CHANGE,
+    CLEAN,
     CLONE,
     CONNECT,
+    DISCONNECT,
     READ,
     REPLACE,
     WRITE,
@@ -32,6 +34,7 @@ from coderepos.api.schema_errors import (
 from coderepos.api.serializers import (
     AuditEntrySerializer,
     ChangeSerializer,
+    CleaningSerializer,
     ConnectedSerializer,
     ConnectSerializer,
     JobSerializer,
@@ -53,6 +56,7 @@ PROJECT_ID: Final = OpenApiParameter("project_id", str, OpenApiParameter.PATH, d
 for _serializer in (
     AuditEntrySerializer,
     ChangeSerializer,
+    CleaningSerializer,
     ConnectedSerializer,
     ConnectSerializer,
     ErrorDetailSerializer,
@@ -206,6 +210,21 @@ class RepositoryExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call
                 parameters=[REPO_ID],
                 request=None,
                 responses={202: JobStartedSerializer, **error_responses(CANCEL)},
+            ),
+            clean=extend_schema(
+                operation_id="coderepos_clean_repository",
+                summary="Remove the clone of a repository",
+                tags=TAGS,
+                parameters=[REPO_ID],
+                request=None,
+                responses={202: CleaningSerializer, **error_responses(CLEAN)},
+            ),
+            disconnect=extend_schema(
+                operation_id="coderepos_disconnect_repository",
+                summary="Delete a repository",
+                tags=TAGS,
+                parameters=[REPO_ID],
+                responses={204: OpenApiResponse(description="It is gone."), **error_responses(DISCONNECT)},
             ),
         )
 

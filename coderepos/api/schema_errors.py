@@ -56,6 +56,8 @@ REPLACE: Final = (
 )
 CHANGE: Final = (*CONNECT, "job_running", "invalid_state", "token_undecryptable")
 CANCEL: Final = (*WRITE, "invalid_state", "database_busy")
+CLEAN: Final = (*WRITE, "job_running", "invalid_state", "database_busy")
+DISCONNECT: Final = (*WRITE, "database_busy")
 CLONE: Final = (*WRITE, "job_running", "invalid_state", "database_busy")
 """Codes that each kind of call may answer with."""
 

@@ -239,6 +239,13 @@ class JobStartedSerializer(serializers.Serializer[Any]):
     clone_status = NamedChoiceField(CloneStatus, source="repository.clone_status")
 
 
+class CleaningSerializer(serializers.Serializer[Any]):
+    """The answer to a call that cleans a repository."""
+
+    repo_id = serializers.UUIDField(source="id")
+    clone_status = NamedChoiceField(CloneStatus)
+
+
 class JobSerializer(serializers.Serializer[Any]):
     """One entry of the history."""
 

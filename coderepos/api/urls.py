@@ -37,7 +37,9 @@ urlpatterns = [
         "repos/<str:repo_id>",
         outside_transactions(
             RepositoryViewSet.as_view(
-                {"get": "retrieve", "patch": "change"}, name="Repository", serializer_class=ChangeSerializer
+                {"get": "retrieve", "patch": "change", "delete": "disconnect"},
+                name="Repository",
+                serializer_class=ChangeSerializer,
             )
         ),
         name="repo",
@@ -58,6 +60,11 @@ urlpatterns = [
         "repos/<str:repo_id>/cancel",
         outside_transactions(RepositoryViewSet.as_view({"post": "cancel"}, name="Cancel", serializer_class=Serializer)),
         name="repo-cancel",
+    ),
+    path(
+        "repos/<str:repo_id>/clean",
+        outside_transactions(RepositoryViewSet.as_view({"post": "clean"}, name="Clean", serializer_class=Serializer)),
+        name="repo-clean",
     ),
     path("repos/<str:repo_id>/jobs", RepositoryViewSet.as_view({"get": "jobs"}, name="Jobs"), name="repo-jobs"),
     path(

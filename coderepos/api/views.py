@@ -33,6 +33,7 @@ from coderepos.api.listing import filter_repositories
 from coderepos.api.pagination import KeysetPagination
 from coderepos.api.serializers import (
     AuditEntrySerializer,
+    CleaningSerializer,
     ConnectedSerializer,
     ConnectSerializer,
     JobSerializer,
@@ -178,6 +179,16 @@ class RepositoryViewSet(CodeReposViewSet):
         """Cancel the job of a repository that is queued or running; what was published before stays."""
         job = services.cancel_repository(user=request.user, repository=self._repository())
         return Response(dict(JobStartedSerializer(job).data), status=202)
+
+    def clean(self, request: Request, **kwargs: str) -> Response:
+        """Remove the clone of a repository from the disk; its row and its token stay, and it can be cloned again."""
+        repository = services.clean_repository(user=request.user, repository=self._repository())
+        return Response(dict(CleaningSerializer(repository).data), status=202)
+
+    def disconnect(self, request: Request, **kwargs: str) -> Response:
+        """Delete a repository with its token, its history and its clone; the audit trail stays."""
+        services.disconnect_repository(user=request.user, repository=self._repository())
+        return Response(status=204)
 
     def get_object(self) -> CodeRepository:
         """Return the repository in the path, for what describes the endpoint (``OPTIONS``)."""

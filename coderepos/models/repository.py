@@ -311,6 +311,27 @@ class CodeRepository(WorkerFieldsModel):
         """FAILED or CLEANED → PENDING, by request."""
         return self._transition(RESTARTABLE, CloneStatus.PENDING, **error_columns(None))
 
+    def begin_cleaning(self) -> bool:
+        """COMPLETED or FAILED → CLEANING: readers have no version from here on, the machine its bytes for a while."""
+        return self._transition(
+            (CloneStatus.COMPLETED, CloneStatus.FAILED),
+            CloneStatus.CLEANING,
+            sandbox_path=None,
+            version="",
+            **error_columns(None),
+        )
+
+    def end_cleaning(self) -> bool:
+        """Go from CLEANING to CLEANED, when no machine has anything of it; what was cloned last stays on record."""
+        return self._transition(
+            (CloneStatus.CLEANING,),
+            CloneStatus.CLEANED,
+            node="",
+            repository_size_mb=None,
+            substitutions={},
+            substituted_paths=[],
+        )
+
     def _transition(
         self,
         sources: tuple[CloneStatus, ...],

@@ -8,6 +8,7 @@ from __future__ import annotations
 from coderepos.services import worker as worker
 from coderepos.services.cancelling import cancel_repository
 from coderepos.services.changing import change_repository
+from coderepos.services.cleaning import clean_repository
 from coderepos.services.connecting import Connection, clone_repository, connect_repository
 from coderepos.services.disconnecting import disconnect_repository, disconnecting_as
 from coderepos.services.reading import open_clone
@@ -19,6 +20,7 @@ __all__ = [
     "Status",
     "cancel_repository",
     "change_repository",
+    "clean_repository",
     "clone_repository",
     "connect_repository",
     "disconnect_repository",

@@ -25,10 +25,12 @@ def failures_logged(message: str, *arguments: object) -> Iterator[None]:
         logger.exception(message, *arguments)
 
 
-def announce(signal: Signal, **arguments: Any) -> None:
+def announce(signal: Signal, *, using: str | None = None, **arguments: Any) -> None:
     """Send a signal of :mod:`coderepos.signals` once what it tells is committed; at once outside of a transaction.
 
     An exception of a receiver is logged by Django, and reaches neither the other receivers nor the caller.
+
+    :param using: alias of the database in which the transaction is.
     """
     send = partial(signal.send_robust, sender=CodeRepository, **arguments)
-    transaction.on_commit(send, using=alias(), robust=True)
+    transaction.on_commit(send, using=using or alias(), robust=True)

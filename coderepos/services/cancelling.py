@@ -12,6 +12,7 @@ from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
 from coderepos.models.locking import busy_reported, row_transaction
 from coderepos.services.afterwards import announce
 from coderepos.services.arguments import own_copy
+from coderepos.services.purging import request_purge
 from coderepos.services.trail import require
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,13 @@ def cancel_repository(*, user: Any, repository: CodeRepository) -> Job:
             status = own_copy(repository).clone_status
             raise InvalidState(f"There is nothing to cancel: no work on this repository is under way, it is {status}.")
         AuditEntry.objects.record(AuditEvent.CANCELLED, repository=job.repository, actor=user, job_id=job.pk)
-        announce(signals.repository_cancelled, repository_id=job.repository_id, job_id=job.pk)
+        request_purge(job.repository)
+        announce(
+            signals.repository_cancelled,
+            repository_id=job.repository_id,
+            project_id=job.repository.project_id,
+            job_id=job.pk,
+        )
         job = Job.objects.select_related("repository").get(pk=job.pk)
     logger.info("job %s: cancelled", job.pk)
     return job

@@ -14,7 +14,7 @@ from coderepos.git.clone import clone
 from coderepos.git.results import CloneReport
 from coderepos.models import AuditEntry, AuditEvent, LeaseLost, Node
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import admission, leases, publication, turns
+from coderepos.services import admission, leases, publication, purging, turns
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.leases import Heartbeat, Lease
 from coderepos.services.retries import record_failure
@@ -52,6 +52,8 @@ def _run(lease: Lease, node: Node) -> str:
         _attempt(lease)
     except LeaseLost:
         logger.warning("job %s: it was cancelled, or the lease was lost; the attempt is discarded", job.pk)
+        with failures_logged("job %s: that its worker has noticed was not recorded", job.pk):
+            purging.settle(job)
         return "lost"
     except WaitingForDisk as error:
         return admission.put_back(lease, error)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 
 from coderepos import access, engine, queues, signals
 from coderepos.access import Action
@@ -35,6 +34,7 @@ from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository
 from coderepos.models.database_clock import database_time
 from coderepos.models.locking import RowHeld, busy_reported, row_transaction
 from coderepos.services import turns
+from coderepos.services.afterwards import announce
 from coderepos.services.arguments import (
     as_secret,
     check_username,
@@ -145,14 +145,11 @@ def _connect(limits: Limits, repository: CodeRepository, access_token: Secret, *
                 job_id=job.pk,
                 details={"git_url": repository.git_url, "ref": repository.ref, "size_source": report.size_source},
             )
-            transaction.on_commit(
-                partial(
-                    signals.repository_connected.send_robust,
-                    sender=CodeRepository,
-                    repository_id=repository.pk,
-                    job_id=job.pk,
-                ),
-                using=alias(),
+            announce(
+                signals.repository_connected,
+                repository_id=repository.pk,
+                project_id=repository.project_id,
+                job_id=job.pk,
             )
     except IntegrityError:
         reject_duplicate(repository)

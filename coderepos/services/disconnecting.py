@@ -7,13 +7,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
-from django.db import transaction
+from django.db import IntegrityError
+from django.db.models import F
 
+from coderepos import signals
 from coderepos.access import Action
-from coderepos.exceptions import JobRunning
-from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Node, alias
-from coderepos.models.locking import RowHeld, busy_reported, row_transaction
+from coderepos.exceptions import BUSY_SECONDS, Cancelled, DatabaseBusy, NotFound
+from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
+from coderepos.models.locking import busy_reported, row_transaction
+from coderepos.services.afterwards import announce
 from coderepos.services.arguments import own_copy
+from coderepos.services.purging import request_purge
 from coderepos.services.trail import require
 
 _actor: Final[ContextVar[Any]] = ContextVar("coderepos_actor", default=None)
@@ -21,21 +25,32 @@ _actor: Final[ContextVar[Any]] = ContextVar("coderepos_actor", default=None)
 
 @busy_reported()
 def disconnect_repository(*, user: Any, repository: CodeRepository) -> None:
-    """Delete a repository with its token and its jobs; its machine removes the sandbox within seconds.
+    """Delete a repository with its token and its jobs, in any state; its machines remove the sandbox within seconds.
 
-    A job that is running on it discards what it builds.
+    A job that is running on it ends, and removes what it built.
 
     :raises PermissionDenied: the user's role does not allow it.
-    :raises JobRunning: a worker holds the row right now.
     :raises NotFound: it was deleted.
     :raises DatabaseBusy: another transaction was in the way; nothing was changed.
     """
     require(user, Action.DELETE, repository)
     try:
         with disconnecting_as(user), row_transaction(alias()):
-            own_copy(repository).delete()
-    except RowHeld:
-        raise JobRunning from None
+            _delete(repository)
+    except IntegrityError as error:  # something that refers to it was stored meanwhile
+        raise DatabaseBusy(retry_after_seconds=BUSY_SECONDS) from error
+
+
+def _delete(repository: CodeRepository) -> None:
+    """Delete a repository, with the locks in the order in which a publication takes them.
+
+    :raises NotFound: another call deleted it.
+    """
+    for job in Job.objects.unfinished().filter(repository_id=repository.pk):
+        job.cancel(Cancelled())
+    if not CodeRepository.objects.filter(pk=repository.pk).update(updated_at=F("updated_at")):
+        raise NotFound
+    own_copy(repository).delete()
 
 
 @contextmanager
@@ -49,12 +64,12 @@ def disconnecting_as(user: Any) -> Iterator[None]:
 
 
 def record_disconnection(repository: CodeRepository, *, using: str) -> None:
-    """Audit that a repository is about to be deleted, and have its machine sweep its sandbox.
+    """Audit that a repository is about to be deleted, and have its machines remove its sandbox.
 
     A job that runs on it finds its row gone, and discards what it built. No file is touched here: a deletion must
     neither fail nor wait because of a disk, and the sandbox is often on another machine or another user's.
 
-    :param using: alias of the database that the row is deleted from; the entry is written in the same transaction.
+    :param using: alias of the database that the row is deleted from; all is written in the same transaction.
     """
     AuditEntry.objects.using(using).record(
         AuditEvent.DISCONNECTED,
@@ -62,10 +77,12 @@ def record_disconnection(repository: CodeRepository, *, using: str) -> None:
         actor=_actor.get(),
         details={"git_url": repository.git_url, "ref": repository.ref, "clone_status": repository.clone_status},
     )
-    node = repository.node
-
-    def sweep_soon() -> None:
-        Node.objects.using(using).filter(name=node).update(swept_at=None)
-
-    if node:
-        transaction.on_commit(sweep_soon, using=using, robust=True)
+    request_purge(repository, using=using)
+    announce(
+        signals.repository_disconnected,
+        using=using,
+        repository_id=repository.pk,
+        project_id=repository.project_id,
+        commit_id=repository.commit_id,
+        version=repository.version,
+    )

@@ -8,10 +8,11 @@ from typing import Final
 from coderepos import queues, signals
 from coderepos.exceptions import WorkerLost
 from coderepos.git.confinement.profiles import available_level
-from coderepos.models import CodeRepository, Flow, Job, JobState, Node
+from coderepos.models import Flow, Job, JobState
 from coderepos.models.job_states import OVERDUE_SECONDS
-from coderepos.services.afterwards import failures_logged
+from coderepos.services.afterwards import announce, failures_logged
 from coderepos.services.health.signs import read_signs
+from coderepos.services.purging import request_purge
 from coderepos.services.upkeep import register_node
 
 BATCH: Final = 100
@@ -47,10 +48,14 @@ def _expire_lease(job: Job) -> JobState | None:
         logger.warning("job %s: lease of the worker on %s expired, now %s", job.pk, job.node, state)
     if state == JobState.FAILED:
         # No later attempt will remove what this one left.
-        with failures_logged("job %s: a sweep of what it left can't be requested", job.pk):
-            Node.objects.filter(name=job.node).update(swept_at=None)
-        signals.repository_failed.send_robust(
-            sender=CodeRepository, repository_id=job.repository_id, job_id=job.pk, error_code=error.code
+        with failures_logged("job %s: a purge of what it left can't be requested", job.pk):
+            request_purge(job.repository)
+        announce(
+            signals.repository_failed,
+            repository_id=job.repository_id,
+            project_id=job.repository.project_id,
+            job_id=job.pk,
+            error_code=error.code,
         )
     return state
 

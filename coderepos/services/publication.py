@@ -23,7 +23,7 @@ from coderepos.git.results import CloneReport
 from coderepos.models import CodeRepository, JobKind, JobState, LeaseLost, alias
 from coderepos.models.locking import row_transaction
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services.afterwards import failures_logged
+from coderepos.services.afterwards import announce, failures_logged
 from coderepos.services.leases import Lease
 
 ALIGN_TRIES: Final = 3
@@ -47,11 +47,14 @@ def commit(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
     lease.persist(lambda: _write(lease, report, sandbox))
     with failures_logged("job %s: the link of the published version can't be checked", job.pk):
         align(sandbox, job.repository_id)
-    signals.repository_cloned.send_robust(
-        sender=CodeRepository,
+    announce(
+        signals.repository_cloned,
         repository_id=job.repository_id,
+        project_id=job.repository.project_id,
         job_id=job.pk,
         sandbox_path=str(sandbox.repository_path),
+        commit_id=report.build.commit_id,
+        version=version,
     )
 
 
@@ -97,9 +100,10 @@ def align(sandbox: Sandbox, repository_id: uuid.UUID) -> None:
         sandbox.activate(version)
 
 
-def _published(repository_id: uuid.UUID) -> str:
+def _published(repository_id: uuid.UUID) -> str | None:
+    """Return the version that the row names, empty without one; ``None`` if the repository was deleted."""
     rows = CodeRepository.objects.filter(pk=repository_id)
-    return rows.values_list("version", flat=True).first() or ""
+    return rows.values_list("version", flat=True).first()
 
 
 def withdraw(lease: Lease, sandbox: Sandbox) -> None:
@@ -112,7 +116,10 @@ def withdraw(lease: Lease, sandbox: Sandbox) -> None:
     with failures_logged("job %s: its unpublished version can't be removed now", job.pk):
         # In this order: what another process ended can't be published after it was asked what is published.
         has_ended = not job.is_owned()
-        if version != _published(job.repository_id):
+        published = _published(job.repository_id)
+        if published is None:
+            sandbox.remove()
+        elif version != published:
             (sandbox.retract if has_ended else sandbox.discard)(version)
 
 

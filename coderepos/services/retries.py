@@ -12,9 +12,9 @@ import math
 
 from coderepos import queues, signals
 from coderepos.exceptions import CodeReposError, RemoteAuthFailed
-from coderepos.models import AuditEvent, CodeRepository, Job, JobState, LeaseLost, alias
+from coderepos.models import AuditEvent, Job, JobState, LeaseLost, alias
 from coderepos.models.locking import row_transaction
-from coderepos.services.afterwards import failures_logged
+from coderepos.services.afterwards import announce, failures_logged
 from coderepos.services.leases import Lease
 from coderepos.services.trail import audit_failure
 
@@ -38,8 +38,12 @@ def record_failure(lease: Lease, error: CodeReposError) -> str:
         with failures_logged("job %s: the retry can't be enqueued; the upkeep will enqueue it", job.pk):
             _enqueue_retry(job)
     elif outcome == "failed":
-        signals.repository_failed.send_robust(
-            sender=CodeRepository, repository_id=job.repository_id, job_id=job.pk, error_code=error.code
+        announce(
+            signals.repository_failed,
+            repository_id=job.repository_id,
+            project_id=job.repository.project_id,
+            job_id=job.pk,
+            error_code=error.code,
         )
     return outcome
 

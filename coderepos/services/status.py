@@ -16,6 +16,7 @@ from coderepos.exceptions import NotFound, error_classes
 from coderepos.git.results import Progress
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.models.database_clock import utc_text
+from coderepos.services.purging import silent_machines
 
 _RETRYABLE: Final = {code: kind.retryable for code, kind in error_classes().items()}
 
@@ -32,6 +33,9 @@ class Status:
 
     Other flows take turns with it, whatever waits in them.
     """
+
+    silent_machines: tuple[str, ...] = ()
+    """Machines that a repository that is CLEANING waits for, and that were not seen at work lately."""
 
     @property
     def retryable(self) -> bool:
@@ -83,7 +87,7 @@ class Status:
             case CloneStatus.FAILED:
                 return "Repository could not be cloned"
             case CloneStatus.CLEANING:
-                return "Removing the clone from disk"
+                return self._cleaning()
             case _:
                 return "The clone was removed from disk; clone again to get it back"
 
@@ -100,6 +104,14 @@ class Status:
                 return f"{done}; cloning it again failed, so the earlier clone stays. {self.job.error_message}"
             case _:
                 return done
+
+    def _cleaning(self) -> str:
+        if not self.silent_machines:
+            return "Removing the clone from disk"
+        return (
+            f"Removing the clone from disk; waiting for {' and '.join(self.silent_machines)}, not seen at work for "
+            "more than a minute, to come back and do it"
+        )
 
     def _waiting(self) -> str:
         job = self.job
@@ -155,13 +167,20 @@ def status_of(repository: CodeRepository) -> Status:
 
 
 def status_of_row(repository: CodeRepository) -> Status:
-    """Return the status of a repository that was just read, in two queries at most."""
+    """Return the status of a repository that was just read, in two queries at most, or three while it is CLEANING."""
+    silent = silent_machines(repository) if repository.clone_status == CloneStatus.CLEANING else ()
     job = Job.objects.filter(repository_id=repository.pk).annotate(now=Now()).newest_first().first()
     if job is None:
-        return Status(repository=repository)
+        return Status(repository=repository, silent_machines=silent)
     now: datetime = job.now  # type: ignore[attr-defined]  # annotated
     due = job.state == JobState.QUEUED and (job.next_attempt_at is None or job.next_attempt_at <= now)
-    return Status(repository=repository, job=job, now=now, queue_position=_jobs_ahead_of(job) if due else None)
+    return Status(
+        repository=repository,
+        job=job,
+        now=now,
+        queue_position=_jobs_ahead_of(job) if due else None,
+        silent_machines=silent,
+    )
 
 
 def is_retryable(error_code: str) -> bool:

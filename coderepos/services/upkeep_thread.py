@@ -1,6 +1,6 @@
 """Rounds of upkeep: in a thread of every worker process, which never waits behind clones, or in a process of their own.
 
-Rounds touch only the database. A sweep and a look after the disk, which may hang, get a thread of their own each.
+Rounds touch only the database. A sweep, a purge and a look after the disk may hang, and get a thread of their own each.
 Exceptions in any of them are logged and end neither the worker nor the rounds, and none of these threads receives the
 signals of the main thread.
 """
@@ -24,7 +24,7 @@ from django.db import connections
 from coderepos.conf import conf
 from coderepos.exceptions import CodeReposError
 from coderepos.models import Node
-from coderepos.services import expired_leases, upkeep
+from coderepos.services import cleaning, expired_leases, purging, upkeep
 from coderepos.services.disk_upkeep import run_disk_round
 
 ROUND_SECONDS: Final = 10
@@ -41,6 +41,8 @@ SWEEP_AT_START_SECONDS: Final = upkeep.SWEEP_AFTER_SECONDS
 
 _SPREAD_SECONDS: Final = 1.5
 """Spread of the moments at which the workers of one machine wake; all but the first find the round done."""
+
+_purging: Final = threading.Lock()
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ def run_round() -> Node | None:
     if not node.begin_upkeep(every_seconds=ROUND_SECONDS):
         return None
     expired_leases.reap()
+    cleaning.finish_cleaning()
     return node
 
 
@@ -71,7 +74,7 @@ def maintain() -> str:
     """Do all upkeep of this machine that is due, sweep and disk included, and return what was done; idempotent."""
     node = run_round()
     done = f"a round of upkeep; disk: {_disk_round()}" if node else "no round, another process did it lately"
-    return f"{done}; sweep: {sweep_if_due(node or upkeep.register_node())}"
+    return f"{done}; {_purge()}; sweep: {sweep_if_due(node or upkeep.register_node())}"
 
 
 def sweep_if_due(node: Node, *, every_seconds: float = SWEEP_SECONDS) -> str:
@@ -106,6 +109,8 @@ def run_rounds(
         pause_seconds = every_seconds
         with _errors_logged():
             if node := run_round():
+                if purging.is_needed(node):
+                    _start_thread(_run_purge, "purge")
                 if node.begin_sweep(every_seconds=sweep_every_seconds):
                     _start_thread(_run_sweep, "sweep")
                 sweep_every_seconds = SWEEP_SECONDS
@@ -116,6 +121,26 @@ def run_rounds(
                 # Wake when the next round is due: the process that did the last one may be dead by then.
                 age_seconds = upkeep.register_node().upkeep_age_seconds()
                 pause_seconds = max(0.0, every_seconds - age_seconds)
+
+
+def _purge() -> str:
+    """Purge what is requested of this machine, unless this process is at it; it may hang on a disk."""
+    if not _purging.acquire(blocking=False):
+        return "purge: still at it"
+    try:
+        done = purging.purge(upkeep.register_node())
+        cleaning.finish_cleaning()
+    except CodeReposError as error:
+        logger.critical("The sandbox root %s can't be purged: %s", conf.SANDBOX_BASE_PATH, error.code)
+        return error.code
+    finally:
+        _purging.release()
+    return done
+
+
+def _run_purge() -> None:
+    with _errors_logged():
+        logger.info("purge: %s", _purge())
 
 
 def _run_sweep() -> None:

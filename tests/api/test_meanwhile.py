@@ -301,7 +301,7 @@ def test_writer_that_is_in_the_way(
 
 
 @pytest.mark.usefixtures("remote")
-@pytest.mark.parametrize("name", ["connect", "clone", "change", "token", "disconnect"])
+@pytest.mark.parametrize("name", ["connect", "clone", "change", "token", "cancel", "clean", "disconnect"])
 def test_writer_that_is_in_the_way_of_code_of_the_host(
     developer: User, stored: CodeRepository, request: pytest.FixtureRequest, name: str
 ) -> None:
@@ -318,6 +318,8 @@ def test_writer_that_is_in_the_way_of_code_of_the_host(
         "clone": lambda: services.clone_repository(**about),
         "change": lambda: services.change_repository(**about, depth=5),
         "token": lambda: services.replace_token(**about, access_token=TOKEN),
+        "cancel": lambda: services.cancel_repository(**about),
+        "clean": lambda: services.clean_repository(**about),
         "disconnect": lambda: services.disconnect_repository(**about),
     }
 

@@ -15,7 +15,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
 
 from coderepos.api.pagination import KeysetPagination
-from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, ProjectMembership
+from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, ProjectMembership, Purge, Role
 from coderepos.projects.models import Project
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
 from tests.support.database import connection
@@ -489,3 +489,35 @@ def test_viewers_may_not_cancel(client_of: ClientOf, viewer: User, make_reposito
     assert client_of(User.objects.create_user("a-stranger")).post(path).status_code == 404
     job.refresh_from_db()
     assert job.state == "QUEUED"
+
+
+def test_maintainers_clean_and_delete(client_of: ClientOf, make_repository: MakeRepository) -> None:
+    """The answers say what is under way, and afterwards that it is gone."""
+    repository = make_repository(clone_status=CloneStatus.COMPLETED, sandbox_path="/s", version="one", node="here")
+    maintainer = User.objects.create_user("maintainer")
+    ProjectMembership.objects.create(project=repository.project, user=maintainer, role=Role.MAINTAINER)
+    client, path = client_of(maintainer), f"{ADDRESS}/repos/{repository.pk}"
+
+    cleaned = client.post(f"{path}/clean")
+    assert (cleaned.status_code, cleaned.json()) == (202, {"repo_id": str(repository.pk), "clone_status": "CLEANING"})
+    assert client.get(path).json()["sandbox_path"] is None
+    assert client.post(f"{path}/clean").json()["detail"]["error"] == "job_running"
+
+    deleted = client.delete(path)
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert client.get(path).status_code == client.delete(path).status_code == 404
+    assert set(Purge.objects.values_list("repository_id", "node")) == {(repository.pk, "here")}
+
+
+@pytest.mark.parametrize(("method", "path"), [("post", "/clean"), ("delete", "")])
+def test_developers_neither_clean_nor_delete(
+    api: APIClient, client_of: ClientOf, make_repository: MakeRepository, method: str, path: str
+) -> None:
+    """It takes a maintainer; who may not see the repository gets a 404."""
+    repository = make_repository(clone_status=CloneStatus.COMPLETED)
+    address = f"{ADDRESS}/repos/{repository.pk}{path}"
+
+    assert getattr(api, method)(address).json()["detail"]["error"] == "permission_denied"
+    assert getattr(client_of(User.objects.create_user("a-stranger")), method)(address).status_code == 404
+    repository.refresh_from_db()
+    assert repository.clone_status == CloneStatus.COMPLETED

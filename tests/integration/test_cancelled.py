@@ -1,4 +1,4 @@
-"""A clone of a server that drips is cancelled: its processes end within seconds, and nothing of it stays."""
+"""A clone of a server that drips is cancelled, cloned, cleaned and deleted: each time nothing of it stays."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from django.contrib.auth.models import User
 
-from coderepos.models import Job, JobState
+from coderepos import services
+from coderepos.models import CodeRepository, Job, JobState, Purge
 from coderepos.projects.models import Project
 from tests.integration.conftest import ACCESS_TOKEN, StartCluster
 from tests.integration.test_killed import clones_of, is_alive
@@ -67,3 +69,31 @@ def test_cancelled_clone(
         assert api.post(f"/repos/{repo_id}/clone", {}).status == 202
         assert api.wait_for(repo_id, "COMPLETED", "FAILED")["clone_status"] == "COMPLETED"
         assert is_alive(worker)
+
+
+@pytest.mark.slow
+def test_cleaned_and_deleted_clone(
+    api: Api,
+    user: User,
+    project: Project,
+    git_root: Path,
+    git_server: GitServer,
+    code_settings: Callable[..., dict[str, Any]],
+    start_cluster: StartCluster,
+) -> None:
+    """The upkeep of the cluster removes every byte, and after a deletion every directory."""
+    make_repository(git_root / "source")
+    values = code_settings(git_server)
+    body = {"git_url": git_server.url("source"), "access_token": ACCESS_TOKEN, "project_id": str(project.pk)}
+    repo_id = api.post("/connect", body).body["repo_id"]
+    sandbox = Path(values["SANDBOX_BASE_PATH"], str(project.pk), repo_id)
+    root = User.objects.create_superuser("root")
+
+    with start_cluster(values):
+        api.wait_for(repo_id, "COMPLETED")
+        repository = services.clean_repository(user=root, repository=CodeRepository.objects.get(pk=repo_id))
+        api.wait_for(repo_id, "CLEANED")
+        assert not any(path.is_file() for path in sandbox.rglob("*"))
+        services.disconnect_repository(user=root, repository=repository)
+        wait_until(lambda: not sandbox.exists(), seconds=40, what="the end of the sandbox")
+        wait_until(lambda: not Purge.objects.exists(), seconds=40, what="the confirmation")

@@ -24,6 +24,8 @@ from coderepos.models import (
     JobKind,
     JobState,
     LeaseLost,
+    Node,
+    Purge,
     get_project_model,
 )
 from coderepos.sandbox.sandbox import Sandbox
@@ -129,6 +131,14 @@ def test_running_job_leaves_nothing(
     job.refresh_from_db()
     assert (job.state, job.repository.clone_status) == (JobState.CANCELLED, CloneStatus.FAILED)
     assert not files_below(engine.sandbox_of(repository).path)
+    # The worker has noticed, so that the next request waits for nobody.
+    assert services.worker.maintain()
+    assert not Purge.objects.exists()
+    services.clean_repository(user=root, repository=repository)
+    services.worker.maintain()
+    Node.objects.update(upkeep_at=None)
+    services.worker.maintain()
+    assert CodeRepository.objects.get().clone_status == CloneStatus.CLEANED
 
 
 def test_update_leaves_what_was_published(repository: CodeRepository, root: Any, server: GitServer) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,8 +19,8 @@ from pytest_django import Settings
 
 from coderepos import engine, services
 from coderepos.crypto.secret import Secret
-from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, Node, get_project_model
-from coderepos.services import upkeep
+from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, get_project_model
+from coderepos.services import purging
 from tests.support.cluster import wait_until
 from tests.support.git import git, make_repository
 from tests.support.programs.interrupted import STEPS
@@ -151,21 +150,15 @@ def test_frozen_worker_that_wakes_after_another_one_published(step: str, job: Jo
 
 
 @pytest.mark.parametrize("step", ["before the link", "before the transaction"])
-def test_last_attempt_that_dies_is_swept(step: str, job: Job, interrupted: Interrupted) -> None:
-    """Where no attempt follows, the reaper asks for a sweep, which puts the link back and removes the rest."""
+def test_last_attempt_that_dies_is_purged(step: str, job: Job, interrupted: Interrupted) -> None:
+    """Where no attempt follows, the reaper asks for a purge, which puts the link back and removes the rest."""
     Job.objects.filter(pk=job.pk).update(max_attempts=1)
     job.refresh_from_db()
-    node = services.worker.register_node()
-    node.begin_sweep(every_seconds=0)
     interrupted.run_to(step, signal.SIGKILL)
     expire_lease(job)
     services.worker.reap()
 
-    assert Node.objects.get(pk=node.pk).swept_at is None
-    time.sleep(0.1)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(upkeep, "SWEEP_AFTER_SECONDS", 0.05)
-        services.worker.sweep()
+    assert purging.purge(services.worker.register_node()) == "1 of 1 purged"
 
     repository = CodeRepository.objects.get(pk=job.repository_id)
     sandbox = engine.sandbox_of(repository)

@@ -56,18 +56,21 @@ def expire_lease(job: Job) -> None:
     Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
 
 
-def test_last_failure_is_signalled_though_the_clean_up_fails(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Receivers are told that a job has failed even if a sweep can't be requested."""
+def test_last_failure_is_signalled_though_the_clean_up_fails(
+    job: Job, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
+) -> None:
+    """Receivers are told that a job has failed even if a purge can't be requested."""
     Job.objects.filter(pk=job.pk).update(max_attempts=1)
     claimed = Job.objects.claim(job.pk, node="gone")
     assert claimed is not None
     expire_lease(job)
     heard = mock.Mock()
     signals.repository_failed.connect(heard)
-    monkeypatch.setattr(expired_leases, "Node", mock.Mock(**{"objects.filter.side_effect": OperationalError}))
+    monkeypatch.setattr(expired_leases, "request_purge", mock.Mock(side_effect=OperationalError))
 
     try:
-        assert expired_leases._expire_lease(claimed) == JobState.FAILED
+        with django_capture_on_commit_callbacks(execute=True):
+            assert expired_leases._expire_lease(claimed) == JobState.FAILED
     finally:
         signals.repository_failed.disconnect(heard)
 
