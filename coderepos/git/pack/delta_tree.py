@@ -12,19 +12,21 @@ from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from hashlib import sha1
 from typing import Final
-from zlib import decompress
 
 from coderepos.exceptions import InflatedTooLarge, RemoteProtocolError
 from coderepos.git.limits import Limits
 from coderepos.git.pack.delta import DELTA_OVERHEAD_BYTES, LARGE_BYTES, apply_delta, apply_delta_in_pieces
 from coderepos.git.pack.object_links import Links
-from coderepos.git.pack.pack_file import CACHE_OVERHEAD_BYTES, ID_BYTES, REF_DELTA, TREE, TYPE_NAMES, Pack
+from coderepos.git.pack.pack_file import ID_BYTES, REF_DELTA, TREE, TYPE_NAMES, Pack
 
 _STACK_BYTES: Final = 32 * 10**6
 """Most content that the bases on the stack of a walk take."""
 
 _TREE_CACHE_BYTES: Final = 16 * 10**6
 """Most memory that recently built tree objects take."""
+
+_CACHE_OVERHEAD_BYTES: Final = 150
+"""Fixed overhead charged per cached object: a bytes object and its entry in a dictionary."""
 
 
 class _BaseData:
@@ -147,9 +149,9 @@ class DeltaTree:
         ):
             self._cached_trees[position] = data
             self._cached_order.append(position)
-            self._cached_bytes += len(data) + CACHE_OVERHEAD_BYTES
+            self._cached_bytes += len(data) + _CACHE_OVERHEAD_BYTES
             while self._cached_bytes > _TREE_CACHE_BYTES:
-                self._cached_bytes -= len(self._cached_trees.pop(self._cached_order.popleft())) + CACHE_OVERHEAD_BYTES
+                self._cached_bytes -= len(self._cached_trees.pop(self._cached_order.popleft())) + _CACHE_OVERHEAD_BYTES
 
     def _count_rebuilt(self, data: bytes) -> None:
         self._rebuilt_bytes += len(data) + DELTA_OVERHEAD_BYTES
@@ -246,12 +248,9 @@ class DeltaTree:
 
     def _apply(self, position: int, base: bytes) -> bytes:
         pack, result_bytes = self._pack, self._pack.sizes[position]
-        delta = pack.deltas.pop(position, None)
-        if delta is None:
-            if max(len(base), result_bytes) > LARGE_BYTES:
-                return apply_delta_in_pieces(base, pack.inflated(position), result_bytes=result_bytes)
-            delta = decompress(pack.compressed(position))
-        return apply_delta(base, delta, result_bytes=result_bytes)
+        if max(len(base), result_bytes) > LARGE_BYTES:
+            return apply_delta_in_pieces(base, pack.inflated(position), result_bytes=result_bytes)
+        return apply_delta(base, pack.delta(position), result_bytes=result_bytes)
 
 
 def _has_duplicate(pack: Pack, base_ids: set[bytes]) -> bool:

@@ -92,31 +92,26 @@ class Links:
 class SharedLinks:
     """Shared memory in which a forked process passes on the links that it found.
 
-    :param known: the links that this process knows already.
     :param objects: number of objects in the pack.
     """
 
-    def __init__(self, known: Links, objects: int) -> None:
-        self._known: Final = known
+    def __init__(self, objects: int) -> None:
         # Pages that are never written take no memory.
         self._memory: Final = mmap(-1, _COUNTS.size + ID_BYTES * (objects + _MORE_IDS))
 
     def store(self, found: Links) -> None:
-        """Store the links that are not known yet; called in the forked process."""
-        known = self._known
-        sets = (found.blobs - known.blobs, found.trees - known.trees, found.commits - known.commits)
-        packed = [b"".join([one for one in ids if one is not None]) for ids in sets]
+        """Store the links; called in the forked process."""
+        packed = [b"".join([one for one in ids if one]) for ids in (found.blobs, found.trees, found.commits)]
         self._memory.write(_COUNTS.pack(found.is_broken, *map(len, packed)))
         for ids in packed:
             self._memory.write(ids)
 
-    def collect(self) -> None:
+    def add_to(self, links: Links) -> None:
         """Add what the forked process stored."""
-        known = self._known
         is_broken, *sizes = _COUNTS.unpack(self._memory.read(_COUNTS.size))
-        for ids, size in zip((known.blobs, known.trees, known.commits), sizes, strict=True):
+        for ids, size in zip((links.blobs, links.trees, links.commits), sizes, strict=True):
             ids.update(split_ids(self._memory.read(size)))
-        known.is_broken = known.is_broken or is_broken
+        links.is_broken = links.is_broken or is_broken
         self._memory.close()
 
 

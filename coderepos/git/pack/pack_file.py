@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator
-from mmap import mmap
+from contextlib import suppress
+from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Final
 from zlib import decompress, decompressobj
 
@@ -22,9 +23,6 @@ ID_BYTES: Final = 20
 EMPTY_TREE: Final = bytes.fromhex("4b825dc642cb6eb9a060e54bf8d69288fbee4904")
 """Id of the tree without entries, which Git knows without storing it."""
 
-CACHE_OVERHEAD_BYTES: Final = 150
-"""Fixed overhead charged per cached object: a bytes object and its entry in a dictionary."""
-
 READ_BYTES: Final = 1 << 18
 """Most bytes that are read at once."""
 
@@ -33,7 +31,10 @@ PIECE_BYTES: Final = 1 << 20
 
 
 class Pack:
-    """The table of entries, one column per attribute, and a cache of object contents.
+    """The table of entries, one column per attribute, and a cache of what they contain.
+
+    The cache is one block of memory, which a forked process only reads. Objects in their stead would have reference
+    counts, and their pages would be copied.
 
     :param file_descriptor: of the pack file, open for reading and writing.
     """
@@ -60,12 +61,13 @@ class Pack:
         """Base ids of the deltas in :attr:`ref_deltas`, 20 bytes each."""
         self.ref_deltas: Final = array("I")
         """Positions of the deltas whose bases are given by id."""
-        self.deltas: Final[dict[int, bytes]] = {}
-        """Cached deltas, inflated, by position."""
-        self.cached_objects: Final[dict[int, bytes]] = {}
-        """Cached trees and blobs that are not deltas, by position: they serve as bases and are written to disk."""
         self.cached_bytes = 0
-        """Memory that both caches take."""
+        """Size of all that was ever cached: deltas, and trees and blobs to be used as bases or written to disk."""
+        self.evicted_bytes = 0
+        """How much of it, from its start, is cached no longer."""
+        self.cache_ends: Final = array("Q", [0])
+        """Where what was cached of each entry ends, after where the first one starts; of some that is nothing."""
+        self._cache = mmap(-1, 1)
         self.trailer = b""
         """SHA-1 of the pack."""
         self.inflated_bytes = 0
@@ -74,6 +76,8 @@ class Pack:
         """Size of the largest object read so far."""
         self.result_bytes = 0
         """Size of the results of all deltas read so far."""
+        self.delta_count = 0
+        """Number of these deltas."""
 
     @property
     def size_bytes(self) -> int:
@@ -83,40 +87,41 @@ class Pack:
     def __len__(self) -> int:
         return len(self.kinds)
 
-    def allocate(self, objects: int) -> None:
-        """Allocate the ids of this many objects."""
+    def allocate(self, objects: int, *, cache_bytes: int) -> None:
+        """Allocate the ids of this many objects, and the cache; pages that are never written take no memory."""
         self.ids = mmap(-1, objects * ID_BYTES or 1)
         self.total = objects
+        self._cache = _private_memory(cache_bytes or 1)
 
     def object_id(self, position: int) -> bytes:
         """Return the id of an object."""
         return self.ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES]
 
-    def cache_delta(self, position: int, delta: bytes) -> None:
-        """Cache an inflated delta."""
-        self.deltas[position] = delta
-        self.cached_bytes += len(delta) + CACHE_OVERHEAD_BYTES
+    def cache(self, data: bytes) -> None:
+        """Cache the content, or the inflated delta, of the entry that is being read."""
+        self._cache.write(data)
+        self.cached_bytes += len(data)
 
-    def cache_object(self, position: int, data: bytes) -> None:
-        """Cache the content of an object that is not a delta."""
-        self.cached_objects[position] = data
-        self.cached_bytes += len(data) + CACHE_OVERHEAD_BYTES
-
-    def evict(self, positions: range) -> None:
-        """Drop these from the caches; they are read again from the file when needed."""
-        for cache in (self.deltas, self.cached_objects):
-            for position in positions:
-                data = cache.pop(position, None)
-                if data is not None:
-                    self.cached_bytes -= len(data) + CACHE_OVERHEAD_BYTES
+    def evict(self, end: int) -> None:
+        """Drop the entries before this position from the cache; they are read again from the file when needed."""
+        rest = self._cache[self.cache_ends[end] - self.evicted_bytes : self.cached_bytes - self.evicted_bytes]
+        self._cache = _private_memory(len(self._cache))
+        self._cache.write(rest)
+        self.evicted_bytes = self.cache_ends[end]
 
     def undeltified(self, position: int) -> bytes:
         """Return the content of an object that is not a delta."""
-        data = self.cached_objects.get(position)
-        if data is None:
-            # The scan has checked the size.
-            data = decompress(self.compressed(position), bufsize=self.sizes[position] or 1)
-        return data
+        # The scan has checked the size.
+        return self._cached(position) or decompress(self.compressed(position), bufsize=self.sizes[position] or 1)
+
+    def delta(self, position: int) -> bytes:
+        """Return an inflated delta."""
+        return self._cached(position) or decompress(self.compressed(position))
+
+    def _cached(self, position: int) -> bytes:
+        """Return what is cached of an entry."""
+        start = self.cache_ends[position] - self.evicted_bytes
+        return self._cache[start : self.cache_ends[position + 1] - self.evicted_bytes] if start >= 0 else b""
 
     def compressed(self, position: int) -> bytes:
         """Return the zlib stream of an entry, read from the file."""
@@ -132,3 +137,11 @@ class Pack:
             while rest:
                 yield stream.decompress(rest, PIECE_BYTES)
                 rest = stream.unconsumed_tail
+
+
+def _private_memory(size_bytes: int) -> mmap:
+    memory = mmap(-1, size_bytes, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    # Fewer page faults; not every kernel has huge pages.
+    with suppress(OSError):
+        memory.madvise(MADV_HUGEPAGE)
+    return memory

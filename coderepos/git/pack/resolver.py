@@ -18,8 +18,11 @@ from coderepos.git.pack.pack_file import Pack
 from coderepos.git.pack.stream_order import OutOfOrder, StreamOrder
 from coderepos.git.process.fork import Forked, cores
 
-_MIN_BATCH_WORK: Final = 12 * 10**6
-"""Least work that is worth forking for, about 15 ms; counted in bytes, with ``DELTA_OVERHEAD_BYTES`` for each delta."""
+_MIN_BATCH_WORK: Final = 40 * 10**6
+"""Least work that is worth forking for, about 50 ms: after a fork, both processes copy each page that they write to.
+
+Work is counted in bytes, with ``DELTA_OVERHEAD_BYTES`` for each delta.
+"""
 
 _MAX_BATCH_WORK: Final = 160 * 10**6
 """Most work of one batch, so that the last one ends soon after the pack."""
@@ -41,7 +44,7 @@ class Resolver:
         self._stream_order: Final = StreamOrder(pack, self.links)
         self._is_viable = True
         self._taken = 0
-        self._taken_result_bytes = 0
+        self._taken_work = 0
         self._batch: tuple[Forked, range, SharedLinks] | None = None
         self._deferred: Final[list[range]] = []
 
@@ -77,7 +80,7 @@ class Resolver:
             delta_tree.resolve_by_id(links)
             return
         while self._taken < len(pack) and self._stream_order_viable():
-            if (work := self._pending_work()) >= 2 * _MIN_BATCH_WORK and self._may_start_batch():
+            if (work := self._pending_work()) >= _MIN_BATCH_WORK and self._may_start_batch():
                 self._start_batch(min(work // 2, _MAX_BATCH_WORK))
             self._resolve_here(self._take(_STEP_WORK))
         self._collect()
@@ -103,11 +106,11 @@ class Resolver:
 
     def _pending_work(self) -> int:
         pack = self._pack
-        return pack.result_bytes - self._taken_result_bytes + DELTA_OVERHEAD_BYTES * len(pack.deltas)
+        return pack.result_bytes + DELTA_OVERHEAD_BYTES * pack.delta_count - self._taken_work
 
     def _start_batch(self, max_work: int) -> None:
         pack, positions = self._pack, self._take(max_work)
-        shared = SharedLinks(self.links, pack.total)
+        shared = SharedLinks(pack.total)
 
         def resolve() -> None:
             links = Links(pack.total)
@@ -115,7 +118,7 @@ class Resolver:
             shared.store(links)
 
         self._batch = Forked(resolve), positions, shared
-        pack.evict(positions)
+        pack.evict(positions.stop)
 
     def _collect(self) -> None:
         """Wait for the second process, and defer its batch where it failed: the end finds out why."""
@@ -123,7 +126,7 @@ class Resolver:
             process, positions, shared = self._batch
             self._batch = None
             if process.succeeded():
-                shared.collect()
+                shared.add_to(self.links)
             else:
                 self._defer(positions)
 
@@ -141,10 +144,10 @@ class Resolver:
         """Take the next range of positions, with about this much work and at least one position."""
         bases, sizes = self._pack.bases, self._pack.sizes
         first = end = self._taken
-        while end < len(bases) and max_work > 0:
+        last_work = self._taken_work + max_work
+        while end < len(bases) and self._taken_work < last_work:
             if bases[end] >= 0:
-                max_work -= sizes[end] + DELTA_OVERHEAD_BYTES
-                self._taken_result_bytes += sizes[end]
+                self._taken_work += sizes[end] + DELTA_OVERHEAD_BYTES
             end += 1
         self._taken = end
         return range(first, end)

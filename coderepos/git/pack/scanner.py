@@ -23,7 +23,6 @@ from coderepos.git.limits import Limits
 from coderepos.git.pack.delta import delta_sizes
 from coderepos.git.pack.pack_file import (
     BLOB,
-    CACHE_OVERHEAD_BYTES,
     ID_BYTES,
     OFS_DELTA,
     PIECE_BYTES,
@@ -79,7 +78,7 @@ class PackScanner:
         :raises LimitExceeded: the subclass for the limit that was exceeded.
         """
         total = self._header()
-        self._pack.allocate(total)
+        self._pack.allocate(total, cache_bytes=self._limits.delta_memory_bytes)
         self._entries(total)
         self._trailer()
         self._on_progress(total, total)
@@ -118,6 +117,7 @@ class PackScanner:
         ids, kinds, offsets = pack.ids, pack.kinds, pack.offsets
         add_header_length, add_kind, add_base = pack.header_lengths.append, kinds.append, pack.bases.append
         add_size, add_crc, add_offset = pack.sizes.append, pack.crcs.append, offsets.append
+        add_cache_end = pack.cache_ends.append
         on_tree_or_commit = self._on_tree_or_commit
         max_object_bytes, delta_cache_bytes = limits.object_bytes, limits.delta_memory_bytes
         object_cache_bytes = delta_cache_bytes // 2  # the rest is for deltas
@@ -176,13 +176,13 @@ class PackScanner:
                     self._at = at
                     crc = self._inflate_rest(stream, size - len(data), crc, digest.update)
                     buffer, view, at, base_offset = self._buffer, self._view, self._at, self._buffer_offset
-                elif TREE <= kind <= BLOB and pack.cached_bytes + size + CACHE_OVERHEAD_BYTES <= object_cache_bytes:
-                    pack.cache_object(position, data)
+                elif TREE <= kind <= BLOB and pack.cached_bytes + size <= pack.evicted_bytes + object_cache_bytes:
+                    pack.cache(data)
                 ids[position * ID_BYTES : position * ID_BYTES + ID_BYTES] = digest.digest()
                 if kind <= TREE:
                     on_tree_or_commit(position, kind, data if is_whole else None)
             else:
-                is_cached = pack.cached_bytes + size + CACHE_OVERHEAD_BYTES <= delta_cache_bytes
+                is_cached = pack.cached_bytes + size <= pack.evicted_bytes + delta_cache_bytes
                 if not is_whole:
                     pieces = [data]
                     self._at = at
@@ -191,17 +191,19 @@ class PackScanner:
                     buffer, view, at, base_offset = self._buffer, self._view, self._at, self._buffer_offset
                     data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
                 if is_cached:
-                    pack.cache_delta(position, data)
+                    pack.cache(data)
                 size = delta_sizes(data)[1]
                 if size > max_object_bytes:
                     raise ObjectTooLarge(figure=size, limit=max_object_bytes)
                 pack.result_bytes += size
+                pack.delta_count += 1
                 if base >= 0:
                     kind = kinds[base]
             add_crc(crc)
             add_kind(kind)
             add_base(base)
             add_size(size)
+            add_cache_end(pack.cached_bytes)
             if size > pack.largest_bytes:
                 pack.largest_bytes = size
             start = at

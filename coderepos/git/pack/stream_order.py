@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from hashlib import sha1
 from typing import Final
-from zlib import decompress
 
 from coderepos.git.pack.delta import DELTA_OVERHEAD_BYTES, apply_delta
 from coderepos.git.pack.object_links import Links
@@ -54,7 +53,7 @@ class StreamOrder:
         """
         pack, cached, cache, add_links = self._pack, self._cached, self._cache, self._links.add
         new_digest = sha1(usedforsecurity=False).copy
-        bases, kinds, sizes, ids, deltas = pack.bases, pack.kinds, pack.sizes, pack.ids, pack.deltas
+        bases, kinds, sizes, ids, delta = pack.bases, pack.kinds, pack.sizes, pack.ids, pack.delta
         for position in positions:
             base_position = bases[position]
             if base_position < 0:
@@ -62,10 +61,7 @@ class StreamOrder:
             base = cached.get(base_position)
             if base is None:
                 base = self._rebuild(base_position)
-            delta = deltas.pop(position, None)
-            if delta is None:
-                delta = decompress(pack.compressed(position))
-            data = apply_delta(base, delta, result_bytes=sizes[position])
+            data = apply_delta(base, delta(position), result_bytes=sizes[position])
             kind = kinds[position]
             digest = new_digest()
             digest.update(_TYPE_HEADS[kind] % len(data))
@@ -105,6 +101,6 @@ class StreamOrder:
         data = base
         while chain:
             position = chain.pop()
-            data = apply_delta(data, decompress(pack.compressed(position)), result_bytes=sizes[position])
+            data = apply_delta(data, pack.delta(position), result_bytes=sizes[position])
             self._cache(position, data)
         return data
