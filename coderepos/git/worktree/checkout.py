@@ -29,7 +29,7 @@ _OTHER_DESCRIPTORS: Final = 50
 _FILE_OVERHEAD_BYTES: Final = 10_000
 """Fixed overhead charged per file: creating one takes as long as inflating so many bytes."""
 
-_MIN_SHARED_WORK: Final = 20_000_000
+_MIN_SHARED_WORK: Final = 50_000_000
 """Least work that is worth forking for; counted in bytes, with ``_FILE_OVERHEAD_BYTES`` for each file."""
 
 _MAX_LINKS_BYTES: Final = 16 * 10**6  # of all targets, which stay in memory until all links are known
