@@ -132,6 +132,22 @@ def test_a_chain_of_twenty_thousand_deltas_is_resolved(tmp_path: Path) -> None:
     assert index_of(forwards) == git_index(forwards, tmp_path)
 
 
+@pytest.mark.parametrize("delta_memory", [32_000_000, 20_000, 0])
+def test_what_is_evicted_is_read_from_the_file(history: Path, delta_memory: int) -> None:
+    """Every entry is the same whether it is cached, was evicted, or never had room."""
+    with scanned(packed(history, "--delta-base-offset"), Limits(delta_memory_bytes=delta_memory)) as pack:
+
+        def entries() -> list[bytes]:
+            return [pack.delta(one) if base >= 0 else pack.undeltified(one) for one, base in enumerate(pack.bases)]
+
+        cached = entries()
+        for end in (0, 1, len(pack) // 3, len(pack) // 3, len(pack)):
+            pack.evict(end)
+            assert pack.evicted_bytes == pack.cache_ends[end]
+            assert entries() == cached
+        assert pack.evicted_bytes == pack.cached_bytes
+
+
 @pytest.mark.parametrize("cores", [1, 2])
 def test_two_processes_make_the_same_index(
     history: Path, tmp_path: Path, cores: int, monkeypatch: pytest.MonkeyPatch
