@@ -60,7 +60,7 @@ def job(server: GitServer, settings: Settings, tmp_path: Path) -> Job:
     return Job.objects.create(repository=repository, max_attempts=2)
 
 
-def allow(settings: Settings, **values: float | None) -> None:
+def allow(settings: Settings, **values: float | str | None) -> None:
     """Change settings of the app."""
     settings.CODEREPOS = {**settings.CODEREPOS, **values}
 
@@ -177,8 +177,9 @@ def test_machine_shows_its_disk(job: Job, settings: Settings) -> None:
     assert node.disk_measured_at is not None
 
 
-def test_hung_disk_stops_no_upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hung_disk_stops_no_upkeep(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> None:
     """Rounds go on, and do not gather threads that wait for the same disk."""
+    allow(settings, SANDBOX_BASE_PATH=str(tmp_path / "repos"))
     hangs, began, rounds = threading.Event(), [0], [0]
 
     def hang(_: Any) -> Any:
