@@ -142,6 +142,12 @@ class AppSettings:
     QUEUE: str = setting(
         "coderepos.queues.django_q.DjangoQ", Text(), "Dotted path of the class that notifies the workers."
     )
+    QUEUE_BACKEND: str = setting(
+        "default", Text(), "Alias in `TASKS` of the backend that works for this app, where `QUEUE` is Django's tasks."
+    )
+    QUEUE_NAME: str = setting(
+        "", Text(), "Name of the queue that the workers of this app serve, where `QUEUE` is Django's tasks or Celery."
+    )
     QUEUE_CLUSTER: str = setting(
         "",
         Text(),

@@ -6,9 +6,9 @@ E011 a token field without the field of its key (crypto.fields)             E012
 E013 tables that belong to another project model (check --database)         E014 one database
 E015 proxy                E016 name of the cluster    E017 database of the queue  E018 queue
 E019 limits of tenants
-E020 to E029 keys         W030 to W037 Q_CLUSTER      W040 insecure hosts   W042 isolation       W043 log redaction
+E020 to E029 keys         W030 to W039 queue          W040 insecure hosts   W042 isolation       W043 log redaction
 W044 password of a proxy  W045 temporary directory  W046 SQLite           W047 isolation of level 1
-W048 cache of one process
+W048 cache of one process W049 time-out of Redis      E050 a queue without workers
 """
 
 from __future__ import annotations

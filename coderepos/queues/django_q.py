@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from multiprocessing import parent_process
 from typing import Any, Final
 
 from django.conf import settings
@@ -100,7 +101,8 @@ class DjangoQ(Queue):
         """Call ``receiver`` in every worker of our cluster that starts."""
 
         def start(**_: Any) -> None:
-            if _cluster() in (None, Conf.CLUSTER_NAME):
+            # A cluster that runs its tasks in the process that enqueues them has no workers.
+            if _cluster() in (None, Conf.CLUSTER_NAME) and parent_process() is not None:
                 receiver()
 
         post_spawn.connect(start, weak=False, dispatch_uid="coderepos.worker_start")
@@ -135,6 +137,7 @@ def settings_in_force() -> dict[str, Any]:
         "catch_up": Conf.CATCH_UP,
         "orm": Conf.ORM,
         "sync": Conf.SYNC,
+        "may_hang": _is_redis() and "socket_timeout" not in str(Conf.REDIS),
     }
     if _cluster() in (None, Conf.CLUSTER_NAME):
         return values
@@ -144,6 +147,11 @@ def settings_in_force() -> dict[str, Any]:
         values["queue_limit"] = own["workers"] ** 2
     # What is read where a task is sent, or one for all clusters, stays that of the host.
     return {**values, **{name: value for name, value in own.items() if name in values and name not in ("orm", "sync")}}
+
+
+def _is_redis() -> bool:
+    """Return whether Redis is the broker, which it is where no other one is named."""
+    return not any((Conf.BROKER_CLASS, Conf.IRON_MQ, Conf.SQS, Conf.ORM, Conf.MONGO))
 
 
 def _cluster() -> str | None:

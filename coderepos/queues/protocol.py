@@ -38,8 +38,8 @@ class Problem:
 class QueueFacts:
     """What a queue says of itself right now."""
 
-    reachable: bool
-    """Whether the broker answered."""
+    reachable: bool | None
+    """Whether the broker answered; ``None`` where the queue cannot tell."""
 
     waiting: int | None
     """Tasks that wait for a worker, the host's own included; ``None`` where the queue cannot tell."""
@@ -62,7 +62,10 @@ class Queue(Protocol):
         ...
 
     def enqueue_at(self, name: TaskName, key: uuid.UUID, when: datetime) -> bool:
-        """Send a task to a worker at ``when``, an aware time, or return ``False``: the upkeep will do it then."""
+        """Send a task to a worker at ``when``, or return ``False``: the upkeep will do it then.
+
+        :param when: aware, or naive where the host's ``USE_TZ`` is off.
+        """
         return False
 
     def periodic(self, tasks: Mapping[TaskName, timedelta]) -> bool:
@@ -107,7 +110,7 @@ class Queue(Protocol):
         :param is_stopping: whether the workers were told to stop; may be asked in any process.
         :raises RuntimeError: they cannot start.
         """
-        raise NotImplementedError
+        raise RuntimeError(self.why_no_workers())
 
     def is_cluster(self) -> bool:
         """Return whether this process runs tasks, or is one that all processes which do are forked from."""

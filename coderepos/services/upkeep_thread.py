@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import parent_process
 from time import sleep as _sleep
 from typing import Final
 
@@ -52,9 +51,7 @@ def start_worker() -> None:
 
     The first round comes after :data:`FIRST_ROUND_SECONDS`.
     """
-    # A queue that runs its tasks in the process that enqueues them does not have workers.
-    if parent_process() is not None:
-        _start_thread(run_rounds, "upkeep")
+    _start_thread(run_rounds, "upkeep")
 
 
 def run_round() -> Node | None:

@@ -100,6 +100,7 @@ def test_cluster_of_its_own(job: Job, settings: Settings, monkeypatch: pytest.Mo
     started = []
     monkeypatch.setattr(services.worker, "start_worker", lambda: started.append(Conf.CLUSTER_NAME))
     monkeypatch.setattr(process, "close_process", lambda: None)
+    monkeypatch.setattr(django_q, "parent_process", lambda: "the guard of the cluster")
     settings.CODEREPOS = {**settings.CODEREPOS, "QUEUE_CLUSTER": "code"}
     with transaction.atomic(using=ALIAS):
         queues.enqueue(job)

@@ -20,6 +20,7 @@ from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import SandboxRefused
 from coderepos.models import CodeRepository, Job, JobState, Node, get_project_model
+from coderepos.queues import django_q
 from coderepos.services import upkeep, upkeep_thread
 from tests.support.database import ALIAS, connection
 
@@ -81,6 +82,7 @@ def test_whatever_a_start_hook_raises_is_logged(
         raise error
 
     monkeypatch.setattr(services.worker, "start_worker", fail)
+    monkeypatch.setattr(django_q, "parent_process", lambda: "the guard of the cluster")
 
     post_spawn.send(sender="django_q", proc_name="worker")
 

@@ -72,10 +72,17 @@ class HostProject:
     @contextmanager
     def running(self, *arguments: str, **environment: str) -> Iterator[None]:
         """Run a command such as ``qcluster`` in a session of its own for the length of a ``with`` block."""
-        log = self.folder / f"{arguments[0]}.log"
-        with log.open("ab") as output:
+        command = [sys.executable, "manage.py", *arguments]
+        with self.running_program(command, log=f"{arguments[0]}.log", **environment):
+            yield
+
+    @contextmanager
+    def running_program(self, command: list[str], *, log: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run any program in a session of its own for the length of a ``with`` block; ``log`` is a file's name."""
+        path = self.folder / log
+        with path.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "manage.py", *arguments],
+                command,
                 cwd=self.folder,
                 env={**self.environment, **environment},
                 stdin=subprocess.DEVNULL,
@@ -84,9 +91,9 @@ class HostProject:
                 start_new_session=True,
             )
         try:
-            yield
+            yield process
         except BaseException:
-            print(log.read_text(errors="replace")[-4_000:])
+            print(path.read_text(errors="replace")[-4_000:])
             raise
         finally:
             process.send_signal(signal.SIGTERM)

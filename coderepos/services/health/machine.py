@@ -22,11 +22,12 @@ _TRIAL_TEXT: Final = "sealed and opened to try the key"
 def queue_findings() -> Iterator[Finding]:
     """Yield one finding for each of ``queue`` and ``schedules``."""
     facts = queues.current().facts()
-    if not facts.reachable:
+    if facts.reachable is False:
         yield failing("queue", "the broker does not answer")
         return
     waiting = "an unknown number of" if facts.waiting is None else str(facts.waiting)
-    yield ok("queue", f"the broker answers, {waiting} tasks wait", waiting=facts.waiting)
+    broker = "the broker answers" if facts.reachable else "the queue does not tell whether its broker answers"
+    yield ok("queue", f"{broker}, {waiting} tasks wait", waiting=facts.waiting)
     missing = list(facts.missing_periodic)
     if missing:
         yield failing("schedules", f"{' and '.join(missing)} are not there: run migrate", missing=missing)
