@@ -506,3 +506,55 @@ def test_admin_passes_its_checks() -> None:
 
     assert len(ours) == len(MODELS)
     assert [message for one in ours for message in one.check()] == []
+
+
+ACTIONS = {"cancel": ("1 cancelled.", "FAILED"), "clean": ("1 being cleaned.", "CLEANING")}
+
+
+def act(client: Client, action: str, *rows: CodeRepository, **values: str) -> Any:
+    """Post an action for repositories, and return the page that follows."""
+    data = {"action": action, "_selected_action": [str(row.pk) for row in rows], **values}
+    return client.post(reverse("admin:coderepos_coderepository_changelist"), data, follow=True)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_cancelling_and_cleaning_are_confirmed(
+    admin_client: Client, make_repository: MakeRepository, action: str
+) -> None:
+    """The first page names what would happen to what; the form on it does that, and tells what could not be done."""
+    status = "PENDING" if action == "cancel" else "COMPLETED"
+    wanted, other = make_repository(clone_status=status), make_repository(clone_status="CLEANED", ref="<b>")
+    if action == "cancel":
+        Job.objects.create(repository=wanted)
+
+    asked = act(admin_client, action, wanted, other)
+    html = asked.content.decode()
+
+    assert asked.context["title"] in ("Cancel what is under way", "Remove clones from disk")
+    assert (wanted.git_url in html, "&lt;b&gt;" in html, TOKEN in html) == (True, True, False)
+    wanted.refresh_from_db()
+    assert wanted.clone_status == status
+    fields = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', html.split("<ul>")[-1])
+    assert {value for name, value in fields if name == "_selected_action"} == {str(wanted.pk), str(other.pk)}
+
+    done = act(admin_client, action, wanted, other, confirmed="yes")
+
+    texts = sorted(str(message) for message in done.context["messages"])
+    assert texts[0] == ACTIONS[action][0]
+    assert texts[1].startswith("1 not ")
+    wanted.refresh_from_db()
+    assert wanted.clone_status == ACTIONS[action][1]
+    assert AuditEntry.objects.get().actor_name == "admin"
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_cancelling_and_cleaning_need_permission_and_role(make_repository: MakeRepository, action: str) -> None:
+    """Who may only look gets nowhere; who may change rows here needs a role in the project too."""
+    repository = make_repository(clone_status=CloneStatus.COMPLETED)
+    act(staff("view_coderepository"), action, repository, confirmed="yes")
+    User.objects.all().delete()
+    refused = act(staff("view_coderepository", "change_coderepository"), action, repository, confirmed="yes")
+
+    assert "Your role in this project" in str(next(iter(refused.context["messages"])))
+    repository.refresh_from_db()
+    assert repository.clone_status == CloneStatus.COMPLETED

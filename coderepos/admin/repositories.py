@@ -1,12 +1,11 @@
-"""Connected repositories, to read, to clone again and to disconnect."""
+"""Connected repositories, to read, to clone again, to cancel, to clean and to disconnect."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
@@ -17,8 +16,8 @@ from coderepos import services
 from coderepos.admin.base import OwnedAdmin
 from coderepos.admin.filters import ErrorCodeFilter, NodeFilter, PlatformFilter, TokenStatusFilter
 from coderepos.admin.large_tables import LargeTableAdmin, id_begins
+from coderepos.admin.repository_actions import cancel, clean, clone_again
 from coderepos.crypto.redaction import redact
-from coderepos.exceptions import CodeReposError
 from coderepos.git.substitutions import MEANINGS
 from coderepos.models import CloneStatus, CodeRepository, TokenStatus
 from coderepos.models.database_clock import database_now
@@ -45,7 +44,7 @@ class CodeRepositoryAdmin(LargeTableAdmin):
     search_help_text = "URL, ref, commit, or how the id begins"
     sortable_by = ("git_url", "status", "size", "age")
     ordering = ("-created_at", "id")
-    actions = ("clone_again",)
+    actions = (clone_again, cancel, clean)
     fieldsets = (
         (
             None,
@@ -88,7 +87,7 @@ class CodeRepositoryAdmin(LargeTableAdmin):
             super().delete_queryset(request, queryset)
 
     def has_clone_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may clone again, as far as the role in the project allows it too."""
+        """Whether the user may clone again, cancel and clean, as far as the role in the project allows it too."""
         return request.user.has_perm("coderepos.change_coderepository")
 
     @admin.display(description="username")
@@ -150,19 +149,3 @@ class CodeRepositoryAdmin(LargeTableAdmin):
         """Link to what was done with the repository and its token."""
         address = reverse("admin:coderepos_auditentry_changelist", current_app=self.admin_site.name)
         return format_html('<a href="{}?repository_id__exact={}">Audit trail</a>', address, repository.pk)
-
-    @admin.action(description="Clone again", permissions=["clone"])
-    def clone_again(self, request: HttpRequest, queryset: QuerySet[CodeRepository]) -> None:
-        """Queue another clone of every selected repository that may have one."""
-        queued, refusals = 0, Counter[str]()
-        for repository in queryset:
-            try:
-                services.clone_repository(user=request.user, repository=repository)
-            except CodeReposError as error:
-                refusals[error.message] += 1
-            else:
-                queued += 1
-        if queued:
-            self.message_user(request, f"{queued} queued to be cloned again.", messages.SUCCESS)
-        for message, count in refusals.items():
-            self.message_user(request, f"{count} not queued: {message}", messages.WARNING)
