@@ -10,9 +10,11 @@ import time
 from enum import IntEnum
 from typing import Final
 
+from django.db.models import Exists, OuterRef
+
 from coderepos import queues
 from coderepos.git.confinement.linux import die_with_parent
-from coderepos.models import Job
+from coderepos.models import Flow, Job
 
 DEADLINE_SECONDS: Final = 10
 """How long a look may take."""
@@ -28,10 +30,10 @@ class Seen(IntEnum):
 
     NOTHING_DUE = 0
     DUE = 10
-    """A job has been due for long, though it may wait for others of its project that run."""
+    """A job has been due for long, though it may have to wait for others of its flow that run."""
 
-    DUE_AND_ALONE = 11
-    """A job has been due for long, and nothing else of its project runs, so that no limit can hold it up."""
+    CLAIMABLE = 11
+    """A job has been due for long, and its flow runs fewer than it may, so that any worker can claim it."""
 
     UNREACHABLE = 12
     """The database or the broker refuses, hangs, or has no tables yet."""
@@ -86,5 +88,5 @@ def _ask() -> Seen:
         return Seen.NOTHING_DUE
     if not queues.current().facts().reachable:
         return Seen.UNREACHABLE
-    projects = Job.objects.with_recent_heartbeat().values("repository__project")
-    return Seen.DUE_AND_ALONE if due.exclude(repository__project__in=projects).exists() else Seen.DUE
+    of_flow = due.filter(flow=OuterRef("key"))
+    return Seen.CLAIMABLE if Flow.objects.with_free_slot().filter(Exists(of_flow)).exists() else Seen.DUE

@@ -166,7 +166,7 @@ class Supervisor:
             return False
         if workers.stalled_seconds < STALL_SECONDS:
             return False
-        return self._seen == Seen.DUE_AND_ALONE or workers.died_free
+        return self._seen == Seen.CLAIMABLE or workers.died_free
 
 
 class _Cluster:

@@ -45,9 +45,13 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_words_say_it(client: Client) -> None:
-    """Anonymous callers learn whether jobs get done, and nothing else; no cache keeps it."""
+def test_two_words_say_it(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """Anonymous callers learn whether jobs get done, and nothing else; no cache keeps it, and the log has why, once."""
     failing = client.get(URL)
+    assert client.get(URL).status_code == 503
+    assert [(record.name, record.message) for record in caplog.records if record.levelname == "ERROR"] == [
+        ("coderepos.services.health.pulse", "Health: no worker is alive")
+    ]
     Node.objects.create(name="worker-1")
     pulse._forget()
     healthy = client.get(URL)

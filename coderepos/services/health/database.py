@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -12,20 +12,26 @@ from django.db.models.functions import Now
 
 from coderepos.conf import conf
 from coderepos.models import Job, Node, alias, tables_exist
+from coderepos.models.disk import waiting_for_disk
 from coderepos.models.job_states import OVERDUE_SECONDS
 from coderepos.models.node import ALIVE_SECONDS
 from coderepos.services.health.finding import Finding, failing, ok, warning
 from coderepos.services.health.signs import Signs, read_signs
 
+_GB: Final = 10**9
+
 LAPSED_SECONDS: Final = 60
 """A lease that expired this long ago should have been noticed by six rounds of upkeep."""
+
+LONG_WAIT_SECONDS: Final = 900
+"""A job that waited this long for room on a disk does not get it by itself."""
 
 FORGOTTEN_AFTER: Final = timedelta(days=1)
 """A machine that was silent for longer is taken to be gone on purpose."""
 
 
 def database_findings() -> Iterator[Finding]:
-    """Yield one finding for each of ``database``, ``transactions``, ``jobs``, ``leases``, ``upkeep`` and ``nodes``."""
+    """Yield ``database``, ``transactions``, ``jobs``, ``leases``, ``upkeep``, ``room``, and a ``node`` a machine."""
     if not tables_exist():
         yield failing("database", "the tables are not there: run migrate")
         return
@@ -35,6 +41,7 @@ def database_findings() -> Iterator[Finding]:
     yield _jobs(signs)
     yield _leases()
     yield _upkeep(signs)
+    yield _room()
     yield from _nodes()
 
 
@@ -82,20 +89,43 @@ def _upkeep(signs: Signs) -> Finding:
     return failing("upkeep", f"{text}: no worker is alive", age_seconds=seconds)
 
 
+def _room() -> Finding:
+    waiting = waiting_for_disk()
+    since = waiting.annotate(age=_age("waits_for_disk_since")).values_list("age", flat=True).first()
+    if since is None:
+        return ok("room", "no job waits for room on a disk", waiting=0)
+    seconds, count = round(since.total_seconds()), waiting.count()
+    text = f"{count} jobs wait for room on a disk, the first of them for {_span(seconds)}"
+    level = warning if seconds > LONG_WAIT_SECONDS else ok
+    return level("room", text, waiting=count, longest_seconds=seconds)
+
+
 def _nodes() -> Iterator[Finding]:
     seen = Node.objects.filter(last_seen__gte=Now() - FORGOTTEN_AFTER)
-    for name, isolation_level, age in seen.values_list("name", "isolation_level", _age("last_seen")):
-        yield _node(name, isolation_level, round(age.total_seconds()))
+    for node in seen.annotate(age=_age("last_seen")).values():
+        yield _node(node)
 
 
-def _node(name: str, isolation_level: int, seconds: int) -> Finding:
-    values = {"node": name, "age_seconds": seconds, "isolation_level": isolation_level}
-    text = f"{name}: seen {_span(seconds)} ago, isolation level {isolation_level}"
+def _node(node: Mapping[str, Any]) -> Finding:
+    seconds, level = round(node["age"].total_seconds()), node["isolation_level"]
+    values = {"node": node["name"], "age_seconds": seconds, "isolation_level": level, **_disk_values(node)}
+    text = f"{node['name']}: seen {_span(seconds)} ago, isolation level {level}{_disk_text(node)}"
     if seconds > ALIVE_SECONDS:
         return warning("node", f"{text}; its workers are gone, and what only it has can't be read", **values)
-    if isolation_level < conf.SANDBOX_MIN_LEVEL:
+    if level < conf.SANDBOX_MIN_LEVEL:
         return failing("node", f"{text}, below SANDBOX_MIN_LEVEL: nothing is cloned there", **values)
     return ok("node", text, **values)
+
+
+def _disk_values(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: node[name] for name in ("disk_used_bytes", "disk_budget_bytes", "disk_free_bytes")}
+
+
+def _disk_text(node: Mapping[str, Any]) -> str:
+    if node["disk_free_bytes"] is None:
+        return ""
+    budget = "" if node["disk_budget_bytes"] is None else f" of {node['disk_budget_bytes'] / _GB:.1f}"
+    return f", {node['disk_used_bytes'] / _GB:.1f}{budget} GB used, {node['disk_free_bytes'] / _GB:.1f} free"
 
 
 def _age(column: str) -> ExpressionWrapper[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from coderepos import engine, queues
@@ -12,6 +13,7 @@ from coderepos.crypto.keyring import keyring
 from coderepos.crypto.message import Context
 from coderepos.exceptions import CodeReposError
 from coderepos.models import Node
+from coderepos.sandbox.space import space_of
 from coderepos.services.health.finding import Finding, failing, ok, warning
 
 _GB: Final = 10**9
@@ -71,22 +73,23 @@ def root_findings() -> Iterator[Finding]:
 
 
 def disk_findings() -> Iterator[Finding]:
-    """Yield one finding, ``disk``: the space that is left where this machine clones to."""
-    path = conf.SANDBOX_BASE_PATH
-    try:
-        disk = os.statvfs(path)
-    except FileNotFoundError:
+    """Yield one finding, ``disk``: what is free where this machine clones to, measured now."""
+    path = Path(conf.SANDBOX_BASE_PATH)
+    if not os.path.lexists(path):
         yield ok("disk", f"there is no {path} on this machine")
         return
-    free_bytes = disk.f_bavail * disk.f_frsize
-    values = {"free_bytes": free_bytes, "free_inodes": disk.f_favail}
-    text = f"{free_bytes / _GB:.1f} GB are free at {path}"
-    # Some file systems have no fixed number of inodes, and say zero of zero.
-    used_up = disk.f_files and not disk.f_favail
-    if used_up or free_bytes < conf.max_repo_size_bytes:
-        reason = "no inode is left" if used_up else f"no room for a repository of {conf.MAX_REPO_SIZE_MB:g} MB"
-        yield failing("disk", f"{text}: {reason}", **values)
-    elif free_bytes < disk.f_blocks * disk.f_frsize // 20:
-        yield warning("disk", f"{text}, less than a twentieth", **values)
+    try:
+        space = space_of(path)
+    except CodeReposError as error:
+        yield failing("disk", f"{path}: {error.code}: {error.message}")
+        return
+    floor_bytes = space.floor_bytes(conf.sandbox_free_bytes)
+    values = {"free_bytes": space.free_bytes, "floor_bytes": floor_bytes, "free_inodes": space.free_inodes}
+    text = f"{space.free_bytes / _GB:.1f} GB are free at {path}"
+    if space.free_inodes == 0 or space.free_bytes < floor_bytes / 10:
+        yield failing("disk", f"{text}: nothing can be written soon", **values)
+    elif space.lacks_inodes or space.free_bytes < floor_bytes:
+        lack = "few inodes" if space.lacks_inodes else f"less than the {floor_bytes / _GB:.1f} that stay free"
+        yield warning("disk", f"{text}, {lack}: clones wait", **values)
     else:
         yield ok("disk", text, **values)

@@ -35,7 +35,9 @@ class _Question:
     """One question to the database, asked by a thread of its own."""
 
     def __init__(self) -> None:
-        self.healthy = False
+        self.fault: str | None = "the database does not answer"
+        """What is wrong, or ``None``."""
+
         self._asked_at: Final = time.monotonic()
         self._answered: Final = threading.Event()
         self._thread: Final = threading.Thread(target=self._ask, name="coderepos-health", daemon=True)
@@ -54,10 +56,10 @@ class _Question:
 
     def _ask(self) -> None:
         try:
-            self.healthy = read_signs().healthy
+            self.fault = read_signs().fault
         except Exception as error:
             # The name alone: the text of a database may hold the names of hosts and users.
-            logger.warning("Health is not known: %s", type(error).__name__)
+            self.fault = f"the database fails: {type(error).__name__}"
         finally:
             self._answered.set()
             connections.close_all()
@@ -70,6 +72,7 @@ class Pulse:
         self._lock: Final = threading.Lock()
         self._newest: _Question | None = None
         self._lost: list[_Question] = []
+        self._told: str | None = None
 
     def is_healthy(self) -> bool:
         """Return whether workers are there and take what is due; false where that isn't known in time."""
@@ -78,7 +81,14 @@ class Pulse:
         except RuntimeError:  # no further thread
             return False
         question.wait()
-        return question.healthy
+        self._tell(question.fault)
+        return question.fault is None
+
+    def _tell(self, fault: str | None) -> None:
+        with self._lock:
+            before, self._told = self._told, fault
+        if fault != before:
+            logger.log(logging.ERROR if fault else logging.INFO, "Health: %s", fault or "jobs get done")
 
     def _question(self) -> _Question:
         with self._lock:

@@ -26,9 +26,11 @@ class Signs:
         return self.job_overdue and not self.job_reported
 
     @property
-    def healthy(self) -> bool:
-        """Whether workers are there, and take what is due."""
-        return (self.node_alive or self.job_reported) and not self.stand_still
+    def fault(self) -> str | None:
+        """What keeps jobs from getting done, or ``None`` where workers are there and take what is due."""
+        if not (self.node_alive or self.job_reported):
+            return "no worker is alive"
+        return "jobs are due, and no worker is at any" if self.stand_still else None
 
 
 def read_signs() -> Signs:
