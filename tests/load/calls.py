@@ -90,7 +90,7 @@ def work_calls(filled: Filled) -> Iterator[Call]:
     yield Call("upkeep tick", services.worker.reap, changes=True)
     node = Node.objects.get(name=NODE)
     yield Call("disk round", lambda: services.worker.run_disk_round(node), changes=True)
-    yield Call("health, short", lambda: read_signs().healthy)
+    yield Call("health, short", lambda: read_signs().fault)
     yield Call("health, whole", lambda: list(database_findings()))
 
 
