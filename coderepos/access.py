@@ -15,7 +15,8 @@ from django.utils.module_loading import import_string
 
 from coderepos.conf import ConfigurationError, conf
 from coderepos.exceptions import NotFound, PermissionDenied, Throttled
-from coderepos.models import CodeRepository, ProjectMembership, Role, alias, get_project_model
+from coderepos.models import CodeRepository, Job, ProjectMembership, Role, alias, get_project_model
+from coderepos.models.job_queryset import JobQuerySet
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
 
 
@@ -64,7 +65,7 @@ class MembershipPolicy:
             return projects.none()
         if user.is_superuser:
             return projects
-        return projects.filter(pk__in=ProjectMembership.objects.filter(user_id=user.pk).values("project_id"))
+        return projects.filter(code_repo_members__user_id=user.pk)
 
     def allows(self, user: Any, action: Action, project_id: Any) -> bool:
         """Return whether the role of ``user`` in the project allows ``action``."""
@@ -135,6 +136,14 @@ def visible_repositories(user: Any) -> CodeRepositoryQuerySet:
         # Every repository has a project: a join with all of them would find nothing out.
         return CodeRepository.objects.all()
     return CodeRepository.objects.in_projects(projects.values("pk"))
+
+
+def visible_jobs(user: Any) -> JobQuerySet:
+    """Return the jobs of the repositories that ``user`` may see."""
+    projects = visible_projects(user)
+    if _is_whole_table(projects.query):
+        return Job.objects.all()
+    return Job.objects.filter(repository__project__in=projects.values("pk"))
 
 
 def find_project(user: Any, project_id: object) -> Any:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db.models.functions import Now
 from django.test import Client
 from django.urls import reverse
 from model_bakery import baker
@@ -14,6 +15,7 @@ from model_bakery import baker
 from coderepos.admin import large_tables
 from coderepos.crypto.secret import Secret
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, JobState, Node, TokenStatus, bounded_paginator
+from coderepos.models.token_status import token_status_at
 from coderepos.projects.models import Project
 
 pytestmark = pytest.mark.django_db
@@ -124,8 +126,8 @@ def test_later_pages(admin_client: Client, repositories: list[CodeRepository], m
     ]
 
 
-def test_token_filter_agrees_with_the_column(admin_client: Client, repositories: list[CodeRepository]) -> None:
-    """Every repository is found under the status that it shows, and under no other."""
+def test_all_ways_to_a_token_status_agree(admin_client: Client, repositories: list[CodeRepository]) -> None:
+    """Every repository is found under the status that it shows, and under no other; Python says the same."""
     now = datetime.now(UTC)
     ends = [None, now - timedelta(days=1), now + timedelta(days=1), now + timedelta(days=99)]
     rows = [(has, accepted, end) for has in (True, False) for accepted in (True, False, None) for end in ends]
@@ -146,7 +148,8 @@ def test_token_filter_agrees_with_the_column(admin_client: Client, repositories:
     }
 
     expected: dict[str, set[Any]] = {status: set() for status in TokenStatus.values}
-    for one in CodeRepository.objects.with_token_status():
+    for one in CodeRepository.objects.with_token_status().annotate(now=Now()):
         expected[one.token_status].add(one.pk)
+        assert token_status_at(one, vars(one)["now"]) == one.token_status
     assert shown == expected
     assert all(expected.values())

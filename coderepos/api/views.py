@@ -47,7 +47,7 @@ from coderepos.conf import conf
 from coderepos.exceptions import NotFound
 from coderepos.models import AuditEntry, CodeRepository, Job
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
-from coderepos.services.status import status_of_row
+from coderepos.services.status import Status, find_status
 from coderepos.services.trail import require
 
 ASKING_ACTIONS: Final = ("connect", "change", "replace")
@@ -157,7 +157,7 @@ class RepositoryViewSet(CodeReposViewSet):
 
     def status(self, request: Request, **kwargs: str) -> Response:
         """Say what happens to a repository now, and why."""
-        return Response(dict(StatusSerializer(status_of_row(self._repository())).data))
+        return Response(dict(StatusSerializer(self._status()).data))
 
     def jobs(self, request: Request, **kwargs: str) -> Response:
         """List the jobs of a repository, the newest first."""
@@ -209,6 +209,9 @@ class RepositoryViewSet(CodeReposViewSet):
         if repository is None:
             raise NotFound
         return repository
+
+    def _status(self) -> Status:
+        return find_status(repository_id(self.kwargs["repo_id"]), visible_to=self.request.user)
 
     def _page(self, serializer_class: type[Any], rows: Any) -> Response:
         return self.get_paginated_response(serializer_class(self.paginate_queryset(rows), many=True).data)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Final, Protocol
 
 from django.db import models
 from django.db.models import Case, Q, Value, When
@@ -29,6 +29,14 @@ class TokenStatus(models.TextChoices):
 
     UNKNOWN = "unknown"
     """It has not been used yet."""
+
+
+class TokenRow(Protocol):
+    """The columns that say what is known about a token."""
+
+    has_token: bool
+    token_accepted: bool | None
+    token_expires_at: datetime | None
 
 
 def token_status() -> Case:
@@ -63,3 +71,17 @@ def has_token_status(status: TokenStatus) -> Q:
             return accepted & later
         case _:
             return unused & later
+
+
+def token_status_at(row: TokenRow, now: datetime) -> TokenStatus:
+    """Return the status of a token at ``now``, a time that was read along with its row."""
+    ends_at = row.token_expires_at
+    if not row.has_token:
+        return TokenStatus.NONE
+    if row.token_accepted is False:
+        return TokenStatus.REFUSED
+    if ends_at is not None and ends_at <= now:
+        return TokenStatus.EXPIRED
+    if ends_at is not None and ends_at <= now + timedelta(days=EXPIRING_DAYS):
+        return TokenStatus.EXPIRING
+    return TokenStatus.OK if row.token_accepted else TokenStatus.UNKNOWN

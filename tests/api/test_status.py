@@ -8,7 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
@@ -273,3 +275,38 @@ def test_complete_repository_tells_of_its_update(
     body = status_of(api, repository)
 
     assert (body["clone_status"], body["progress_message"]) == ("COMPLETED", sentence)
+
+
+@pytest.mark.parametrize("status", CloneStatus.values)
+@pytest.mark.parametrize("state", JobState.values)
+@pytest.mark.parametrize("kind", [JobKind.CLONE, JobKind.UPDATE])
+def test_it_costs_few_queries(
+    developer: User,
+    make_repository: MakeRepository,
+    django_assert_num_queries: DjangoAssertNumQueries,
+    status: str,
+    state: str,
+    kind: str,
+) -> None:
+    """One for all that is shown, one for the place in the queue, and one for the machines that have yet to clean."""
+    repository = make_repository(clone_status=status)
+    Job.objects.create(repository=repository, kind=kind, state=state, progress={"phase": "receiving"})
+    api = APIClient()
+    api.force_authenticate(developer)
+
+    with django_assert_num_queries(1 + (state == JobState.QUEUED) + (status == CloneStatus.CLEANING)):
+        status_of(api, repository)
+
+
+def test_same_body_with_and_without_a_job(api: APIClient, make_repository: MakeRepository) -> None:
+    """What is read along with a job, and what is read without one, says the same of the repository."""
+    values = {"clone_status": CloneStatus.COMPLETED, "token_accepted": True, "repository_size_mb": Decimal("1.5")}
+    without, having = make_repository(**values), make_repository(**values)
+    job = Job.objects.create(repository=having, state=JobState.SUCCEEDED)
+    CodeRepository.objects.update(updated_at=datetime(2026, 1, 15, tzinfo=UTC))
+    of_the_job = {"repo_id", "task_id", "max_attempts"}
+
+    bodies = [status_of(api, one) for one in (without, having)]
+
+    assert bodies[1]["task_id"] == str(job.pk)
+    assert all(bodies[0][key] == bodies[1][key] for key in bodies[0].keys() - of_the_job)
