@@ -135,6 +135,11 @@ class AppSettings:
         Text(),
         "Dotted path of the function that says what a project and a user may use, and how large its share is.",
     )
+    RETENTION: str = setting(
+        "coderepos.retention.keep_all",
+        Text(),
+        "Dotted path of the function that says which clones of a project may be removed without being asked.",
+    )
     CONNECT_RATE_PER_USER: str = setting("60/hour", Rate(), "How often one user may connect.")
     CONNECT_RATE_PER_PROJECT: str = setting(
         "200/hour", Rate(), "How often repositories may be connected in one project."

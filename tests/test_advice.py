@@ -268,6 +268,8 @@ SAME_ADVICE = {
     "remote_error": "remote_auth_failed",
     "throttled": "encryption_unavailable",
     "database_busy": "encryption_unavailable",
+    "evicted": "sandbox_missing",
+    "expired": "sandbox_missing",
     "remote_moved": "remote_not_found",
     "remote_certificate": "url_not_allowed",
     "remote_protocol_error": "remote_not_found",

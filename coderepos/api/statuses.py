@@ -41,6 +41,8 @@ STATUS: Final[Mapping[str, int]] = {
     "sandbox_unavailable": 503,
     "sandbox_root_missing": 503,
     "sandbox_missing": 409,
+    "evicted": 409,
+    "expired": 409,
     "out_of_memory": 503,
     "worker_lost": 503,
     "token_undecryptable": 409,

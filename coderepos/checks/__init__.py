@@ -9,6 +9,7 @@ E019 limits of tenants
 E020 to E029 keys         W030 to W039 queue          W040 insecure hosts   W042 isolation       W043 log redaction
 W044 password of a proxy  W045 temporary directory  W046 SQLite           W047 isolation of level 1
 W048 cache of one process W049 time-out of Redis      E050 a queue without workers
+W051 budget of the disk   E052 retention
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from django.utils.module_loading import import_string
 
 from coderepos.access import parse_rate
 from coderepos.checks.deployment import check_deployment
-from coderepos.checks.messages import error
+from coderepos.checks.messages import error, warning
 from coderepos.checks.project import check_one_database, check_project_model, check_project_tables
 from coderepos.checks.queue import check_queue
 from coderepos.checks.types import is_dict, wrong_types
@@ -66,6 +67,7 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
         *_wrong_paths(),
         *_wrong_policy(),
         *_wrong_limits(),
+        *_wrong_disk_rules(),
     ]
 
 
@@ -130,6 +132,19 @@ def _wrong_limits() -> Iterator[checks.CheckMessage]:
         return
     if not callable(limits):
         yield error(19, f"{conf.LIMITS} is not a function.", "See coderepos.limits.default_limits.")
+
+
+def _wrong_disk_rules() -> Iterator[checks.CheckMessage]:
+    try:
+        rules = import_string(conf.RETENTION)
+    except ImportError as problem:
+        yield error(52, f"CODEREPOS['RETENTION'] cannot be imported: {problem}", "Give the dotted path of a function.")
+    else:
+        if not callable(rules):
+            yield error(52, f"{conf.RETENTION} is not a function.", "See coderepos.retention.keep_all.")
+    if conf.sandbox_max_bytes is not None and conf.sandbox_max_bytes < conf.max_repo_size_bytes:
+        hint = "Raise SANDBOX_MAX_GB, or lower MAX_REPO_SIZE_MB."
+        yield warning(51, "SANDBOX_MAX_GB has no room for one repository of MAX_REPO_SIZE_MB.", hint)
 
 
 def check_keys(**_: Any) -> list[checks.CheckMessage]:

@@ -63,6 +63,8 @@ from coderepos.exceptions.requests import (
     Throttled,
 )
 from coderepos.exceptions.sandbox import (
+    CloneEvicted,
+    CloneExpired,
     SandboxFull,
     SandboxMissing,
     SandboxRefused,
@@ -77,6 +79,8 @@ __all__ = [
     "AlreadyConnected",
     "AskedToWait",
     "Cancelled",
+    "CloneEvicted",
+    "CloneExpired",
     "CloneTimeout",
     "CodeReposError",
     "CryptoError",

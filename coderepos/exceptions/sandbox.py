@@ -42,6 +42,18 @@ class SandboxRootMissing(GitError):
     retryable = True
 
 
+class CloneEvicted(GitError):
+    """The clone was removed to make room on the disk; clone the repository again to get it back."""
+
+    code = "evicted"
+
+
+class CloneExpired(GitError):
+    """The clone was removed by the rules of this site; clone the repository again to get it back."""
+
+    code = "expired"
+
+
 class SandboxMissing(GitError):
     """The clone is no longer on the disk; clone the repository again."""
 

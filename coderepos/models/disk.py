@@ -13,22 +13,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from django.db.models import F, Q, Sum
+from django.db.models import F, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce, Now
 
 from coderepos.exceptions import CodeReposError
 from coderepos.models.database import alias
 from coderepos.models.error_columns import error_columns
+from coderepos.models.flow import Flow
 from coderepos.models.job import Job
 from coderepos.models.job_queryset import JobQuerySet, seconds_from_now
 from coderepos.models.job_states import JobState, LeaseLost
 from coderepos.models.locking import row_transaction
 from coderepos.models.node import Node
+from coderepos.models.purge import Purge
 from coderepos.models.repository import CloneStatus, CodeRepository
 from coderepos.sandbox.space import Space
-
-ON_DISK: Final = (CloneStatus.COMPLETED, CloneStatus.CLEANING)
-"""States of repositories whose clones take room."""
 
 WAIT_SECONDS: Final = 120
 """How long a job that waits for room waits at most until it is tried again; upkeep wakes it when there is some."""
@@ -119,9 +118,23 @@ def reserved_bytes(names: Sequence[str], *, without: Job | None = None) -> int:
 
 
 def used_bytes(names: Sequence[str]) -> int:
-    """Return what published clones of the machine with these names take, as their rows say."""
-    published = CodeRepository.objects.filter(node__in=names, clone_status__in=ON_DISK)
-    return math.ceil((published.aggregate(sum=Sum("repository_size_mb"))["sum"] or 0) * 10**6)
+    """Return what clones on the machine with these names take, as their rows say, also those that are being removed."""
+    published = CodeRepository.objects.filter(node__in=names, clone_status=CloneStatus.COMPLETED)
+    return _bytes_of(published) + leaving_bytes(names)
+
+
+def leaving_bytes(names: Sequence[str]) -> int:
+    """Return what clones take that are being removed from the machine with these names."""
+    leaving = CodeRepository.objects.filter(
+        node__in=names,
+        clone_status=CloneStatus.CLEANING,
+        pk__in=Purge.objects.filter(node__in=names).values("repository_id"),
+    )
+    return _bytes_of(leaving)
+
+
+def _bytes_of(repositories: QuerySet[CodeRepository]) -> int:
+    return math.ceil((repositories.aggregate(sum=Sum("repository_size_mb"))["sum"] or 0) * 10**6)
 
 
 def reserve(job: Job, node: Node, columns: Mapping[str, Any], *, needed_bytes: int, limit_bytes: int) -> int | None:
@@ -205,10 +218,12 @@ def wait_for_disk(job: Job, error: CodeReposError, *, needed_bytes: int, after_s
 def wake_waiting(room: Room) -> int:
     """Make the longest waiting jobs due that fit into the room, in their order, and return how many."""
     left_bytes, woken = room.bytes, 0
-    for pk, needed_bytes in waiting_for_disk().values_list("pk", "needed_bytes")[:WOKEN]:
-        left_bytes -= needed_bytes or 0
+    for job in waiting_for_disk().only("pk", "flow", "needed_bytes")[:WOKEN]:
+        left_bytes -= job.needed_bytes or 0
         if left_bytes < 0:
             break
-        later = Job.objects.filter(pk=pk, state=JobState.QUEUED, next_attempt_at__gt=Now())
-        woken += later.update(next_attempt_at=Now(), enqueued_at=None)
+        later = Job.objects.filter(pk=job.pk, state=JobState.QUEUED, next_attempt_at__gt=Now())
+        if later.update(next_attempt_at=Now(), enqueued_at=None):
+            Flow.objects.join(job)
+            woken += 1
     return woken

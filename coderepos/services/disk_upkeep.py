@@ -1,23 +1,25 @@
-"""The round that looks after the disk of this machine: it is measured, and who waits for room gets what there is.
+"""The round that looks after the disk of this machine: it is measured, what may go goes, and who waits gets the room.
 
 It touches the disk, which may hang, so it never runs in the upkeep thread.
 """
 
 from __future__ import annotations
 
-import logging
+from typing import Final
 
 from coderepos.models import Node
 from coderepos.models import disk as rows
 from coderepos.sandbox.space import space_of
 from coderepos.services.admission import space_columns
+from coderepos.services.retaining import make_room, remove_expired
 from coderepos.services.upkeep import prepare_root
 
-logger = logging.getLogger(__name__)
+RULES_SECONDS: Final = 3600
+"""Time between two applications of the rules by which clones of one machine expire."""
 
 
 def run_disk_round(node: Node) -> str:
-    """Measure the disk, wake jobs that fit on it, and return what was done, in one line.
+    """Measure the disk, remove what may go, wake jobs that fit, and return what was done, in one line.
 
     :raises CodeReposError: the sandbox root can't be used.
     """
@@ -25,5 +27,7 @@ def run_disk_round(node: Node) -> str:
     columns = space_columns(space_of(root.path))
     names = rows.disk_names(node)
     Node.objects.filter(pk=node.pk).update(**columns, disk_used_bytes=rows.used_bytes(names))
-    woken = rows.wake_waiting(rows.room_of(names, columns))
-    return f"{woken} woken"
+    expired = remove_expired(names) if node.begin_retention(every_seconds=RULES_SECONDS) else 0
+    room = rows.room_of(names, columns)
+    evicted = make_room(names, room)
+    return f"{expired} expired, {evicted} evicted, {rows.wake_waiting(room)} woken"

@@ -106,7 +106,8 @@ class Status:
             case CloneStatus.CLEANING:
                 return self._cleaning()
             case _:
-                return "The clone was removed from disk; clone again to get it back"
+                removed: str = self.repository.error_message
+                return removed or "The clone was removed from disk; clone again to get it back"
 
     def _completed(self) -> str:
         done = "Repository successfully cloned"

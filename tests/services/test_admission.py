@@ -88,10 +88,10 @@ def test_job_waits_for_room_and_says_so(job: Job, settings: Settings) -> None:
     assert services.status_of(job.repository).retryable
     assert not AuditEntry.objects.exists()
     assert not engine.sandbox_of(job.repository).tokens()
-    assert services.worker.run_disk_round(services.worker.register_node()) == "0 woken"
+    assert services.worker.run_disk_round(services.worker.register_node()) == "0 expired, 0 evicted, 0 woken"
 
     allow(settings, SANDBOX_MAX_GB=0.02)
-    assert services.worker.run_disk_round(services.worker.register_node()) == "1 woken"
+    assert services.worker.run_disk_round(services.worker.register_node()) == "0 expired, 0 evicted, 1 woken"
     assert services.worker.run_clone(job_id=job.pk) == "succeeded"
     job.refresh_from_db()
     assert (job.attempt, job.error_code, job.repository.error_code) == (1, "", "")
