@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.db import connections, router
 from django.utils import timezone
+from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 from django.utils.module_loading import import_string
 
 try:
@@ -79,7 +81,11 @@ class DjangoTasks(Queue):
 
     def is_cluster(self) -> bool:
         """Return whether this process is ``manage.py db_worker`` of ``django-tasks-db``."""
-        return "db_worker" in sys.argv[1:2]
+        if "db_worker" not in sys.argv[1:2]:
+            return False
+        # With Django's reloader, a first process starts the one that works, and hands its environment on.
+        reloads = (settings.DEBUG and "--no-reload" not in sys.argv) or "--reload" in sys.argv
+        return not reloads or os.environ.get(DJANGO_AUTORELOAD_ENV) == "true"
 
     def _backend(self) -> Any:
         return task_backends[conf.QUEUE_BACKEND]

@@ -38,6 +38,9 @@ SWEEP_SECONDS: Final = 3600
 SWEEP_AT_START_SECONDS: Final = upkeep.SWEEP_AFTER_SECONDS
 """A worker that starts sweeps earlier, since another may have died. What is younger than this would stay anyway."""
 
+END_SECONDS: Final = 600
+"""How long a process that does rounds for some time waits in the end for what it began; a disk may hang for ever."""
+
 _SPREAD_SECONDS: Final = 1.5
 """Spread of the moments at which the workers of one machine wake; all but the first find the round done."""
 
@@ -95,29 +98,36 @@ def run_rounds(
 ) -> None:
     """Do rounds of upkeep, and sweep when that is due, until ``for_seconds`` are over; an error is logged.
 
-    A round that another process of this machine has done meanwhile is left out.
+    A round that another process of this machine has done meanwhile is left out. A sweep, a purge or a look after the
+    disk that was begun has :data:`END_SECONDS` more to end.
     """
     ends_at = time.monotonic() + for_seconds
     sweep_every_seconds: float = SWEEP_AT_START_SECONDS
     pause_seconds: float = first_after_seconds
     disk_round: threading.Thread | None = None
+    begun: list[threading.Thread] = []
     while time.monotonic() + pause_seconds < ends_at:
         _sleep(pause_seconds + random.uniform(0, _SPREAD_SECONDS))  # noqa: S311  no secret
         pause_seconds = every_seconds
         with _errors_logged():
             if node := run_round():
                 if purging.is_needed(node):
-                    _start_thread(_run_purge, "purge")
+                    begun.append(_start_thread(_run_purge, "purge"))
                 if node.begin_sweep(every_seconds=sweep_every_seconds):
-                    _start_thread(_run_sweep, "sweep")
+                    begun.append(_start_thread(_run_sweep, "sweep"))
                 sweep_every_seconds = SWEEP_SECONDS
                 # One that hangs on the disk is not joined by others of this process.
                 if disk_round is None or not disk_round.is_alive():
                     disk_round = _start_thread(_run_disk_round, "disk")
+                    begun.append(disk_round)
+                begun = [thread for thread in begun if thread.is_alive()]
             else:
                 # Wake when the next round is due: the process that did the last one may be dead by then.
                 age_seconds = upkeep.register_node().upkeep_age_seconds()
                 pause_seconds = max(0.0, every_seconds - age_seconds)
+    last = time.monotonic() + END_SECONDS
+    for thread in begun:
+        thread.join(max(0.0, last - time.monotonic()))
 
 
 def _purge() -> str:

@@ -6,12 +6,13 @@ import sys
 import uuid
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import celery as celery_library
 import pytest
 from celery import signals
 from django.utils import timezone
+from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 from pytest_django import Settings
 
 from coderepos import tasks
@@ -19,8 +20,9 @@ from coderepos.queues import celery as celery_queue
 from coderepos.queues import django_tasks
 from coderepos.queues.celery import Celery
 from coderepos.queues.django_tasks import DjangoTasks
-from coderepos.queues.protocol import Queue
+from coderepos.queues.protocol import PERIODIC, Queue, TaskName
 from coderepos.tasks import celery as celery_tasks
+from coderepos.tasks import django_tasks as django_tasks_tasks
 
 KEY = uuid.UUID(int=7)
 LIBRARY = type(vars(django_tasks)["task_backends"]).__module__
@@ -185,3 +187,34 @@ def test_processes_that_hold_keys_beside_other_peoples_bytes(
     monkeypatch.setattr(sys, "argv", arguments)
 
     assert queue().is_cluster() == found
+
+
+@pytest.mark.parametrize(
+    ("debug", "options", "inner", "found"),
+    [
+        (False, [], False, True),
+        (True, [], False, False),
+        (True, [], True, True),
+        (True, ["--no-reload"], False, True),
+        (False, ["--reload"], False, False),
+        (False, ["--reload"], True, True),
+    ],
+)
+def test_process_that_only_reloads_keeps_its_environment(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, debug: bool, options: list[str], inner: bool, found: bool
+) -> None:
+    """The keys are in the environment that it hands to the process that works."""
+    settings.DEBUG = debug
+    monkeypatch.setattr(sys, "argv", ["manage.py", "db_worker", *options])
+    if inner:
+        monkeypatch.setenv(DJANGO_AUTORELOAD_ENV, "true")
+
+    assert DjangoTasks().is_cluster() == found
+
+
+@pytest.mark.parametrize("adapter", [celery_tasks, django_tasks_tasks])
+def test_every_task_with_an_id_is_one_of_every_queue(adapter: Any) -> None:
+    """Each task that is sent with an id is there under the same name for workers of every queue."""
+    for name in set(get_args(TaskName)) - set(PERIODIC):
+        assert callable(getattr(tasks, name))
+        assert hasattr(adapter, name)

@@ -212,3 +212,19 @@ def stop_after(times: int) -> Callable[[float], None]:
             raise Stop
 
     return sleep
+
+
+def test_rounds_that_end_wait_for_what_they_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep is claimed when it begins: one that ended with its process would not be made up for within the hour."""
+    swept: list[str] = []
+
+    def slow_sweep() -> str:
+        time.sleep(1)
+        swept.append("whole")
+        return "0 removed"
+
+    monkeypatch.setattr(upkeep, "sweep", slow_sweep)
+
+    upkeep_thread.run_rounds(first_after_seconds=0, for_seconds=0.1)
+
+    assert swept == ["whole"]

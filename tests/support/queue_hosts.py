@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sqlite3
 import sys
@@ -17,6 +18,7 @@ from tests.support.servers.redis import RedisServer
 TOKEN = "ghp_OfTheQueues0123456789abcdefghijklmno"
 
 MOUNTED = """
+    import os
     from tests.host_project.base import CODEREPOS, Q_CLUSTER, SQLITE_OPTIONS
     INSTALLED_APPS += ["rest_framework", "coderepos", "coderepos.projects"]
     CODEREPOS["SANDBOX_BASE_PATH"] = str(BASE_DIR / "repos")
@@ -61,6 +63,9 @@ class QueueHost:
             "\nfrom django.urls import include\nurlpatterns += [path('api/v1/code/', include('coderepos.api.urls'))]\n",
         )
         self._url = git_server.url("code.git")
+        # From there the processes of workers take it away.
+        self.host.configure('CODEREPOS["MASTER_ENCRYPTION_KEY"] = os.environ["MASTER_ENCRYPTION_KEY"]\n')
+        self.host.environment["MASTER_ENCRYPTION_KEY"] = base64.b64encode(bytes(range(32))).decode()
 
     def prepare(self) -> None:
         """Add the settings, and make the tables."""
@@ -121,7 +126,7 @@ class TasksHost(QueueHost):
     TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
     CODEREPOS["QUEUE"] = "coderepos.queues.django_tasks.DjangoTasks"
     """
-    worker = ("manage.py", "db_worker", "--interval", "0.2", "--no-startup-delay", "--no-reload")
+    worker = ("manage.py", "db_worker", "--interval", "0.2", "--no-startup-delay")
 
     @contextmanager
     def broken(self) -> Iterator[None]:
