@@ -59,12 +59,13 @@ _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
-def serve(host_pid: int, preloaded: str, *, idle_seconds: float) -> NoReturn:
+def serve(host_pid: int, preloaded: str, *, idle_seconds: float, age_seconds: float) -> NoReturn:
     """Fork children until the host closes the control socket or ends, or has asked for nothing for some time.
 
     :param host_pid: process id of the host.
     :param preloaded: module that imports what the children use; its ``refresh()`` is called before each fork.
     :param idle_seconds: how long to wait for a request while there is no child.
+    :param age_seconds: how long to take requests at all.
     """
     _close_inherited()
     os.chdir("/")
@@ -82,7 +83,7 @@ def serve(host_pid: int, preloaded: str, *, idle_seconds: float) -> NoReturn:
     gc.collect()
     gc.freeze()
     gc.disable()
-    _ForkServer(socket.socket(fileno=CONTROL_FD), host_pid, module, idle_seconds).run()
+    _ForkServer(socket.socket(fileno=CONTROL_FD), host_pid, module, idle_seconds, age_seconds).run()
     os._exit(0)
 
 
@@ -111,10 +112,13 @@ class _Child:
 
 
 class _ForkServer:
-    def __init__(self, control: socket.socket, host_pid: int, preloaded: ModuleType, idle_seconds: float) -> None:
+    def __init__(
+        self, control: socket.socket, host_pid: int, preloaded: ModuleType, idle_seconds: float, age_seconds: float
+    ) -> None:
         self._control: Final = control
         self._preloaded: Final = preloaded
         self._idle_seconds: Final = idle_seconds
+        self._retires_at: Final = time.monotonic() + age_seconds
         self._takes_requests = True
         self._children: Final[dict[int, _Child]] = {}
         self._by_reply_fd: Final[dict[int, _Child]] = {}
@@ -134,7 +138,7 @@ class _ForkServer:
         """Serve until there is nothing more to do."""
         while self._reap() or self._takes_requests:
             ready = self._poll.poll(None if self._children else self._idle_seconds * 1_000)
-            if not ready and not self._children:
+            if (not ready and not self._children) or time.monotonic() > self._retires_at:
                 self._retire()
             for descriptor, _event in ready:
                 if descriptor == self._host_fd:

@@ -1,9 +1,9 @@
 """The host's side of the process that forks the children (:mod:`coderepos.git.process.forkserver`).
 
 Each process that clones or probes has one fork server. It is started with the first request, by ``python -I -S`` with
-an empty environment and ``/`` as working directory, ends after some idle minutes or with its host, and is started again
-where it has ended. Without ``site`` no ``.pth`` file is run, and the standard library comes before what is installed
-beside this package: other code would run before a child is confined.
+an empty environment and ``/`` as working directory, ends with its host or after some idle minutes or some hours, and
+is started again where it has ended. Without ``site`` no ``.pth`` file is run, and the standard library comes before
+what is installed beside this package: other code would run before a child is confined.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ ROOT: Final = str(Path(coderepos.__file__).resolve().parent.parent)
 IDLE_SECONDS: Final = 300.0
 """How long a fork server without a child waits for a request before it ends."""
 
+AGE_SECONDS: Final = 6 * 3_600.0
+"""How long a fork server takes requests: all its children have one layout of memory and one seed of hashes."""
+
 LOWEST_FD: Final = 10
 """Descriptors below are those of the new process, which must not be overwritten before they are copied."""
 
@@ -41,10 +44,10 @@ _Result = TypeVar("_Result")
 
 _CODE: Final = """\
 import sys
-host_pid, idle_seconds, preloaded, root, *libraries = sys.argv[1:]
+host_pid, idle_seconds, age_seconds, preloaded, root, *libraries = sys.argv[1:]
 sys.path += dict.fromkeys((root, *libraries))
 from coderepos.git.process.forkserver import serve
-serve(int(host_pid), preloaded, idle_seconds=float(idle_seconds))
+serve(int(host_pid), preloaded, idle_seconds=float(idle_seconds), age_seconds=float(age_seconds))
 """
 
 
@@ -236,7 +239,7 @@ def _identity() -> tuple[object, ...]:
 def _started(control_fd: int) -> int:
     """Start a fork server and return its process id."""
     command = [_interpreter(), "-I", "-S", "-c", _CODE]
-    command += [str(os.getpid()), str(IDLE_SECONDS), _PRELOADED, ROOT, *_libraries()]
+    command += [str(os.getpid()), str(IDLE_SECONDS), str(AGE_SECONDS), _PRELOADED, ROOT, *_libraries()]
     copy = fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FD)
     try:
         return posix.posix_spawn(

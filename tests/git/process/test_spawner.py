@@ -319,6 +319,22 @@ def test_an_idle_fork_server_ends_and_another_one_starts(monkeypatch: pytest.Mon
     stop_fork_server()
 
 
+def test_an_old_fork_server_takes_no_more_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is never idle is followed by another one, and lives until its last child has ended."""
+    stop_fork_server()
+    monkeypatch.setattr(spawner, "AGE_SECONDS", 0.0)
+    with playing(["say", {"event": "ready"}], ["sleep", 60]) as child:
+        old = fork_server_pid()
+        assert old
+        while not child.read_events():
+            time.sleep(0.005)
+        wait_for(lambda: running_server() != old)
+        assert not is_gone(old)
+        assert child.exit_status() is None
+    wait_for(lambda: is_gone(old))
+    stop_fork_server()
+
+
 def test_no_request_is_lost_at_the_end_of_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever a request comes around the end of the fork server, one of two serves it."""
     stop_fork_server()
