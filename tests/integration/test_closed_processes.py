@@ -31,7 +31,7 @@ def look_into(pid: int) -> bytes:
         "    try:\n"
         "        with open(f'/proc/{sys.argv[1]}/{name}', 'rb') as file:\n"
         "            sys.stdout.buffer.write(file.read())\n"
-        "    except PermissionError:\n"
+        "    except (PermissionError, FileNotFoundError, ProcessLookupError):\n"
         "        pass\n"
     )
     return subprocess.run([sys.executable, "-c", code, str(pid)], capture_output=True, check=True).stdout
@@ -49,7 +49,9 @@ def environment(child_environment: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.of_any_database
+@pytest.mark.parametrize("command", [pytest.param("qcluster", marks=pytest.mark.slow), "coderepos_worker"])
 def test_no_process_of_a_cluster_shows_a_key(
+    command: str,
     environment: dict[str, str],
     tmp_path: Path,
     code_settings: Callable[..., dict[str, Any]],
@@ -58,7 +60,7 @@ def test_no_process_of_a_cluster_shows_a_key(
     project: Any,
     user: Any,
 ) -> None:
-    """Main process, sentinel, workers, pusher and monitor: none can be looked into, and clones still open tokens."""
+    """From the supervisor down to the workers none can be looked into, and clones still open tokens."""
     make_repository(git_root / "app.git")
     keys = {"MASTER_ENCRYPTION_KEY": KEYS[0], "DECRYPT_ONLY_MASTER_KEYS": [KEYS[1]]}
     changed = code_settings(git_server, **keys)
@@ -66,7 +68,7 @@ def test_no_process_of_a_cluster_shows_a_key(
         user=user, project_id=str(project.pk), git_url=git_server.url("app.git"), access_token=ACCESS_TOKEN
     )
 
-    with Cluster(environment, tmp_path / "cluster.log", settings=changed) as cluster:
+    with Cluster(environment, tmp_path / "cluster.log", settings=changed, command=[command]) as cluster:
         wait_until(
             lambda: CodeRepository.objects.get(pk=connection.repository.pk).clone_status == "COMPLETED",
             seconds=60,

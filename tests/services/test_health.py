@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +27,9 @@ from coderepos.models import CodeRepository, Job, JobState, Node, get_project_mo
 from coderepos.services.health.finding import Finding, Level, ok, worst
 from coderepos.services.health.report import CHECKS, examine
 from coderepos.services.health.signs import read_signs
+
+ROOT = Path(__file__).resolve().parents[2]
+
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -201,3 +207,28 @@ def test_command_prints_both_forms() -> None:
     report = json.loads(as_json.getvalue())
     assert report["status"] == "ok"
     assert {"check", "level", "text", "values"} == set(report["checks"][0])
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_a_key_service_that_hangs_is_named_within_seconds(child_environment: dict[str, str]) -> None:
+    """The command ends although its clients would go on to wait; what needs no key is told."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        overrides = {"KMS_KEY_ID": "vault://transit/coderepos", "PRIMARY_KEY": "kms"}
+        environment = {"VAULT_ADDR": address, "VAULT_TOKEN": "t", "CODEREPOS_TEST_OVERRIDES": json.dumps(overrides)}
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "manage.py", "coderepos_health"],
+            cwd=ROOT,
+            env={**child_environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        took_seconds = time.monotonic() - started
+
+    lines = [line.split()[:2] for line in done.stdout.splitlines()]
+    assert ["FAILING", "key"] in lines
+    assert ["OK", "database"] in lines
+    assert (done.returncode, took_seconds < 15) == (1, True)
