@@ -1,1 +1,1 @@
-"""Many clones by two clusters while processes are killed and frozen and servers restart: ``python -m tests.chaos``."""
+"""Clones by two clusters while processes die, servers restart and users delete things: ``python -m tests.chaos``."""

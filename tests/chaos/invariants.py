@@ -35,11 +35,12 @@ def outcomes() -> Counter[str]:
 
 
 def _broken_repository(repository: CodeRepository, sources: dict[str, Path]) -> Iterator[str]:
-    job = Job.objects.get(repository=repository)
+    job = Job.objects.filter(repository=repository).newest_first()[0]
     sandbox = engine.sandbox_of(repository)
     status = CloneStatus.COMPLETED if job.state == JobState.SUCCEEDED else CloneStatus.FAILED
-    if repository.clone_status != status:
+    if repository.clone_status not in (status, CloneStatus.CLEANED):
         yield f"repository {repository.pk} is {repository.clone_status}, its job {job.state}"
+    status = CloneStatus(repository.clone_status)
     if incomings := sandbox.incomings():
         yield f"{sandbox.path} still has {sorted(incomings)} in the making"
     expected = {repository.version} if status == CloneStatus.COMPLETED else set()

@@ -20,11 +20,14 @@ from coderepos.services.leases import RENEW_SECONDS
 from tests.chaos.events import Events
 from tests.chaos.installation import Room
 from tests.chaos.invariants import broken, outcomes, repositories_are_sound
+from tests.chaos.users import Users, left_behind, unfinished
 from tests.chaos.watch import Watch
 
 RECOVERY_SECONDS = 90
 SETTLE_SECONDS = 300
 START_SECONDS = 5
+USERS_SHARE = 0.6
+"""How much of the time users ask for something. Machines look after what they removed for 90 s more."""
 
 
 class Story:
@@ -34,6 +37,7 @@ class Story:
         self._room = room
         self._chance = chance
         self._events = Events(room, chance)
+        self._users = Users(chance)
 
     def tell(self, *, jobs: int, seconds: float) -> list[str]:
         """Carry everything out, and return a sentence for all that does not hold."""
@@ -47,10 +51,11 @@ class Story:
                 self._let_things_happen(seconds)
                 settled = self._settle()
         problems = [] if settled else ["not everything came to an end"]
+        problems += [*self._users.problems, *left_behind(self._users.deleted)]
         upkeep.SWEEP_AFTER_SECONDS = 0  # type: ignore[misc]  # a quarter of an hour passes
         swept = services.worker.sweep()
         problems += [*broken(self._room.sources), *repositories_are_sound(), *self._judge(watch), *dead_is_red()]
-        print(f"{time.monotonic() - began:.0f} s; {dict(self._events.done)}")
+        print(f"{time.monotonic() - began:.0f} s; {dict(self._events.done)}; users: {dict(self._users.done)}")
         print(f"jobs: {dict(outcomes())}; attempts: {sum(Job.objects.values_list('attempt', flat=True))}; {swept}")
         print(f"lost jobs due again, seconds since the last heartbeat: {sorted(map(round, watch.recovery_seconds))}")
         print(f"longest time in which a job was due and none was claimed: {max(watch.idle_seconds, default=0):.1f} s")
@@ -59,18 +64,22 @@ class Story:
 
     def _let_things_happen(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
+        users_go_at = time.monotonic() + USERS_SHARE * seconds
         latest = deadline + SETTLE_SECONDS
         while time.monotonic() < (deadline if self._events.had_their_turn else latest):
             time.sleep(self._chance.uniform(0.5, 3))
             self._events.happen()
+            if time.monotonic() < users_go_at:
+                self._users.ask()
 
     def _settle(self) -> bool:
-        """Wait until every job is final, and say whether that came about."""
+        """Wait until every job and removal is final, and say whether that came about."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
             self._events.catch_up()
             try:
-                if not self._events.pending and not cut_waits_short():
+                cut_waits_short()
+                if not self._events.pending and not unfinished() and not [*left_behind(self._users.deleted)]:
                     return True
             except Error:
                 connection.close()  # the database was restarted
@@ -89,13 +98,12 @@ class Story:
         return problems
 
 
-def cut_waits_short() -> int:
-    """Let the next attempts, whose time is not what is measured, come soon; return how many jobs are not final."""
+def cut_waits_short() -> None:
+    """Let the next attempts, whose time is not what is measured, come soon."""
     jobs = Job.objects.filter(state__in=UNFINISHED)
     jobs.filter(state=JobState.QUEUED, next_attempt_at__gt=Now() + timedelta(seconds=2)).update(
         next_attempt_at=Now() + timedelta(seconds=1)
     )
-    return jobs.count()
 
 
 def dead_is_red() -> list[str]:
