@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coderepos.models.audit import AuditEntry, AuditEvent
+from coderepos.models.clone_transitions import CloneStatus
 from coderepos.models.database import alias, tables_exist
 from coderepos.models.flow import Flow
 from coderepos.models.job import Job
@@ -11,7 +12,7 @@ from coderepos.models.node import Node
 from coderepos.models.probe_slot import ProbeSlot
 from coderepos.models.project import ProjectMembership, Role, get_project_model
 from coderepos.models.purge import Purge
-from coderepos.models.repository import CloneStatus, CodeRepository
+from coderepos.models.repository import CodeRepository
 from coderepos.models.token_status import TokenStatus
 
 __all__ = [

@@ -17,6 +17,7 @@ from django.db.models import F, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce, Now
 
 from coderepos.exceptions import CodeReposError
+from coderepos.models.clone_transitions import CloneStatus
 from coderepos.models.database import alias
 from coderepos.models.error_columns import error_columns
 from coderepos.models.flow import Flow
@@ -26,7 +27,7 @@ from coderepos.models.job_states import JobState, LeaseLost
 from coderepos.models.locking import row_transaction
 from coderepos.models.node import Node
 from coderepos.models.purge import Purge
-from coderepos.models.repository import CloneStatus, CodeRepository
+from coderepos.models.repository import CodeRepository
 from coderepos.sandbox.space import Space
 
 WAIT_SECONDS: Final = 120

@@ -1,0 +1,134 @@
+"""The states of a repository, and its transitions: each is one conditional UPDATE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from django.db import models, router
+from django.db.models.functions import Now
+
+from coderepos.exceptions import CodeReposError, SandboxMissing
+from coderepos.models.error_columns import error_columns
+from coderepos.models.locking import row_transaction
+from coderepos.models.worker_fields import WorkerFieldsModel
+
+
+class CloneStatus(models.TextChoices):
+    """State of a repository."""
+
+    PENDING = "PENDING"
+    CLONING = "CLONING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CLEANING = "CLEANING"
+    CLEANED = "CLEANED"
+
+
+RESTARTABLE: Final = (CloneStatus.FAILED, CloneStatus.CLEANED)
+
+
+class CloneTransitions(WorkerFieldsModel):
+    """A row with a ``clone_status``; each transition returns whether it won."""
+
+    jobs: Any
+    """Its jobs, of every state."""
+
+    class Meta:
+        abstract = True
+
+    def begin_cloning(self) -> bool:
+        """PENDING → CLONING; CLONING stays if an expired lease is taken over, and COMPLETED, which a job updates."""
+        return (
+            self._transition((CloneStatus.PENDING, CloneStatus.CLONING), CloneStatus.CLONING) or self.lock_completed()
+        )
+
+    def lock_completed(self) -> bool:
+        """Lock a COMPLETED row until the end of the transaction, and return whether it is one."""
+        held = self._rows().filter(pk=self.pk, clone_status=CloneStatus.COMPLETED)
+        return held.update(clone_status=CloneStatus.COMPLETED) == 1
+
+    def mark_sandbox_missing(self, *, version: str) -> bool:
+        """COMPLETED → FAILED if the version is gone from the disk, unless an unfinished job will publish another."""
+        using = router.db_for_write(type(self), instance=self)
+        with row_transaction(using):
+            if not self.lock_completed() or self.jobs.using(using).unfinished().exists():
+                return False
+            return self._transition(
+                (CloneStatus.COMPLETED,),
+                CloneStatus.FAILED,
+                having={"version": version},
+                sandbox_path=None,
+                **error_columns(SandboxMissing()),
+            )
+
+    def mark_sandbox_found(self, *, version: str, sandbox_path: str) -> bool:
+        """FAILED because the version was missing → COMPLETED, if it is on the disk again."""
+        return self._transition(
+            (CloneStatus.FAILED,),
+            CloneStatus.COMPLETED,
+            having={"version": version, "error_code": SandboxMissing.code},
+            sandbox_path=sandbox_path,
+            **error_columns(None),
+        )
+
+    def wait_for_retry(self, error: CodeReposError) -> bool:
+        """CLONING → PENDING after a transient failure; a failed update changes nothing."""
+        return self._transition((CloneStatus.CLONING,), CloneStatus.PENDING, **error_columns(error))
+
+    def complete(self, values: Mapping[str, Any]) -> bool:
+        """CLONING or COMPLETED → COMPLETED with the figures of the published version."""
+        return self._transition(
+            (CloneStatus.CLONING, CloneStatus.COMPLETED),
+            CloneStatus.COMPLETED,
+            cloned_at=Now(),
+            **error_columns(None),
+            **values,
+        )
+
+    def fail(self, error: CodeReposError) -> bool:
+        """PENDING or CLONING → FAILED; a failed update changes nothing."""
+        return self._transition((CloneStatus.PENDING, CloneStatus.CLONING), CloneStatus.FAILED, **error_columns(error))
+
+    def restart(self) -> bool:
+        """FAILED or CLEANED → PENDING, by request."""
+        return self._transition(RESTARTABLE, CloneStatus.PENDING, **error_columns(None))
+
+    def begin_cleaning(self) -> bool:
+        """COMPLETED or FAILED → CLEANING: readers have no version from here on, the machine its bytes for a while."""
+        return self._transition(
+            (CloneStatus.COMPLETED, CloneStatus.FAILED),
+            CloneStatus.CLEANING,
+            sandbox_path=None,
+            version="",
+            **error_columns(None),
+        )
+
+    def end_cleaning(self) -> bool:
+        """Go from CLEANING to CLEANED, when no machine has anything of it; what was cloned last stays on record."""
+        return self._transition(
+            (CloneStatus.CLEANING,),
+            CloneStatus.CLEANED,
+            node="",
+            repository_size_mb=None,
+            substitutions={},
+            substituted_paths=[],
+        )
+
+    def _rows(self) -> models.QuerySet[Any]:
+        return type(self)._default_manager.all()
+
+    def _transition(
+        self,
+        sources: tuple[CloneStatus, ...],
+        target: CloneStatus,
+        *,
+        having: Mapping[str, Any] | None = None,
+        **values: Any,
+    ) -> bool:
+        won = (
+            self._rows()
+            .filter(pk=self.pk, clone_status__in=sources, **(having or {}))
+            .update(clone_status=target, updated_at=Now(), **values)
+        )
+        return won == 1
