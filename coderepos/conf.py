@@ -61,6 +61,11 @@ class AppSettings:
     PROBE_TIMEOUT: float = setting(
         20, Number(least=1, most=3_600, unit="seconds"), "Seconds for the whole probe of a connect call."
     )
+    MAX_PROBES: int = setting(
+        20,
+        Number(least=1, most=10_000, unit="probes"),
+        "Most calls of the whole site that test a repository against its Git host at once.",
+    )
     SANDBOX_BASE_PATH: str = setting(
         "/tmp/repos",  # noqa: S108  the documented default; its owner and mode are checked before use
         Text(),

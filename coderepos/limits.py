@@ -6,8 +6,26 @@ the project and the user who asks, outside of any transaction, and returns :clas
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quota:
+    """The most that one project, or one user, may have; ``None`` is no limit.
+
+    Of a user it counts the repositories that the user connected.
+    """
+
+    repositories: int | None = None
+    size_bytes: int | None = None
+    """Bytes of all repositories: of published versions, and of what is not cloned yet the estimates."""
+
+    unfinished_jobs: int | None = None
+    """Jobs that are queued or running."""
+
+    probes: int | None = None
+    """Calls that test a repository against its Git host at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,10 +44,16 @@ class Limits:
     slots: int | None = None
     """Most clones of the flow that run at once; ``None`` for as many as there are workers."""
 
+    project: Quota = field(default_factory=lambda: Quota(probes=8))
+    user: Quota = field(default_factory=lambda: Quota(probes=4))
+
     def __post_init__(self) -> None:
         """Refuse values by which nothing would ever run."""
         if not 0.001 <= self.weight <= 1_000 or (self.slots is not None and self.slots < 1):
             raise ValueError("A weight must be from 0.001 to 1000, and slots at least 1.")
+        for quota in (self.project, self.user):
+            if any((getattr(quota, each.name) or 0) < 0 for each in fields(quota)):
+                raise ValueError("A quota must not be negative.")
 
 
 def default_limits(project: Any, user: Any) -> Limits:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse
@@ -12,11 +12,18 @@ from rest_framework import serializers
 from coderepos.api.statuses import STATUS
 from coderepos.exceptions import (
     BUSY_SECONDS,
+    JOBS_SECONDS,
+    PROBES_SECONDS,
     LimitExceeded,
+    QuotaExceeded,
     RemoteError,
     RemoteMoved,
     RemoteThrottled,
     RepositoryTooLarge,
+    StorageQuotaExceeded,
+    TooManyJobs,
+    TooManyProbes,
+    TooManyRepositories,
     default_message,
     error_classes,
 )
@@ -37,6 +44,10 @@ CONNECT: Final = (
     "ref_not_found",
     "repository_empty",
     "throttled",
+    "too_many_repositories",
+    "storage_quota_exceeded",
+    "too_many_jobs",
+    "too_many_probes",
     "remote_unreachable",
     "remote_certificate",
     "remote_throttled",
@@ -50,16 +61,39 @@ CONNECT: Final = (
     "encryption_unavailable",
     "isolation_unavailable",
 )
+NEVER_OF_A_TOKEN: Final = {
+    "already_connected",
+    "repository_too_large",
+    "too_many_repositories",
+    "storage_quota_exceeded",
+    "too_many_jobs",
+}
 REPLACE: Final = (
-    *(code for code in CONNECT if code not in {"already_connected", "repository_too_large"}),
+    *(code for code in CONNECT if code not in NEVER_OF_A_TOKEN),
     "invalid_state",
 )
-CHANGE: Final = (*CONNECT, "job_running", "invalid_state", "token_undecryptable")
+CHANGE: Final = (
+    *(code for code in CONNECT if code not in {"too_many_repositories", "storage_quota_exceeded"}),
+    "job_running",
+    "invalid_state",
+    "token_undecryptable",
+)
 CANCEL: Final = (*WRITE, "invalid_state", "database_busy")
 CLEAN: Final = (*WRITE, "job_running", "invalid_state", "database_busy")
 DISCONNECT: Final = (*WRITE, "database_busy")
-CLONE: Final = (*WRITE, "job_running", "invalid_state", "database_busy")
+CLONE: Final = (*WRITE, "too_many_jobs", "job_running", "invalid_state", "database_busy")
 """Codes that each kind of call may answer with."""
+
+QUOTAS: Final[Mapping[str, QuotaExceeded]] = {
+    error.code: error
+    for error in (
+        TooManyRepositories(scope="project", figure=101, limit=100),
+        StorageQuotaExceeded(scope="project", figure=1_012_000_000, limit=1_000_000_000),
+        TooManyJobs(scope="user", figure=21, limit=20, retry_after_seconds=JOBS_SECONDS),
+        TooManyProbes(scope="site", figure=21, limit=20, retry_after_seconds=PROBES_SECONDS),
+    )
+}
+"""An example of each limit of tenants."""
 
 FRAMEWORK: Final = {
     "invalid_request": (400, "The request has invalid values; see the fields."),
@@ -100,6 +134,9 @@ def _example(code: str) -> OpenApiExample:
             message, fields = error_of_host.message, error_of_host.fields
         case "throttled":
             fields = {"retry_after_seconds": 60}
+        case "too_many_repositories" | "storage_quota_exceeded" | "too_many_jobs" | "too_many_probes":
+            quota = QUOTAS[code]
+            message, fields = quota.message, quota.fields
         case "remote_throttled":
             throttled = RemoteThrottled(retry_after_seconds=120)
             message, fields = throttled.message, throttled.fields

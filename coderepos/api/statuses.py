@@ -53,6 +53,10 @@ STATUS: Final[Mapping[str, int]] = {
     "not_found": 404,
     "permission_denied": 403,
     "throttled": 429,
+    "too_many_repositories": 409,
+    "storage_quota_exceeded": 409,
+    "too_many_jobs": 429,
+    "too_many_probes": 429,
     "database_busy": 503,
     "internal_error": 500,
 }

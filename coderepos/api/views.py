@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from rest_framework.exceptions import ValidationError
@@ -47,6 +48,7 @@ from coderepos.conf import conf
 from coderepos.exceptions import NotFound
 from coderepos.models import AuditEntry, CodeRepository, Job
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
+from coderepos.services import probing
 from coderepos.services.status import Status, find_status
 from coderepos.services.trail import require
 
@@ -93,6 +95,11 @@ class CodeReposViewSet(GenericViewSet[Any]):
     def get_exception_handler(self) -> Callable[[Exception, dict[str, Any]], Response]:
         """Answer errors in our shape, whatever the host's handler is."""
         return handle_exception
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Handle a request; while it waits for a Git host it holds no connection to a database."""
+        with probing.connections_closed():
+            return super().dispatch(request, *args, **kwargs)
 
     @sensitive_variables()
     def _read(self, request: Request) -> dict[str, Any]:

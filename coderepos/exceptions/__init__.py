@@ -35,6 +35,15 @@ from coderepos.exceptions.limits import (
     TooManyRefs,
     TreeTooDeep,
 )
+from coderepos.exceptions.quotas import (
+    JOBS_SECONDS,
+    PROBES_SECONDS,
+    QuotaExceeded,
+    StorageQuotaExceeded,
+    TooManyJobs,
+    TooManyProbes,
+    TooManyRepositories,
+)
 from coderepos.exceptions.remote import (
     LONGEST_WAIT_SECONDS,
     AskedToWait,
@@ -75,7 +84,9 @@ from coderepos.exceptions.sandbox import (
 
 __all__ = [
     "BUSY_SECONDS",
+    "JOBS_SECONDS",
     "LONGEST_WAIT_SECONDS",
+    "PROBES_SECONDS",
     "AlreadyConnected",
     "AskedToWait",
     "Cancelled",
@@ -102,6 +113,7 @@ __all__ = [
     "PermissionDenied",
     "PreambleTooLarge",
     "ProxyUnavailable",
+    "QuotaExceeded",
     "RefNotFound",
     "RemoteAuthFailed",
     "RemoteCertificate",
@@ -122,11 +134,15 @@ __all__ = [
     "SandboxRefused",
     "SandboxRootMissing",
     "SandboxUnavailable",
+    "StorageQuotaExceeded",
     "Throttled",
     "TokenUndecryptable",
     "TooManyEntries",
+    "TooManyJobs",
     "TooManyObjects",
+    "TooManyProbes",
     "TooManyRefs",
+    "TooManyRepositories",
     "TreeTooDeep",
     "UnsafeRepository",
     "UrlNotAllowed",

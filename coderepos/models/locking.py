@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -11,6 +12,7 @@ from django.db import OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from coderepos.exceptions import BUSY_SECONDS, DatabaseBusy
+from coderepos.models.database import alias
 
 IDLE_SECONDS: Final = 20
 """How long a process may be idle inside such a transaction before PostgreSQL ends its session.
@@ -99,3 +101,18 @@ def _set_local(connection: BaseDatabaseWrapper, values: Mapping[str, str]) -> di
         cursor.execute(_SET_LOCAL, [part for name, value in values.items() for part in (name, name, value)])
         previous: tuple[str, ...] = cursor.fetchone()
     return dict(zip(values, previous[::2], strict=True))
+
+
+def lock_names(names: Iterable[str]) -> None:
+    """Lock names in our database until the end of the transaction, waiting for whoever has them.
+
+    On SQLite nothing is locked: one transaction writes at a time, so the caller's own write has to come first.
+    """
+    connection = connections[alias()]
+    if connection.vendor != "postgresql":
+        return
+    with connection.cursor() as cursor:
+        # In one order for all, or two callers wait for each other.
+        for name in sorted(names):
+            number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [number])

@@ -18,6 +18,7 @@ from coderepos.git.probe import probe
 from coderepos.git.results import ProbeReport
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
 from coderepos.models.locking import RowHeld, busy_reported, row_transaction
+from coderepos.services import probing
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.arguments import (
     changed_meanwhile,
@@ -29,7 +30,7 @@ from coderepos.services.arguments import (
 )
 from coderepos.services.connecting import reject_duplicate, start_again
 from coderepos.services.publication import size_mb
-from coderepos.services.quotas import limits_of
+from coderepos.services.quotas import Allowance, allowance_of
 from coderepos.services.trail import audit_failure, require
 
 
@@ -80,10 +81,13 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Unpac
             raise JobRunning
         reject_duplicate(repository)
         access.spend_connect_quota(repository.project_id)
+        allowance = allowance_of(repository.project, user)
+        allowance.check_jobs(new=1)
         token = _open_token(repository, user)
         repository.username = check_username(repository.username, token)
-        report = _tested(repository, token, is_same_user=repository.username == before["username"])
-        return _store(repository, report, before, user=user)
+        with probing.slot(allowance):
+            report = _tested(repository, token, is_same_user=repository.username == before["username"])
+        return _store(repository, report, before, allowance, user=user)
     except CodeReposError as error:
         details = {"ref": repository.ref, "depth": repository.depth}
         audit_failure(AuditEvent.CONNECT_REJECTED, error, repository=repository, actor=user, details=details)
@@ -127,12 +131,13 @@ def _note(repository: CodeRepository, **values: Any) -> None:
         repository.record_token_result(**values)
 
 
-def _store(repository: CodeRepository, report: ProbeReport, before: Mapping[str, Any], *, user: Any) -> Job:
+def _store(
+    repository: CodeRepository, report: ProbeReport, before: Mapping[str, Any], allowance: Allowance, *, user: Any
+) -> Job:
     """Write the new values and queue the clone in one transaction, if the row is still what was tested."""
     tested = CodeRepository.objects.filter(pk=repository.pk, **before)
-    limits = limits_of(repository.project, user)
     try:
-        with row_transaction(alias()):
+        with row_transaction(alias(), read_committed=True):
             changed = tested.update(
                 ref=repository.ref,
                 depth=repository.depth,
@@ -143,7 +148,7 @@ def _store(repository: CodeRepository, report: ProbeReport, before: Mapping[str,
             )
             if not changed:
                 raise changed_meanwhile(repository, "the new values were")
-            job = start_again(repository, limits)
+            job = start_again(repository, allowance)
             details = {name: getattr(repository, name) for name in ("ref", "depth")}
             AuditEntry.objects.record(
                 AuditEvent.CHANGED, repository=repository, actor=user, job_id=job.pk, details=details

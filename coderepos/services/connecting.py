@@ -29,11 +29,10 @@ from coderepos.git.platforms import platform_of
 from coderepos.git.probe import probe
 from coderepos.git.url import parse_git_url
 from coderepos.hidden import HiddenText
-from coderepos.limits import Limits
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, alias
 from coderepos.models.database_clock import database_time
 from coderepos.models.locking import RowHeld, busy_reported, row_transaction
-from coderepos.services import turns
+from coderepos.services import probing, turns
 from coderepos.services.afterwards import announce
 from coderepos.services.arguments import (
     as_secret,
@@ -44,7 +43,7 @@ from coderepos.services.arguments import (
     shown_url,
 )
 from coderepos.services.publication import size_mb
-from coderepos.services.quotas import limits_of
+from coderepos.services.quotas import Allowance, allowance_of
 from coderepos.services.trail import audit_failure, require
 
 REF_CHARACTERS: Final = 255
@@ -97,7 +96,7 @@ def connect_repository(  # noqa: PLR0913  all by name, as in the request
             access.require(user, Action.CONNECT, project.pk)
             project_key(project.pk)
             return _connect(
-                limits_of(project, user),
+                allowance_of(project, user),
                 CodeRepository(
                     project_id=project.pk,
                     git_url=git_url.strip(),
@@ -115,17 +114,20 @@ def connect_repository(  # noqa: PLR0913  all by name, as in the request
             raise
 
 
-def _connect(limits: Limits, repository: CodeRepository, access_token: Secret, *, user: Any) -> Connection:
+def _connect(allowance: Allowance, repository: CodeRepository, access_token: Secret, *, user: Any) -> Connection:
     """Test a repository that is not stored yet against the remote, and store it."""
     url = parse_git_url(repository.git_url, network_policy())
     repository.url_key, repository.platform = url.key, platform_of(url)
     reject_duplicate(repository)
     access.spend_connect_quota(repository.project_id)
+    allowance.check_repositories(new=1)
+    allowance.check_jobs(new=1)
     keyring().require_primary()
 
-    with engine.remote_text_redacted():
+    with probing.slot(allowance), engine.remote_text_redacted():
         report = probe(engine.clone_request(repository, access_token), seconds=conf.PROBE_TIMEOUT)
 
+    allowance.check_repositories(new=1, new_bytes=report.estimated_bytes)
     repository.estimated_size_mb = size_mb(report.estimated_bytes)
     repository.size_source = report.size_source
     repository.ref_name = report.ref_name
@@ -135,9 +137,10 @@ def _connect(limits: Limits, repository: CodeRepository, access_token: Secret, *
     # Before the transaction: a key service that hangs would block every other writer of SQLite.
     repository.seal_token()
     try:
-        with row_transaction(alias()):
+        with row_transaction(alias(), read_committed=True):
             repository.save(force_insert=True)
-            job = _queue_clone(repository, limits)
+            job = _queue_clone(repository, allowance)
+            allowance.check_repositories(new=0)
             AuditEntry.objects.record(
                 AuditEvent.CONNECTED,
                 repository=repository,
@@ -174,31 +177,34 @@ def clone_repository(*, user: Any, repository: CodeRepository) -> Job:
     :raises JobRunning: work on it is under way.
     :raises InvalidState: its state does not allow a clone.
     :raises NotFound: it was deleted.
+    :raises TooManyJobs: the project or the user has as many as it may.
     :raises DatabaseBusy: another transaction was in the way; nothing was changed.
     """
     require(user, Action.CLONE, repository)
-    limits = limits_of(repository.project, user)
+    allowance = allowance_of(repository.project, user)
+    allowance.check_jobs(new=1)
     try:
-        with row_transaction(alias()):
-            return start_again(repository, limits)
+        with row_transaction(alias(), read_committed=True):
+            return start_again(repository, allowance)
     except (IntegrityError, RowHeld):
         raise JobRunning from None
 
 
-def start_again(repository: CodeRepository, limits: Limits) -> Job:
+def start_again(repository: CodeRepository, allowance: Allowance) -> Job:
     """Queue another clone of a repository and update its ``clone_status``, inside a transaction of the caller's.
 
     :raises JobRunning: work on it is under way.
     :raises InvalidState: its state does not allow a clone.
     :raises NotFound: it was deleted.
+    :raises TooManyJobs: the project or the user has as many as it may.
     :raises IntegrityError: it got another job at the same time.
     """
     if repository.restart():
         repository.clone_status = CloneStatus.PENDING
-        return _queue_clone(repository, limits)
+        return _queue_clone(repository, allowance)
     if repository.lock_completed():
         repository.clone_status = CloneStatus.COMPLETED
-        return _queue_clone(repository, limits, JobKind.UPDATE)
+        return _queue_clone(repository, allowance, JobKind.UPDATE)
     status = CodeRepository.objects.filter(pk=repository.pk).values_list("clone_status", flat=True).first()
     if status is None:
         raise NotFound
@@ -207,10 +213,13 @@ def start_again(repository: CodeRepository, limits: Limits) -> Job:
     raise InvalidState(f"A repository that is {status} cannot be cloned again.")
 
 
-def _queue_clone(repository: CodeRepository, limits: Limits, kind: JobKind = JobKind.CLONE) -> Job:
+def _queue_clone(repository: CodeRepository, allowance: Allowance, kind: JobKind = JobKind.CLONE) -> Job:
+    limits = allowance.limits
+    allowance.lock()
     job = Job.objects.create(
         repository=repository, kind=kind, flow=limits.flow, max_attempts=1 + conf.CLONE_MAX_RETRIES
     )
+    allowance.check_jobs(new=0)
     turns.join(job, limits)
     queues.enqueue(job)
     return job

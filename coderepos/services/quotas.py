@@ -1,21 +1,86 @@
-"""What a project and a user may use, as ``LIMITS`` says."""
+"""What a project and a user may use, as ``LIMITS`` says, and whether they would pass it."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
 
+from django.db.models import QuerySet, Sum
+from django.db.models.functions import Coalesce
 from django.utils.module_loading import import_string
 
 from coderepos.conf import ConfigurationError, conf
-from coderepos.limits import Limits
+from coderepos.exceptions import JOBS_SECONDS, StorageQuotaExceeded, TooManyJobs, TooManyRepositories
+from coderepos.limits import Limits, Quota
+from coderepos.models import CodeRepository, Job
+from coderepos.models.locking import lock_names
+
+BYTES_PER_MB: Final = 10**6
 
 
-def limits_of(project: Any, user: Any) -> Limits:
-    """Return the limits of a project for the user who asks; not to be called inside of a transaction of ours.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allowance:
+    """The limits of a project and of the user who asks.
+
+    Each check is made twice: before the Git host is asked, and after :meth:`lock` in the transaction that stores what
+    was asked for, where no second call can pass it at the same time.
+    """
+
+    limits: Limits
+    project_id: Any
+    user_id: Any
+
+    def lock(self) -> None:
+        """Keep other calls of the project and the user out of the checks until the end of the transaction."""
+        lock_names(f"coderepos quota {scope} {key}" for scope, key, quota in self._scopes() if quota != Quota())
+
+    def check_repositories(self, *, new: int, new_bytes: int = 0) -> None:
+        """Refuse ``new`` further repositories of ``new_bytes``, or those that are stored if that is 0.
+
+        :raises TooManyRepositories: there would be too many.
+        :raises StorageQuotaExceeded: they would take too much room.
+        """
+        for scope, rows, quota in self._rows():
+            if quota.repositories is not None and (figure := rows.count() + new) > quota.repositories:
+                raise TooManyRepositories(scope=scope, figure=figure, limit=quota.repositories)
+            if quota.size_bytes is not None and (figure := _size_bytes(rows) + new_bytes) > quota.size_bytes:
+                raise StorageQuotaExceeded(scope=scope, figure=figure, limit=quota.size_bytes)
+
+    def check_jobs(self, *, new: int) -> None:
+        """Refuse ``new`` further jobs, or those that are stored if that is 0.
+
+        :raises TooManyJobs: too many would wait or run.
+        """
+        for scope, rows, quota in self._rows():
+            if quota.unfinished_jobs is None:
+                continue
+            figure = Job.objects.unfinished().filter(repository__in=rows).count() + new
+            if figure > quota.unfinished_jobs:
+                raise TooManyJobs(
+                    scope=scope, figure=figure, limit=quota.unfinished_jobs, retry_after_seconds=JOBS_SECONDS
+                )
+
+    def _scopes(self) -> Iterator[tuple[str, Any, Quota]]:
+        yield "project", self.project_id, self.limits.project
+        yield "user", self.user_id, self.limits.user
+
+    def _rows(self) -> Iterator[tuple[str, QuerySet[CodeRepository], Quota]]:
+        yield "project", CodeRepository.objects.filter(project_id=self.project_id), self.limits.project
+        yield "user", CodeRepository.objects.filter(connected_by_id=self.user_id), self.limits.user
+
+
+def allowance_of(project: Any, user: Any) -> Allowance:
+    """Return what a project, and the user who asks, may use; not to be called inside of a transaction of ours.
 
     :raises ConfigurationError: what ``LIMITS`` names does not return limits.
     """
     limits = import_string(conf.LIMITS)(project, user)
     if not isinstance(limits, Limits):
         raise ConfigurationError(f"{conf.LIMITS} must return coderepos.limits.Limits.")
-    return limits
+    return Allowance(limits=limits, project_id=project.pk, user_id=user.pk)
+
+
+def _size_bytes(rows: QuerySet[CodeRepository]) -> int:
+    size_mb = rows.aggregate(mb=Sum(Coalesce("repository_size_mb", "estimated_size_mb")))["mb"]
+    return round((size_mb or 0) * BYTES_PER_MB)

@@ -20,6 +20,7 @@ from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, alias
 from coderepos.models.database_clock import database_time
 from coderepos.models.locking import RowHeld, busy_reported, row_transaction
+from coderepos.services import probing
 from coderepos.services.arguments import (
     as_secret,
     changed_meanwhile,
@@ -28,6 +29,7 @@ from coderepos.services.arguments import (
     own_copy,
     refuse_transaction,
 )
+from coderepos.services.quotas import allowance_of
 from coderepos.services.trail import audit_failure, require
 
 logger = logging.getLogger(__name__)
@@ -63,7 +65,8 @@ def replace_token(
         try:
             access.spend_connect_quota(repository.project_id)
             keyring().require_primary()
-            expires_at = _expiry(repository, access_token)
+            with probing.slot(allowance_of(repository.project, user)):
+                expires_at = _expiry(repository, access_token)
             _swap(repository, access_token, expires_at, before, user=user)
         except CodeReposError as error:
             event = AuditEvent.TOKEN_REFUSED if isinstance(error, RemoteAuthFailed) else AuditEvent.CONNECT_REJECTED

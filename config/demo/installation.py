@@ -83,7 +83,7 @@ def running(directory: Path, *, brought: Mapping[str, str]) -> Iterator[Installa
         keys = _seed(environment, password=password)
 
         web = [sys.executable, "-m", "gunicorn", "config.wsgi", f"--bind=fd://{listener.fileno()}"]
-        web += ["--threads=4", "--timeout=60", "--graceful-timeout=5", "--no-control-socket"]
+        web += ["--threads=32", "--timeout=60", "--graceful-timeout=5", "--no-control-socket"]
         worker = [sys.executable, "manage.py", "qcluster"]
         program = partial(Program, environment=environment, directory=settings.BASE_DIR, log_directory=directory)
         programs = (
