@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from django.db.models import QuerySet
+from django.db.models import FilteredRelation, Q, QuerySet
 
 from coderepos.engine import project_key
 from coderepos.exceptions import CodeReposError, SandboxMissing
-from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node, alias
+from coderepos.models import CloneStatus, CodeRepository, JobState, Node, alias
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
 from coderepos.sandbox.survey import SandboxSnapshot, Survey
 from coderepos.services.publication import align
 
-BATCH: Final = 900
+BATCH: Final = 990
 """Sandboxes per query; older versions of SQLite take 999 values."""
 
 logger = logging.getLogger(__name__)
@@ -132,22 +132,22 @@ class _Sweep:
     def _rows(self, repository_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, _Row]:
         """Return what the database has now.
 
-        Jobs are read first: what one of them publishes between both queries is in the second result.
+        One query, which sees a job at work or what it published, and never neither.
         """
-        building: dict[uuid.UUID, set[str]] = defaultdict(set)
-        running = Job.objects.filter(repository_id__in=repository_ids, state=JobState.RUNNING)
-        for repository_id, lease_token in running.values_list("repository_id", "lease_token"):
-            building[repository_id].add(str(lease_token))
-        rows = _repositories().filter(pk__in=repository_ids).values_list("pk", "version", "clone_status", "node")
-        return {
-            pk: _Row(
+        running = FilteredRelation("jobs", condition=Q(jobs__state=JobState.RUNNING))
+        rows = _repositories().filter(pk__in=repository_ids).alias(running=running)
+        found: dict[uuid.UUID, _Row] = {}
+        # A repository has one unfinished job at most, so each comes once.
+        for pk, version, status, node, lease_token in rows.values_list(
+            "pk", "version", "clone_status", "node", "running__lease_token"
+        ):
+            found[pk] = _Row(
                 version=version,
                 is_shown_here=status == CloneStatus.COMPLETED and node in self._nodes,
                 is_here=node in self._nodes,
-                building=frozenset(building[pk]),
+                building=frozenset(() if lease_token is None else (str(lease_token),)),
             )
-            for pk, version, status, node in rows
-        }
+        return found
 
     def _rows_here(self, **conditions: object) -> QuerySet[CodeRepository]:
         return _repositories().filter(node__in=self._nodes, **conditions).exclude(version="")
@@ -156,8 +156,11 @@ class _Sweep:
         self, rows: QuerySet[CodeRepository], is_one: Callable[[str, Collection[str]], bool]
     ) -> list[CodeRepository]:
         """Return the rows that contradict the survey of the disk."""
-        few_fields = rows.only("pk", "project_id", "version").iterator(chunk_size=BATCH)
-        return [one for one in few_fields if is_one(one.version, self._on_disk.get(one.pk, ()))]
+        versions = rows.values_list("pk", "version").iterator(chunk_size=BATCH)
+        ids = [pk for pk, version in versions if is_one(version, self._on_disk.get(pk, ()))]
+        batches = (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
+        few_fields = _repositories().only("pk", "project_id", "version")
+        return [one for batch in batches for one in few_fields.filter(pk__in=batch)]
 
 
 def _repositories() -> QuerySet[CodeRepository]:

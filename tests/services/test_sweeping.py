@@ -261,12 +261,12 @@ def test_unexpected_error_costs_one_line(
 def test_queries_do_not_grow_with_sandboxes(
     project: Any, django_assert_max_num_queries: DjangoAssertNumQueries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two queries for each batch, a few for the whole."""
+    """One query for each batch, a few for the whole."""
     monkeypatch.setattr(sweeping, "BATCH", 20)
     for _ in range(60):
         cloned(project)
 
-    with django_assert_max_num_queries(3 * 2 + 6):
+    with django_assert_max_num_queries(3 + 6):
         assert services.worker.sweep() == "0 removed, 0 missing, 0 found again"
 
 
