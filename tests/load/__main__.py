@@ -25,6 +25,7 @@ def main() -> None:
         from tests.load import filling, tables
 
         tables.print_calls(filling.Sizes(options.repositories, options.jobs, options.entries), options.runs)
+        tables.print_sweeps(options.repositories, max(3, options.runs // 5))
 
 
 @contextmanager

@@ -79,9 +79,14 @@ def api_calls(filled: Filled) -> Iterator[Call]:
         for sign in ("", "-"):
             yield get(f"/repos?ordering={sign}{name}", filled.superuser, "a superuser")
     member = _client(filled.member)
-    again, cancel = f"{API}/repos/{filled.failed.pk}/clone", f"{API}/repos/{filled.pending.pk}/cancel"
-    yield Call("`POST /repos/{repo}/clone`", lambda: _checked(member.post(again)), changes=True)
-    yield Call("`POST /repos/{repo}/cancel`", lambda: _checked(member.post(cancel)), changes=True)
+
+    def change(name: str, call: Callable[[str], Any], repository: Any, path: str) -> Call:
+        return Call(name, lambda: _checked(call(f"{API}/repos/{repository.pk}{path}")), changes=True)
+
+    yield change("`POST /repos/{repo}/clone`", member.post, filled.failed, "/clone")
+    yield change("`POST /repos/{repo}/cancel`", member.post, filled.pending, "/cancel")
+    yield change("`POST /repos/{repo}/clean`", member.post, filled.repository, "/clean")
+    yield change("`DELETE /repos/{repo}`", member.delete, filled.repository, "")
 
 
 def work_calls(filled: Filled) -> Iterator[Call]:
@@ -143,5 +148,5 @@ def _client(user: Any) -> Client:
 
 
 def _checked(answer: Any) -> Any:
-    assert answer.status_code in (200, 202), answer.content[:500]
+    assert answer.status_code in (200, 202, 204), answer.content[:500]
     return answer

@@ -108,8 +108,7 @@ def fill(sizes: Sizes) -> Filled:
         Flow(key=str(project.pk), virtual_time=number, active=True, slots=2 if number % 2 else None)
         for number, project in enumerate(projects)
     )
-    with connection.cursor() as cursor:
-        cursor.execute("ANALYZE" if connection.in_atomic_block else "VACUUM ANALYZE")
+    analyze()
     waiting = Job.objects.due().order_by("created_at")
     return Filled(
         superuser=superuser,
@@ -121,6 +120,12 @@ def fill(sizes: Sizes) -> Filled:
         failed=CodeRepository.objects.filter(clone_status=CloneStatus.FAILED, project__in=projects[:20])[0],
         pending=CodeRepository.objects.filter(clone_status=CloneStatus.PENDING, project__in=projects[:20])[0],
     )
+
+
+def analyze() -> None:
+    """Let the planner look at the tables, as the server does by itself after a while."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE" if connection.in_atomic_block else "VACUUM ANALYZE")
 
 
 def _add_repositories(first: CodeRepository, sizes: Sizes, *, projects: int) -> None:

@@ -1,4 +1,4 @@
-"""A sandbox on disk for every repository that has one by its row."""
+"""Sandboxes on disk, as clones would have left them, for rows that were made in bulk."""
 
 from __future__ import annotations
 
@@ -6,30 +6,34 @@ import os
 from pathlib import Path
 
 from coderepos import engine
-from coderepos.models import CloneStatus, CodeRepository
-from coderepos.sandbox.root import SandboxRoot
+from coderepos.models import CloneStatus, CodeRepository, Job, JobState
 from coderepos.sandbox.sandbox import LINKS
 from coderepos.sandbox.versions import CONTENT, CURRENT, VERSIONS
+from tests.load.filling import NODE
 
 
-def publish_all(root: SandboxRoot) -> int:
-    """Make empty sandboxes below a root, as clones would have left them, and return how many.
+def publish(most: int) -> int:
+    """Let the first repositories, ``most`` of them, be here with their sandboxes and all others elsewhere.
 
-    Rows say where their sandbox is afterwards.
+    :returns: how many are here.
     """
-    rows = list(CodeRepository.objects.filter(clone_status=CloneStatus.COMPLETED).only("pk", "project_id", "version"))
+    CodeRepository.objects.update(node="elsewhere")
+    Job.objects.filter(state__in=(JobState.QUEUED, JobState.RUNNING)).update(state=JobState.SUCCEEDED)
+    rows = list(CodeRepository.objects.order_by("pk").only("pk", "project_id", "version")[:most])
     for row in rows:
         sandbox = engine.sandbox_of(row)
-        _publish(sandbox.path, row.version)
+        row.version = row.version or "first"
+        row.node, row.clone_status, row.error_code = NODE, CloneStatus.COMPLETED, ""
         row.sandbox_path = str(sandbox.repository_path)
-    CodeRepository.objects.bulk_update(rows, ["sandbox_path"], batch_size=500)
+        _make(sandbox.path, row.version)
+    names = ["version", "node", "clone_status", "error_code", "sandbox_path"]
+    CodeRepository.objects.bulk_update(rows, names, batch_size=500)
     return len(rows)
 
 
-def _publish(path: Path, version: str) -> None:
-    content = path / VERSIONS / version
+def _make(path: Path, version: str) -> None:
     for name in CONTENT:
-        (content / name).mkdir(parents=True, mode=0o700)
+        (path / VERSIONS / version / name).mkdir(parents=True, mode=0o700)
     os.symlink(f"{VERSIONS}/{version}", path / CURRENT)
     for name, target in LINKS.items():
         os.symlink(target, path / name)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from django.conf import settings
 from django.db import transaction
+from django.test.utils import CaptureQueriesContext, override_settings
 
-from tests.load import plans
+from coderepos import services
+from coderepos.services import upkeep
+from tests.load import plans, sandboxes
 from tests.load.calls import Call, admin_calls, api_calls, empty_call, work_calls
 from tests.load.filling import Sizes, fill
 from tests.support.database import connection
@@ -87,3 +93,22 @@ def _timed(call: Call) -> float:
     started = time.perf_counter()
     call.run()
     return time.perf_counter() - started
+
+
+def print_sweeps(sandboxes_here: int, runs: int) -> None:
+    """Print what a sweep takes in memory and on the disk; all repositories are turned into clones of this machine."""
+    for directory in ("/dev/shm", tempfile.gettempdir()):
+        with tempfile.TemporaryDirectory(dir=directory, prefix="coderepos-load-") as base:
+            _print_sweep(Path(base) / "repos", directory, sandboxes_here, runs)
+
+
+def _print_sweep(root: Path, directory: str, sandboxes_here: int, runs: int) -> None:
+    with override_settings(CODEREPOS={**settings.CODEREPOS, "SANDBOX_BASE_PATH": str(root)}):
+        upkeep.prepare_root(services.worker.register_node())
+        count = sandboxes.publish(sandboxes_here)
+        with CaptureQueriesContext(connection) as queries:
+            said = services.worker.sweep()
+        assert said == "0 removed, 0 missing, 0 found again", said
+        sweep = Call("sweep", services.worker.sweep)
+        p50_ms = 1000 * statistics.median(_timed(sweep) for _ in range(runs))
+        print(f"| sweep of {count:,} sandboxes in {directory} | {len(queries)} | {p50_ms:,.0f} | | |", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from django.db import transaction
 from django.urls import resolve
 from pytest_django import Settings
 
+from coderepos import services
 from coderepos.api import urls
-from tests.load import plans
+from coderepos.services import upkeep
+from tests.load import plans, sandboxes
 from tests.load.calls import Call, admin_calls, api_calls, work_calls
-from tests.load.filling import Sizes, fill
+from tests.load.filling import Sizes, analyze, fill
 from tests.support.database import connection
 
 pytestmark = [
@@ -38,7 +41,7 @@ NOT_CALLED = {"connect", "repo-token", "health"}
 """Addresses of which all calls ask a Git host, and one that asks the database what ``health, short`` asks."""
 
 
-def test_nothing_reads_or_sorts_a_large_table(settings: Settings) -> None:
+def test_nothing_reads_or_sorts_a_large_table(settings: Settings, tmp_path: Path) -> None:
     """Endpoints, pages of the admin with each filter and order, claim, upkeep and sweep: by the plans that are run."""
     settings.ROOT_URLCONF = "tests.load.urls"
     filled = fill(Sizes(repositories=4_000, jobs=30_000, entries=30_000))
@@ -47,9 +50,22 @@ def test_nothing_reads_or_sorts_a_large_table(settings: Settings) -> None:
 
     with called_names() as names:
         faults = [fault for call in calls for fault in faults_of(call)]
+    faults += faults_of_sweep(settings, tmp_path)
 
     assert faults == []
     assert names >= {str(pattern.name) for pattern in urls.urlpatterns} - NOT_CALLED
+
+
+def faults_of_sweep(settings: Settings, directory: Path) -> list[str]:
+    """Sweep a machine that has a part of all repositories, and return what is wrong with the plans."""
+    settings.CODEREPOS = {**settings.CODEREPOS, "SANDBOX_BASE_PATH": str(directory / "repos")}
+    upkeep.prepare_root(services.worker.register_node())
+    sandboxes.publish(400)
+    analyze()
+    said: list[str] = []
+    faults = faults_of(Call("sweep", lambda: said.append(services.worker.sweep())))
+    assert said == ["0 removed, 0 missing, 0 found again"]
+    return faults
 
 
 @contextmanager
