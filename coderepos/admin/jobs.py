@@ -47,6 +47,7 @@ class JobAdmin(LargeTableAdmin):
         (None, {"fields": ("id", "repository", "kind", "state", "attempts", "next_attempt_at")}),
         ("Failure", {"fields": ("error_code", "error_message")}),
         ("Progress", {"fields": ("phase", "received", "heartbeat_at", "lease_until", "enqueued_at")}),
+        ("Room on the disk", {"fields": ("reserved_bytes", "needed_bytes", "waits_for_disk_since")}),
         ("Run", {"fields": ("node", "isolation_level", "created_at", "started_at", "finished_at", "duration")}),
         ("Result", {"fields": ("substitutions", "substituted_paths", "phases", "result")}),
     )

@@ -137,7 +137,7 @@ class CodeRepository(CloneTransitions):
             models.Index(fields=["clone_status", "node"], name="code_repos_status_node"),
             models.Index(fields=["token_kid"], name="code_repos_token_kid"),
             models.Index(
-                fields=["node", "last_used_at"],
+                fields=["node", "last_used_at", "repository_size_mb"],
                 condition=models.Q(clone_status="COMPLETED"),
                 name="code_repos_node_used",
             ),

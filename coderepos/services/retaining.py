@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 from django.utils.module_loading import import_string
 
@@ -104,9 +104,9 @@ def _all_projects() -> QuerySet[Any]:
 def _idle(names: Sequence[str], idle_seconds: float) -> QuerySet[CodeRepository]:
     """Return the clones on the machine with these names that nobody used for so long, and that no job is about."""
     since = Now() - timedelta(seconds=idle_seconds)
-    clones = CodeRepository.objects.without_token().filter(node__in=names, last_used_at__lt=since)
-    return clones.filter(clone_status=CloneStatus.COMPLETED).exclude(
-        pk__in=Job.objects.unfinished().values("repository_id")
+    unfinished = Job.objects.unfinished().filter(repository_id=OuterRef("pk"))
+    return CodeRepository.objects.without_token().filter(
+        ~Exists(unfinished), node__in=names, clone_status=CloneStatus.COMPLETED, last_used_at__lt=since
     )
 
 

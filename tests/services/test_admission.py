@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from coderepos import engine, services
 from coderepos.conf import conf
 from coderepos.crypto.secret import Secret
 from coderepos.disk_errors import disk_error
+from coderepos.git.clone import clone
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, JobKind, JobState, Node, get_project_model
 from coderepos.services import admission, cloning, disk_upkeep, upkeep, upkeep_thread
 from tests.support.git import git, make_repository
@@ -159,6 +161,44 @@ def test_disk_that_others_fill_pauses_the_machine(job: Job, monkeypatch: pytest.
     assert (job.attempt, job.error_code) == (1, "sandbox_full")
     assert run(job) == "unclaimed"
     Node.objects.update(claims_paused_until=Now())
+    assert run(job) == "succeeded"
+
+
+@pytest.fixture
+def small_disk(settings: Settings, tmp_path: Path, job: Job) -> Iterator[Path]:
+    """A disk of 8 MB for the sandboxes."""
+    disk = tmp_path / "disk"
+    disk.mkdir(mode=0o700)
+    options = f"size=8m,mode=700,uid={os.geteuid()}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", str(disk)], check=True)
+    allow(settings, SANDBOX_BASE_PATH=str(disk / "repos"))
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_real_disk_that_is_full(job: Job, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before an attempt it waits; what fills up in the middle ends it as what it is, and leaves nothing behind."""
+    others = small_disk / "others"
+    others.write_bytes(b"x" * 6 * MB)
+    assert run(job) == "waiting_for_disk"
+    others.unlink()
+
+    def clone_meanwhile(*arguments: Any, **named: Any) -> Any:
+        others.write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 50_000))
+        return clone(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cloning, "clone", clone_meanwhile)
+        assert run(job) == "retry_scheduled"
+    job.refresh_from_db()
+    assert (job.attempt, job.error_code) == (1, "sandbox_full")
+    assert not engine.sandbox_of(job.repository).tokens()
+
+    others.unlink()
+    Node.objects.update(claims_paused_until=None)
     assert run(job) == "succeeded"
 
 
