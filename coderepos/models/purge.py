@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from django.db import models
 from django.db.models import F
@@ -41,7 +41,7 @@ class PurgeQuerySet(PrimaryQuerySet["Purge"]):
         if is_worked_on:
             self.filter(repository_id=repository_id).update(settles_at=settles_at)
 
-    def on_nodes(self, names: Iterable[str]) -> Self:
+    def on_nodes(self, names: models.QuerySet[Any]) -> Self:
         """Those of machines, the one tried longest ago first, so that one that fails never holds up the rest."""
         return self.filter(node__in=names).order_by(F("tried_at").asc(nulls_first=True), "id")
 

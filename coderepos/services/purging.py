@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -21,7 +20,7 @@ from coderepos import engine
 from coderepos.conf import ConfigurationError
 from coderepos.exceptions import CodeReposError, SandboxRefused
 from coderepos.models import CodeRepository, Job, JobState, Node, Purge, alias
-from coderepos.models.purge import SETTLE_SECONDS
+from coderepos.models.purge import SETTLE_SECONDS, PurgeQuerySet
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services.publication import align
@@ -63,7 +62,7 @@ def settle(job: Job) -> None:
 
 def is_needed(node: Node) -> bool:
     """Return whether this machine has something to purge."""
-    return Purge.objects.on_nodes(_names_of(node)).exists()
+    return _requests_of(node).exists()
 
 
 def silent_machines(repository: CodeRepository) -> tuple[str, ...]:
@@ -77,7 +76,7 @@ def purge(node: Node) -> str:
 
     :raises CodeReposError: the sandbox root is not mounted, or not this machine's; nothing was confirmed.
     """
-    requests = list(Purge.objects.on_nodes(_names_of(node))[:BATCH])
+    requests = list(_requests_of(node)[:BATCH])
     if not requests:
         return "nothing to purge"
     root = prepare_root(node)
@@ -85,9 +84,9 @@ def purge(node: Node) -> str:
     return f"{confirmed} of {len(requests)} purged"
 
 
-def _names_of(node: Node) -> Iterator[str]:
-    """Return the names of this machine: one that changed its name still owns its root."""
-    return Node.objects.filter(root_id=node.root_id).values_list("name", flat=True).iterator()
+def _requests_of(node: Node) -> PurgeQuerySet:
+    """Return what is requested of this machine, by all of its names: one that changed its name still owns its root."""
+    return Purge.objects.on_nodes(Node.objects.filter(root_id=node.root_id).values("name"))
 
 
 def _purge_one(request: Purge, root: SandboxRoot) -> bool:

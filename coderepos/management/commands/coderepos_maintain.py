@@ -20,9 +20,10 @@ class Command(BaseCommand):
 
     help = (
         "Does the periodic work of this machine, as its workers do beside their clones where the queue lets them: "
-        "expires leases, enqueues due jobs whose notification was lost, retries whose time has come, and sweeps the "
-        "sandbox root. Runs until it is stopped, unless --once or --for is given. Any number may run at once: a round "
-        "that another process of this machine did lately is left out. Run it as the user of the workers."
+        "expires leases, enqueues due jobs whose notification was lost, retries whose time has come, removes what was "
+        "cleaned or deleted, and sweeps the sandbox root. Runs until it is stopped, unless --once or --for is given. "
+        "Any number may run at once: a round that another process of this machine did lately is left out. Run it as "
+        "the user of the workers."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
