@@ -34,6 +34,9 @@ BYTES_PER_SECOND = 60_000
 HELPERS = 4
 """Processes of a cluster that is up, beside its guard: two workers, monitor, pusher."""
 
+BUDGET_MB_PER_JOB, BUDGET_MB_BESIDE = 0.55, 4
+"""Room on the disk: what the clones take in the end, and what one more job reserves, so that jobs wait for others."""
+
 FIRST_ROUND_SECONDS = 6
 """How soon a cluster that is up has done something."""
 
@@ -172,19 +175,22 @@ class Room:
             url = self.git_server.url(names[number % len(names)])
             key = parse_git_url(url, network_policy()).key
             with transaction.atomic():
-                repository = CodeRepository(project=project, git_url=url, url_key=key, username="git")
+                repository = CodeRepository(
+                    project=project, git_url=url, url_key=key, username="git", estimated_size_mb=1
+                )
                 repository.token_ciphertext = Secret(TOKEN)
                 repository.save(force_insert=True)
                 queues.enqueue(Job.objects.create(repository=repository, max_attempts=max_attempts))
 
 
 @contextmanager
-def installation(kind: str, *, retries: int) -> Iterator[Room]:
+def installation(kind: str, *, retries: int, jobs: int | None = None) -> Iterator[Room]:
     """Set everything up but start no cluster yet, and remove it in the end.
 
     Django is set up for it, so a process can have one of them only.
 
     :param kind: ``sqlite`` or ``postgresql``.
+    :param jobs: how many clones there will be, where they are to be short of room on the disk.
     """
     folder = Path(tempfile.mkdtemp(prefix="coderepos-chaos-"))
     try:
@@ -200,6 +206,9 @@ def installation(kind: str, *, retries: int) -> Iterator[Room]:
                 "INSECURE_HTTP_HOSTS": [git_server.host],
                 "CLONE_MAX_RETRIES": retries,
             }
+            if jobs is not None:
+                rounds = -(-jobs // SOURCES)
+                overrides["SANDBOX_MAX_GB"] = (rounds * SOURCES * BUDGET_MB_PER_JOB + BUDGET_MB_BESIDE) / 1_000
             os.environ.update(
                 DJANGO_SETTINGS_MODULE="tests.settings",
                 DATABASE_URL=url,

@@ -10,7 +10,7 @@ from tests.chaos.installation import installation
 
 def main(kind: str, jobs: int, minutes: float, seed: int) -> int:
     """Set everything up, let things happen, wait until all is done, and check the invariants."""
-    with installation(kind, retries=10) as room:
+    with installation(kind, retries=10, jobs=jobs) as room:
         from tests.chaos.story import Story
 
         random.seed(seed)

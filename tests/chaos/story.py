@@ -11,6 +11,7 @@ from django.db import Error, connection
 from django.db.models.functions import Now
 
 from coderepos import services
+from coderepos.conf import conf
 from coderepos.models import Job, Node
 from coderepos.models.job_states import UNFINISHED, JobState
 from coderepos.models.node import ALIVE_SECONDS
@@ -59,6 +60,8 @@ class Story:
         print(f"jobs: {dict(outcomes())}; attempts: {sum(Job.objects.values_list('attempt', flat=True))}; {swept}")
         print(f"lost jobs due again, seconds since the last heartbeat: {sorted(map(round, watch.recovery_seconds))}")
         print(f"longest time in which a job was due and none was claimed: {max(watch.idle_seconds, default=0):.1f} s")
+        most, of = watch.most_disk_bytes / 10**6, (conf.sandbox_max_bytes or 0) / 10**6
+        print(f"disk: at most {most:.1f} of {of:.1f} MB taken or reserved; {len(watch.waited)} jobs waited for room")
         print(f"/health: {watch.looks} looks, {len(watch.red)} not 200")
         return problems
 
@@ -92,6 +95,8 @@ class Story:
         problems = [f"a lost job was due again only after {value:.0f} s" for value in late]
         if (idle := max(watch.idle_seconds, default=0)) > RECOVERY_SECONDS:
             problems.append(f"for {idle:.0f} s a job was due and none was claimed")
+        if conf.sandbox_max_bytes is not None and watch.most_disk_bytes > conf.sandbox_max_bytes:
+            problems.append(f"the disk had {watch.most_disk_bytes} bytes of {conf.sandbox_max_bytes} taken or reserved")
         for at, answer in watch.red:
             if not any(start - 1 <= at <= end + 5 for start, end in self._events.outages):
                 problems.append(f"/health was red while a cluster was healthy: {answer}")

@@ -44,6 +44,11 @@ class Watch:
     """When /health was not 200, and what it said."""
 
     looks: int = 0
+    most_disk_bytes: int = 0
+    """The most that clones took and jobs had reserved at one moment."""
+
+    waited: set[uuid.UUID] = field(default_factory=set)
+    """Jobs that were seen to wait for room on the disk."""
 
     def __enter__(self) -> Watch:
         self._jobs: dict[uuid.UUID, Seen] = {}
@@ -71,17 +76,30 @@ class Watch:
         answer = HealthView.as_view()(RequestFactory().get("/health"))
         if answer.status_code != 200:
             self.red.append((time.monotonic(), answer.data))
+        self._look_at_disk()
         jobs = Job.objects.annotate(now=Now()).only(
-            "state", "lease_token", "heartbeat_at", "attempt", "next_attempt_at"
+            "state", "lease_token", "heartbeat_at", "attempt", "next_attempt_at", "waits_for_disk_since"
         )
         claims, due = 0, False
         for job in jobs:
             claims += job.attempt
             due = due or (job.state == JobState.QUEUED and not waits(job))
             self._compare(job)
+            self.waited |= {job.pk} if job.waits_for_disk_since else set()
         if claims != self._claims or not due:
             self.idle_seconds.append(time.monotonic() - self._idle_since)
             self._claims, self._idle_since = claims, time.monotonic()
+
+    def _look_at_disk(self) -> None:
+        with connection.cursor() as cursor:
+            # One statement: what a job publishes is counted once.
+            cursor.execute(
+                "SELECT (SELECT coalesce(sum(reserved_bytes), 0) FROM code_repo_jobs WHERE state = 'RUNNING'), "
+                "(SELECT coalesce(sum(repository_size_mb), 0) FROM code_repos "
+                "WHERE clone_status IN ('COMPLETED', 'CLEANING'))"
+            )
+            reserved_bytes, used_mb = cursor.fetchone()
+        self.most_disk_bytes = max(self.most_disk_bytes, int(reserved_bytes + used_mb * 10**6))
 
     def _compare(self, job: Any) -> None:
         seen = self._jobs.setdefault(job.pk, Seen())
