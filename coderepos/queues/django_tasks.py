@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 from django.utils import timezone
 from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
@@ -55,7 +56,13 @@ class DjangoTasks(Queue):
             hint = "Add it to TASKS, or let QUEUE_BACKEND name another one."
             yield _unusable(f"QUEUE_BACKEND names {conf.QUEUE_BACKEND!r}, which TASKS does not know.", hint)
             return
-        backend = self._backend()
+        try:
+            backend = self._backend()
+        except ImproperlyConfigured as error:
+            yield _unusable(
+                f"TASKS[{conf.QUEUE_BACKEND!r}] cannot be used: {error}", "Name a backend that is installed."
+            )
+            return
         hint = "Use a backend with workers, such as django_tasks_db.DatabaseBackend."
         for kind in type(backend).__mro__:
             if kind.__name__ in WORKERLESS:

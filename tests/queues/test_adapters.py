@@ -42,6 +42,7 @@ def backends(monkeypatch: pytest.MonkeyPatch, **given: Any) -> Any:
     [
         ({"BACKEND": "django_tasks_db.DatabaseBackend"}, {}, []),
         ({"BACKEND": DUMMY}, {}, [50]),
+        ({"BACKEND": "nowhere.Backend"}, {}, [50]),
         ({"BACKEND": IMMEDIATE}, {}, [50]),
         ({"BACKEND": "django_tasks_db.DatabaseBackend"}, {"QUEUE_BACKEND": "code"}, [50]),
         ({"BACKEND": "django_tasks_db.DatabaseBackend"}, {"QUEUE_NAME": "code"}, [50]),
@@ -142,6 +143,17 @@ def test_configuration_of_celery(app: Any, values: dict[str, Any], numbers: list
     app.conf.update(values)
 
     assert [problem.number for problem in Celery().problems()] == numbers
+
+
+def test_app_that_was_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Celery falls back to has a broker that nobody chose."""
+    fallback = celery_library.Celery("default", fixups=[], set_as_current=False)
+    monkeypatch.setattr("celery._state.default_app", fallback)
+    monkeypatch.setattr(celery_queue, "current_app", SimpleNamespace(_get_current_object=lambda: fallback))
+
+    (problem,) = Celery().problems()
+
+    assert (problem.number, problem.is_error) == (50, True)
 
 
 def test_host_that_sets_up_logs_itself(app: Any) -> None:

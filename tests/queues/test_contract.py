@@ -52,8 +52,6 @@ def git_server(tmp_path: Path) -> Iterator[GitServer]:
         CeleryHost,
         pytest.param(QueueHost, marks=pytest.mark.slow),
         pytest.param(RedisQueueHost, marks=pytest.mark.slow),
-        pytest.param(CeleryThreadsHost, marks=pytest.mark.slow),
-        pytest.param(CelerySoloHost, marks=pytest.mark.slow),
     ]
 )
 def host(request: pytest.FixtureRequest, tmp_path: Path, git_server: GitServer) -> Iterator[QueueHost]:
@@ -111,6 +109,18 @@ def test_maintenance_is_all_the_upkeep_that_is_needed(host: QueueHost) -> None:
         wait_until(lambda: host.job(lost)[0] == "SUCCEEDED", seconds=60, what="the clone")
 
     assert "1 sandboxes removed" in host.host.manage("coderepos_uninstall", "--noinput")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", [CeleryThreadsHost, CelerySoloHost], indirect=True)
+def test_other_pools_of_celery(host: QueueHost) -> None:
+    """A worker without processes of its own clones too, and does the upkeep that a lost notification needs."""
+    host.prepare()
+    with host.broken():
+        lost = host.connect()["job"]
+
+    with host.workers():
+        wait_until(lambda: host.job(lost)[0] == "SUCCEEDED", seconds=90, what="the clone")
 
 
 @pytest.mark.slow
