@@ -151,7 +151,7 @@ def host(shape: Shape, server: GitServer, tmp_path: Path) -> HostProject:
 def test_host_mounts_uses_and_leaves_the_app(host: HostProject, shape: Shape, server: GitServer) -> None:
     """Check, migrate, connect, clone, delete in the admin, uninstall, and on without the app."""
     name = {"Q_CLUSTER_NAME": shape.cluster} if shape.cluster else {}
-    with host.running("qcluster", **name):
+    with host.running("coderepos_worker", **name):
         status = json.loads(
             host.python(
                 USE.format(
@@ -176,4 +176,4 @@ def test_host_mounts_uses_and_leaves_the_app(host: HostProject, shape: Shape, se
     host.manage("makemigrations", "--check", "--dry-run")
     host.manage("migrate")
     host.python(LEFT)
-    assert TOKEN not in (host.folder / "qcluster.log").read_text()
+    assert TOKEN not in (host.folder / "coderepos_worker.log").read_text()
