@@ -27,7 +27,9 @@ def run_disk_round(node: Node) -> str:
     columns = space_columns(space_of(root.path))
     names = rows.disk_names(node)
     Node.objects.filter(pk=node.pk).update(**columns, disk_used_bytes=rows.used_bytes(names))
-    expired = remove_expired(names) if node.begin_retention(every_seconds=RULES_SECONDS) else 0
     room = rows.room_of(names, columns)
+    # Before any function of the host's is called, which may take its time.
+    woken = rows.wake_waiting(room)
     evicted = make_room(names, room)
-    return f"{expired} expired, {evicted} evicted, {rows.wake_waiting(room)} woken"
+    expired = remove_expired(names) if node.begin_retention(every_seconds=RULES_SECONDS) else 0
+    return f"{expired} expired, {evicted} evicted, {woken} woken"

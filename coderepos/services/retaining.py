@@ -24,8 +24,11 @@ from coderepos.retention import Retention
 from coderepos.services.cleaning import start_cleaning
 from coderepos.services.reading import IN_USE_SECONDS
 
-BATCH: Final = 100
-"""Most clones of one project that one round removes because they expired, and most projects in one query."""
+EXPIRED: Final = 500
+"""Most clones of one project that one round removes because they expired."""
+
+PROJECTS: Final = 500
+"""Most projects in one query."""
 
 WAITING: Final = 20
 """Most waiting jobs for which one round makes room."""
@@ -84,7 +87,7 @@ def _remove_expired_of(project: Any, names: Sequence[str]) -> int:
         return 0
     idle_seconds = max(IN_USE_SECONDS, (rules.unused_days or 0) * DAY_SECONDS)
     expired = _idle(names, idle_seconds).filter(project=project).exclude(pk__in=_newest(project, rules))
-    keys = list(expired.order_by("last_used_at").values_list("pk", flat=True)[:BATCH])
+    keys = list(expired.order_by("last_used_at").values_list("pk", flat=True)[:EXPIRED])
     return sum(_remove(pk, CloneExpired(), idle_seconds=idle_seconds) for pk in keys)
 
 
@@ -92,8 +95,8 @@ def _projects(names: Sequence[str]) -> Iterator[Any]:
     """Yield the projects that have clones on the machine with these names."""
     clones = CodeRepository.objects.filter(node__in=names, clone_status=CloneStatus.COMPLETED)
     keys = list(clones.order_by().values_list("project_id", flat=True).distinct())
-    for start in range(0, len(keys), BATCH):
-        yield from list(_all_projects().filter(pk__in=keys[start : start + BATCH]))
+    for start in range(0, len(keys), PROJECTS):
+        yield from list(_all_projects().filter(pk__in=keys[start : start + PROJECTS]))
 
 
 def _all_projects() -> QuerySet[Any]:
