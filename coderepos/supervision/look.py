@@ -86,7 +86,7 @@ def _ask() -> Seen:
     due = Job.objects.overdue(after_seconds=DUE_SECONDS)
     if not due.exists():
         return Seen.NOTHING_DUE
-    if not queues.current().facts().reachable:
+    if queues.current().facts().reachable is False:
         return Seen.UNREACHABLE
     of_flow = due.filter(flow=OuterRef("key"))
     return Seen.CLAIMABLE if Flow.objects.with_free_slot().filter(Exists(of_flow)).exists() else Seen.DUE
