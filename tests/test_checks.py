@@ -137,7 +137,6 @@ def test_good_values_pass(settings: Settings) -> None:
         ({"bulk": 10}, ["W033"]),
         ({"sync": True}, ["W034"]),
         ({"orm": None}, []),
-        ({"may_hang": True}, ["W049"]),
         ({"orm": "elsewhere"}, ["E017"]),
         ({"max_attempts": 0}, ["W036"]),
         ({"max_attempts": 3}, ["W036"]),

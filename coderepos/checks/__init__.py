@@ -8,7 +8,7 @@ E015 proxy                E016 name of the cluster    E017 database of the queue
 E019 limits of tenants
 E020 to E029 keys         W030 to W039 queue          W040 insecure hosts   W042 isolation       W043 log redaction
 W044 password of a proxy  W045 temporary directory  W046 SQLite           W047 isolation of level 1
-W048 cache of one process W049 time-out of Redis      E050 a queue without workers
+W048 cache of one process E050 a queue without workers
 W051 budget of the disk   E052 retention
 """
 

@@ -22,6 +22,8 @@ from coderepos.queues import q_cluster
 from coderepos.queues.protocol import PERIODIC, Problem, Queue, QueueFacts, TaskName, WorkerState
 
 TASKS: Final = "coderepos.tasks."
+BROKER_SECONDS: Final = 5
+"""How long a Redis may take for an answer: a caller who connects a repository waits for it."""
 COMMANDS: Final = frozenset({"qcluster", "coderepos_worker"})
 """Commands of ``manage.py`` that run a cluster."""
 
@@ -31,7 +33,7 @@ class DjangoQ(Queue):
 
     def enqueue(self, name: TaskName, key: uuid.UUID) -> None:
         """Send a task; one that fails is not delivered again, whatever the host's settings say."""
-        async_task(TASKS + name, str(key), cluster=_cluster(), ack_failure=True)
+        async_task(TASKS + name, str(key), cluster=_cluster(), ack_failure=True, broker=_broker())
 
     def enqueue_at(self, name: TaskName, key: uuid.UUID, when: datetime) -> bool:
         """Schedule a task, which django-q2 sends 2 to 28 seconds late."""
@@ -59,7 +61,7 @@ class DjangoQ(Queue):
 
     def facts(self) -> QueueFacts:
         """Count the tasks that wait, and look for the schedules."""
-        waiting = int(get_broker(_cluster()).queue_size())
+        waiting = int(_broker().queue_size())
         wanted = {_schedule_name(name): name for name in PERIODIC}
         schedules = Schedule.objects.using(router.db_for_write(Schedule)).filter(name__in=wanted, cluster=_cluster())
         there = set(schedules.values_list("name", flat=True))
@@ -137,7 +139,6 @@ def settings_in_force() -> dict[str, Any]:
         "catch_up": Conf.CATCH_UP,
         "orm": Conf.ORM,
         "sync": Conf.SYNC,
-        "may_hang": _is_redis() and "socket_timeout" not in str(Conf.REDIS),
     }
     if _cluster() in (None, Conf.CLUSTER_NAME):
         return values
@@ -149,9 +150,25 @@ def settings_in_force() -> dict[str, Any]:
     return {**values, **{name: value for name, value in own.items() if name in values and name not in ("orm", "sync")}}
 
 
-def _is_redis() -> bool:
-    """Return whether Redis is the broker, which it is where no other one is named."""
-    return not any((Conf.BROKER_CLASS, Conf.IRON_MQ, Conf.SQS, Conf.ORM, Conf.MONGO))
+def _broker() -> Any:
+    """Return the broker; with Redis one that gives up soon, unless the host chose other time-outs."""
+    broker = get_broker(_cluster())
+    if any((Conf.BROKER_CLASS, Conf.IRON_MQ, Conf.SQS, Conf.ORM, Conf.MONGO, Conf.DJANGO_REDIS)):
+        return broker
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    options: dict[str, Any] = {
+        "socket_timeout": BROKER_SECONDS,
+        "socket_connect_timeout": BROKER_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if isinstance(Conf.REDIS, str):
+        broker.connection = Redis.from_url(Conf.REDIS, **options)
+    else:
+        broker.connection = Redis(**{**options, **Conf.REDIS})
+    return broker
 
 
 def _cluster() -> str | None:

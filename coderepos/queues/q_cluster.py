@@ -39,9 +39,6 @@ def _wrong_values(cluster: dict[str, Any], where: str) -> Iterator[Problem]:
         yield Problem(33, f"{where} fetches tasks ahead, which starts their retry clock.", hint)
     if cluster["sync"]:
         yield Problem(34, "Q_CLUSTER['sync'] clones inside the web request.", "Set it to False.")
-    if cluster["may_hang"]:
-        hint = "Add socket_timeout and socket_connect_timeout, and a retry that gives up soon."
-        yield Problem(49, "Q_CLUSTER['redis'] has no time-out: a Redis that hangs holds connect calls up.", hint)
     if cluster["max_attempts"] != 1:
         hint = "Set it to 1: the app tries again by itself."
         yield Problem(36, f"{where}['max_attempts'] repeats tasks that were worked on.", hint)

@@ -137,3 +137,24 @@ def test_facts_tell_what_waits_and_which_schedules_are_missing(job: Job) -> None
     facts = queues.current().facts()
 
     assert (facts.reachable, facts.waiting, facts.missing_periodic) == (True, 1, ("sweep",))
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ({"host": "127.0.0.1"}, 5),
+        ({"host": "127.0.0.1", "socket_timeout": 9}, 9),
+        ("redis://127.0.0.1/0", 5),
+        ("redis://127.0.0.1/0?socket_timeout=9", 9),
+    ],
+)
+def test_redis_gets_a_time_out_unless_the_host_gave_one(
+    monkeypatch: pytest.MonkeyPatch, given: Any, seconds: float
+) -> None:
+    """A Redis that hangs is given up soon, in whichever form the host names it."""
+    monkeypatch.setattr(Conf, "ORM", None)
+    monkeypatch.setattr(Conf, "REDIS", given)
+
+    options = django_q._broker().connection.connection_pool.connection_kwargs
+
+    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (seconds, 5)

@@ -143,14 +143,7 @@ class RedisQueueHost(QueueHost):
     def prepare(self) -> None:
         """Name the server, and go on as any host."""
         self.host.configure(
-            f"""
-            from redis.backoff import NoBackoff
-            from redis.retry import Retry
-            Q_CLUSTER = {{**Q_CLUSTER, "orm": None, "redis": {{
-                "host": "127.0.0.1", "port": {self.redis.port},
-                "socket_timeout": 5, "socket_connect_timeout": 5, "retry": Retry(NoBackoff(), 0),
-            }}}}
-            """
+            f"Q_CLUSTER = {{**Q_CLUSTER, 'orm': None, 'redis': {{'host': '127.0.0.1', 'port': {self.redis.port}}}}}\n"
         )
         super().prepare()
 
