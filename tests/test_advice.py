@@ -207,8 +207,18 @@ def follow_wait(scene: Scene) -> None:
     assert scene.change(repository, depth=1).status_code == 202
 
 
+def follow_start_cancelled_again(scene: Scene) -> None:
+    """``cancelled``: start it again when you need it."""
+    repository = scene.connected()
+    assert scene.api.post(f"{ADDRESS}/repos/{repository.pk}/cancel").status_code == 202
+    assert scene.api.get(f"{ADDRESS}/repos/{repository.pk}/status").json()["error_code"] == "cancelled"
+
+    assert scene.api.post(f"{ADDRESS}/repos/{repository.pk}/clone").status_code == 202
+    assert scene.work() == "succeeded"
+
+
 def follow_start_again(scene: Scene) -> None:
-    """``cancelled``, ``worker_lost``, ``sandbox_missing``: start it again."""
+    """``worker_lost``, ``sandbox_missing``: start it again."""
     repository = scene.connected()
     Job.objects.update(state="FAILED")
     CodeRepository.objects.update(clone_status=CloneStatus.FAILED, error_code="worker_lost")
@@ -249,7 +259,7 @@ FOLLOWED: dict[str, Callable[[Scene], None]] = {
     "ref_not_found": follow_check_ref,
     "repository_empty": follow_push_one,
     "repository_too_large": follow_smaller_depth,
-    "cancelled": follow_start_again,
+    "cancelled": follow_start_cancelled_again,
     "worker_lost": follow_start_again,
     "sandbox_missing": follow_start_again,
     "permission_denied": follow_ask_maintainer,
