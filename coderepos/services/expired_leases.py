@@ -46,10 +46,10 @@ def _expire_lease(job: Job) -> JobState | None:
         return None
     if state is not None:
         logger.warning("job %s: lease of the worker on %s expired, now %s", job.pk, job.node, state)
-    if state == JobState.FAILED:
-        # No later attempt will remove what this one left.
+        # A later attempt may run on another machine, and would not remove what this one left.
         with failures_logged("job %s: a purge of what it left can't be requested", job.pk):
             request_purge(job.repository)
+    if state == JobState.FAILED:
         announce(
             signals.repository_failed,
             repository_id=job.repository_id,

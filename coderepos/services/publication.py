@@ -20,7 +20,7 @@ from django.db.models.functions import Now
 
 from coderepos import signals
 from coderepos.git.results import CloneReport
-from coderepos.models import CodeRepository, JobKind, JobState, LeaseLost, alias
+from coderepos.models import CodeRepository, Job, JobKind, JobState, LeaseLost, Purge, alias
 from coderepos.models.locking import row_transaction
 from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services.afterwards import announce, failures_logged
@@ -81,10 +81,18 @@ def _write(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
                 result={**asdict(build), "isolation": report.isolation, "head_branch": report.head_branch},
             )
             job.repository.record_token_result(accepted=True, expires_at=report.token_expires_at)
+            _leave_other_machine(job)
     except LeaseLost:
         # Written by an earlier try, whose answer was lost with its connection?
         if not job.has_ended(JobState.SUCCEEDED):
             raise
+
+
+def _leave_other_machine(job: Job) -> None:
+    """Have the machine that held the version before remove it, where that is another one."""
+    before = job.repository.node
+    if before not in ("", job.node):
+        Purge.objects.request(job.repository_id, project_key=str(job.repository.project_id), nodes=[before])
 
 
 def align(sandbox: Sandbox, repository_id: uuid.UUID) -> None:

@@ -21,7 +21,17 @@ from coderepos.conf import conf
 from coderepos.crypto.secret import Secret
 from coderepos.disk_errors import disk_error
 from coderepos.git.clone import clone
-from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, JobKind, JobState, Node, get_project_model
+from coderepos.models import (
+    AuditEntry,
+    CloneStatus,
+    CodeRepository,
+    Job,
+    JobKind,
+    JobState,
+    Node,
+    Purge,
+    get_project_model,
+)
 from coderepos.services import admission, cloning, disk_upkeep, upkeep, upkeep_thread
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
@@ -113,6 +123,18 @@ def test_readers_keep_what_waits_to_be_cloned_again(job: Job, settings: Settings
     allow(settings, SANDBOX_MAX_GB=0.01)
     assert run(again) == "succeeded"
     assert CodeRepository.objects.get().last_used_at == used_at
+
+
+def test_version_on_another_machine_is_left_to_it(job: Job) -> None:
+    """The machine that had the clone before is asked to remove it, and nobody is where it stays on one."""
+    assert run(job) == "succeeded"
+    assert run(Job.objects.create(repository=job.repository, kind=JobKind.UPDATE)) == "succeeded"
+    assert not Purge.objects.exists()
+    CodeRepository.objects.update(node="another")
+
+    assert run(Job.objects.create(repository=job.repository, kind=JobKind.UPDATE)) == "succeeded"
+
+    assert list(Purge.objects.values_list("repository_id", "node")) == [(job.repository_id, "another")]
 
 
 def test_repository_that_outgrows_its_reservation_begins_again(job: Job, settings: Settings) -> None:

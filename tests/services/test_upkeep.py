@@ -21,7 +21,7 @@ from coderepos.exceptions import CodeReposError, SandboxRefused
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
 from coderepos.projects.models import Project
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import cloning, expired_leases, upkeep
+from coderepos.services import cloning, expired_leases, purging, upkeep
 
 pytestmark = pytest.mark.django_db
 
@@ -91,6 +91,25 @@ def test_job_whose_lease_expired_is_enqueued_again(
     assert (job.state, job.attempt, job.lease_token) == (JobState.QUEUED, 1, None)
     assert job.repository.clone_status == CloneStatus.PENDING
     assert list(Job.objects.due()) == [job]
+
+
+def test_what_a_dead_worker_left_goes_at_once(job: Job) -> None:
+    """Its machine purges it, since the next attempt may run on another one; what that builds stays."""
+    node = services.worker.register_node()
+    sandbox = engine.sandbox_of(job.repository)
+    upkeep.prepare_root(node)
+    tokens = []
+    for _ in range(2):
+        expire_lease(job)
+        services.worker.reap()
+        claimed = Job.objects.claim(job.pk, node=node.name)
+        assert claimed
+        tokens.append(str(claimed.lease_token))
+        sandbox.create_incoming(tokens[-1])
+
+    purging.purge(node)
+
+    assert list(sandbox.incomings()) == tokens[1:]
 
 
 def test_lease_that_expires_on_the_last_attempt_fails_the_job(job: Job) -> None:
