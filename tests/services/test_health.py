@@ -27,6 +27,7 @@ from coderepos.models import CodeRepository, Job, JobState, Node, get_project_mo
 from coderepos.services.health.finding import Finding, Level, ok, worst
 from coderepos.services.health.report import CHECKS, examine
 from coderepos.services.health.signs import read_signs
+from tests.support.database import connection
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,6 +112,19 @@ def test_each_machine_is_named() -> None:
     nodes = {one.values["node"]: one.level for one in CHECKS["database"]() if one.check == "node"}
 
     assert nodes == {"fine": Level.OK, "late": Level.WARNING, "weak": Level.FAILING}
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="has one writer at a time")
+@pytest.mark.django_db(transaction=True)
+def test_another_isolation_level_is_a_warning() -> None:
+    """Jobs get done by it, so that it is no alarm."""
+    assert found("transactions").level == Level.OK
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    try:
+        assert found("transactions").level == Level.WARNING
+    finally:
+        connection.close()
 
 
 @pytest.mark.django_db
