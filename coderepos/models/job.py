@@ -165,7 +165,7 @@ class Job(models.Model):
 
         A Git host that asked to wait longer is granted that. Failures of which a job may have only so many are counted.
         """
-        slow_attempts = F("slow_attempts") + (error.most_retries is not None)
+        slow_attempts = F("slow_attempts") + int(error.most_retries is not None)
         at_least_seconds = error.retry_after_seconds if isinstance(error, AskedToWait) else 0
         delay_seconds = max(at_least_seconds, FIRST_RETRY_SECONDS * 2 ** (self.attempt - 1))
         with row_transaction(alias()):
