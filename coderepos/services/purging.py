@@ -54,10 +54,13 @@ def request_purge(repository: CodeRepository, *, using: str | None = None) -> No
 
 
 def settle(job: Job) -> None:
-    """Record that the worker of a job that was taken from it has noticed, and writes nothing any more."""
+    """Record that the worker of a job that was cancelled or deleted has noticed, and writes nothing any more.
+
+    One whose job went on with another worker settles nothing: that one may have to notice too.
+    """
     cancelled = Job.objects.filter(pk=job.pk, state=JobState.CANCELLED, lease_token=job.lease_token)
-    cancelled.update(lease_token=None)
-    Purge.objects.filter(repository_id=job.repository_id, node=job.node).update(settles_at=Now())
+    if cancelled.update(lease_token=None) or not Job.objects.filter(pk=job.pk).exists():
+        Purge.objects.filter(repository_id=job.repository_id, node=job.node).update(settles_at=Now())
 
 
 def is_needed(node: Node) -> bool:

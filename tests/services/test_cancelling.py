@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import connections
+from django.db.models.functions import Now
 from model_bakery import baker
 from pytest_django import Settings
 
@@ -29,7 +31,7 @@ from coderepos.models import (
     get_project_model,
 )
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import leases, publication
+from coderepos.services import leases, publication, purging
 from coderepos.services.leases import Heartbeat, Lease
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
@@ -276,3 +278,20 @@ def test_signal_is_sent_once_after_commit(repository: CodeRepository, root: Any)
         signals.repository_cancelled.disconnect(listen)
 
     assert heard == [(repository.pk, JobState.CANCELLED)]
+
+
+def test_worker_that_lost_its_job_to_another_settles_nothing(repository: CodeRepository, root: Any) -> None:
+    """Only the one whose job was cancelled says that it has noticed."""
+    job = queued(repository)
+    first = Job.objects.claim(job.pk, node="node")
+    Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
+    second = Job.objects.claim(job.pk, node="node")
+    assert first is not None
+    assert second is not None
+    services.cancel_repository(user=root, repository=repository)
+    settled = Purge.objects.filter(settles_at__lte=Now())
+
+    purging.settle(first)
+    assert not settled.exists()
+    purging.settle(second)
+    assert settled.exists()
