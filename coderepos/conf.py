@@ -163,6 +163,16 @@ class AppSettings:
         Text(),
         'Name of the django-q2 cluster that works for this app, an entry of `Q_CLUSTER["ALT_CLUSTERS"]`.',
     )
+    PACK_STORAGE: str | None = setting(
+        None,
+        Text(optional=True),
+        "Alias in Django's `STORAGES` of what keeps the packs of published versions beside the disks of machines.",
+    )
+    NODE_LOST_MINUTES: float = setting(
+        10,
+        Number(least=2, most=10_000, unit="minutes"),
+        "Minutes of silence after which others take over the repositories of a machine, where there is `PACK_STORAGE`.",
+    )
     NODE_ID: str = setting("", Text(), "Stable name of this machine; the host name where it is empty.")
 
     def __repr__(self) -> str:

@@ -299,6 +299,7 @@ FOR_OPERATORS = {
     "sandbox_refused",
     "sandbox_root_missing",
     "sandbox_unavailable",
+    "storage_unavailable",
 }
 """Errors that only somebody at the machine can mend."""
 

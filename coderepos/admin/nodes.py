@@ -15,9 +15,9 @@ from coderepos.models.disk import reserved_bytes
 class NodeAdmin(ReadOnlyAdmin):
     """The machines that run workers."""
 
-    list_display = ("name", "isolation_level", "last_seen", "silence", "used", "budget", "free", "created_at")
+    list_display = ("name", "state", "isolation_level", "last_seen", "silence", "used", "budget", "free", "created_at")
     fieldsets = (
-        (None, {"fields": ("name", "root_id", "isolation_level", "last_seen", "swept_at", "created_at")}),
+        (None, {"fields": ("name", "state", "root_id", "isolation_level", "last_seen", "swept_at", "created_at")}),
         (
             "Disk",
             {

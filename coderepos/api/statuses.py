@@ -43,6 +43,8 @@ STATUS: Final[Mapping[str, int]] = {
     "sandbox_missing": 409,
     "evicted": 409,
     "expired": 409,
+    "storage_unavailable": 503,
+    "store_damaged": 503,
     "out_of_memory": 503,
     "worker_lost": 503,
     "token_undecryptable": 409,

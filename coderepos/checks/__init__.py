@@ -10,6 +10,7 @@ E020 to E029 keys         W030 to W039 queue          W040 insecure hosts   W042
 W044 password of a proxy  W045 temporary directory  W046 SQLite           W047 isolation of level 1
 W048 cache of one process E050 a queue without workers
 W051 budget of the disk   E052 retention
+E053 storage for packs    E054 names of its files     E055 memory of its files
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from coderepos.checks.deployment import check_deployment
 from coderepos.checks.messages import error, warning
 from coderepos.checks.project import check_one_database, check_project_model, check_project_tables
 from coderepos.checks.queue import check_queue
+from coderepos.checks.storage import check_storage
 from coderepos.checks.types import is_dict, wrong_types
 from coderepos.conf import SETTINGS, ConfigurationError, conf
 from coderepos.crypto import keyring
 from coderepos.git.transport.proxy import parse_proxy_url
 from coderepos.setting_types import Hosts, Rate, TextList, is_list
 
-__all__ = ["check_deployment", "check_keys", "check_queue", "check_settings", "register"]
+__all__ = ["check_deployment", "check_keys", "check_queue", "check_settings", "check_storage", "register"]
 
 POLICY_METHODS: Final = ("visible_projects", "allows")
 
@@ -48,6 +50,7 @@ def register() -> None:
     checks.register(check_one_database, checks.Tags.models)
     checks.register(check_project_tables, checks.Tags.database)
     checks.register(check_queue)
+    checks.register(check_storage)
     checks.register(check_deployment, checks.Tags.security, deploy=True)
 
 

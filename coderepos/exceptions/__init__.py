@@ -81,6 +81,7 @@ from coderepos.exceptions.sandbox import (
     SandboxUnavailable,
     WaitingForDisk,
 )
+from coderepos.exceptions.storage import StorageUnavailable, StoreDamaged
 
 __all__ = [
     "BUSY_SECONDS",
@@ -135,6 +136,8 @@ __all__ = [
     "SandboxRootMissing",
     "SandboxUnavailable",
     "StorageQuotaExceeded",
+    "StorageUnavailable",
+    "StoreDamaged",
     "Throttled",
     "TokenUndecryptable",
     "TooManyEntries",

@@ -108,10 +108,10 @@ def clone(
             )
         )
         report = _CloneSession(fetch, build, request, on_progress).report()
-    return _inspected(report, build, incoming, request.limits, on_progress)
+    return inspected(report, build, incoming, request.limits, on_progress)
 
 
-def _inspected(
+def inspected(
     report: CloneReport, build: Child, incoming: Path, limits: Limits, on_progress: Callable[[Progress], None]
 ) -> CloneReport:
     """Return a report with the figures of what is really there, once nothing can change that any more."""

@@ -8,11 +8,12 @@ from coderepos.models.database import alias, tables_exist
 from coderepos.models.flow import Flow
 from coderepos.models.job import Job
 from coderepos.models.job_states import JobKind, JobState, LeaseLost
-from coderepos.models.node import Node
+from coderepos.models.node import Node, NodeState
 from coderepos.models.probe_slot import ProbeSlot
 from coderepos.models.project import ProjectMembership, Role, get_project_model
 from coderepos.models.purge import Purge
 from coderepos.models.repository import CodeRepository
+from coderepos.models.stored_pack import PackState, StoredPack
 from coderepos.models.token_status import TokenStatus
 
 __all__ = [
@@ -26,10 +27,13 @@ __all__ = [
     "JobState",
     "LeaseLost",
     "Node",
+    "NodeState",
+    "PackState",
     "ProbeSlot",
     "ProjectMembership",
     "Purge",
     "Role",
+    "StoredPack",
     "TokenStatus",
     "alias",
     "get_project_model",

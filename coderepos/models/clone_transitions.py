@@ -81,14 +81,21 @@ class CloneTransitions(WorkerFieldsModel):
         return self._transition(
             (CloneStatus.CLONING, CloneStatus.COMPLETED),
             CloneStatus.COMPLETED,
-            cloned_at=Now(),
-            **error_columns(None),
-            **values,
+            **{"cloned_at": Now(), "stored_pack": None, **error_columns(None), **values},
         )
 
     def fail(self, error: CodeReposError) -> bool:
         """PENDING or CLONING → FAILED; a failed update changes nothing."""
         return self._transition((CloneStatus.PENDING, CloneStatus.CLONING), CloneStatus.FAILED, **error_columns(error))
+
+    def displace(self, *, version: str, node: str) -> bool:
+        """COMPLETED → PENDING, since the machine that has the version is lost and another one shall make it anew."""
+        return self._transition(
+            (CloneStatus.COMPLETED,),
+            CloneStatus.PENDING,
+            having={"version": version, "node": node},
+            sandbox_path=None,
+        )
 
     def restart(self) -> bool:
         """FAILED or CLEANED → PENDING, by request."""
@@ -101,6 +108,7 @@ class CloneTransitions(WorkerFieldsModel):
             CloneStatus.CLEANING,
             sandbox_path=None,
             version="",
+            stored_pack=None,
             **error_columns(None),
         )
 

@@ -28,9 +28,10 @@ class JobKind(models.TextChoices):
     CLONE = "CLONE"
     UPDATE = "UPDATE"
     CLEAN = "CLEAN"
+    RESTORE = "RESTORE"
 
 
-MAKE_A_VERSION: Final = (JobKind.CLONE, JobKind.UPDATE)
+MAKE_A_VERSION: Final = (JobKind.CLONE, JobKind.UPDATE, JobKind.RESTORE)
 """Kinds of jobs that publish a version."""
 
 

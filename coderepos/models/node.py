@@ -17,12 +17,25 @@ ALIVE_SECONDS: Final = 90
 """How long ago a machine that is alive finished a round of upkeep: more than the minute of a cron that does them."""
 
 
+class NodeState(models.TextChoices):
+    """Whether a machine takes part."""
+
+    UP = "UP"
+    DRAINING = "DRAINING"
+
+
 class NodeQuerySet(PrimaryQuerySet["Node"]):
     """Queries of nodes."""
 
     def alive(self, *, within_seconds: float = ALIVE_SECONDS) -> Self:
         """Nodes whose workers finished a round of upkeep lately."""
         return self.filter(last_seen__gte=Now() - timedelta(seconds=within_seconds))
+
+    def lost(self, *, after_seconds: float) -> Self:
+        """Nodes that have been silent for longer, whose sandbox root no other has taken over under a new name."""
+        recently = self.filter(last_seen__gte=Now() - timedelta(seconds=after_seconds))
+        silent = self.filter(last_seen__lt=Now() - timedelta(seconds=after_seconds))
+        return silent.exclude(root_id__in=recently.values("root_id"))
 
 
 class Node(models.Model):
@@ -62,6 +75,12 @@ class Node(models.Model):
     disk_measured_at = models.DateTimeField(null=True, editable=False)
     retained_at = models.DateTimeField(null=True, editable=False)
     """When the rules of retention were last applied to its clones."""
+
+    state = models.TextField(
+        choices=NodeState.choices, default=NodeState.UP, db_default=NodeState.UP.value, editable=False
+    )
+    released_at = models.DateTimeField(null=True, editable=False)
+    """When it last looked for packs in the storage that nobody needs."""
 
     claims_paused_until = models.DateTimeField(null=True, editable=False)
     """Its workers claim nothing until then, since its disk was full."""
@@ -127,7 +146,16 @@ class Node(models.Model):
 
     def may_claim(self) -> bool:
         """Return whether the workers of this machine may claim jobs now."""
-        return not Node.objects.filter(pk=self.pk, claims_paused_until__gt=Now()).exists()
+        stopped = Q(claims_paused_until__gt=Now()) | Q(state=NodeState.DRAINING)
+        return not Node.objects.filter(stopped, pk=self.pk).exists()
+
+    def begin_release(self, *, every_seconds: float) -> bool:
+        """Claim the next look for packs that nobody needs, and return whether this process won it."""
+        return self._begin("released_at", every_seconds)
+
+    def set_state(self, state: NodeState) -> None:
+        """Let its workers claim jobs, or not any more; what runs goes on."""
+        Node.objects.filter(pk=self.pk).update(state=state)
 
     def _begin(self, field: str, every_seconds: float) -> bool:
         due = Q(**{field: None}) | Q(**{f"{field}__lte": Now() - timedelta(seconds=every_seconds)})

@@ -41,6 +41,7 @@ class CodeRepository(CloneTransitions):
         "sandbox_path",
         "version",
         "node",
+        "stored_pack",
         "commit_id",
         "ref_name",
         "substitutions",
@@ -100,6 +101,9 @@ class CodeRepository(CloneTransitions):
     node = models.TextField(default="", editable=False)
     """Machine whose disk holds the sandbox."""
 
+    stored_pack = models.UUIDField(null=True, editable=False)
+    """The :class:`~coderepos.models.stored_pack.StoredPack` of the published version, once that is stored."""
+
     commit_id = models.TextField(default="", editable=False)
     ref_name = models.TextField(default="", editable=False)
     substitutions = models.JSONField(default=dict, editable=False)
@@ -150,6 +154,11 @@ class CodeRepository(CloneTransitions):
             models.Index(fields=["node", "clone_status", "repository_size_mb"], name="code_repos_node_sizes"),
             models.Index(fields=["error_code", "-created_at"], condition=~Q(error_code=""), name="code_repos_error"),
             models.Index(fields=["has_token", "token_accepted", "token_expires_at"], name="code_repos_token"),
+            models.Index(
+                fields=["node"],
+                condition=models.Q(clone_status="COMPLETED", stored_pack__isnull=True),
+                name="code_repos_unstored",
+            ),
         ]
 
     def __str__(self) -> str:

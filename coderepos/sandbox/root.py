@@ -6,10 +6,11 @@ import grp
 import os
 import re
 import stat
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from coderepos.exceptions import SandboxRefused, SandboxRootMissing
 from coderepos.sandbox.ancestors import require_safe_ancestors
@@ -118,6 +119,29 @@ class SandboxRoot:
             for name in old:
                 if name.startswith(MARKER_DRAFT):
                     remove_tree(name, parent=base)
+
+    @contextmanager
+    def scratch_file(self) -> Iterator[tuple[IO[bytes], int]]:
+        """Open a file without a name for the length of a ``with`` block.
+
+        :returns: the file to write to, and a descriptor to read all of it from.
+        :raises SandboxFull: there is no space.
+        """
+        name = f"{MARKER_DRAFT}scratch-{uuid.uuid4().hex}"
+        with translate_errors(self.path), self.opened() as base:
+            writer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=base)
+            try:
+                reader = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=base)
+            except BaseException:
+                os.close(writer)
+                raise
+            finally:
+                os.unlink(name, dir_fd=base)
+        try:
+            with open(writer, "wb", buffering=0) as file:
+                yield file, reader
+        finally:
+            os.close(reader)
 
     @contextmanager
     def opened(self) -> Iterator[int]:

@@ -198,6 +198,20 @@ class Sandbox:
                     return is_complete(_valid_token(token), versions)
         return False
 
+    @contextmanager
+    def opened_version(self, token: str) -> Iterator[int]:
+        """Open the directory of a published version for the length of a ``with`` block.
+
+        :raises FileNotFoundError: there is none.
+        :raises SandboxRefused: something is in the way.
+        """
+        with (
+            self._opened(create=False) as directory,
+            open_directory(VERSIONS, parent=directory) as versions,
+            open_directory(_valid_token(token), parent=versions) as version,
+        ):
+            yield version
+
     def sweep(
         self,
         *,

@@ -16,7 +16,7 @@ from coderepos import engine
 from coderepos.conf import conf
 from coderepos.exceptions import CodeReposError, RepositoryTooLarge, SandboxFull, WaitingForDisk
 from coderepos.git.limits import Limits
-from coderepos.models import CloneStatus, Job, LeaseLost, Node
+from coderepos.models import CloneStatus, Job, JobKind, LeaseLost, Node
 from coderepos.models import disk as rows
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.space import Space, space_of
@@ -32,6 +32,9 @@ ESTIMATE_FACTOR: Final = 2
 
 GROWTH_FACTOR: Final = 1.25
 """Room for another clone per byte that the last one takes."""
+
+RESTORE_FACTOR: Final = 2
+"""Room for a restored clone per byte that it took before: its pack is there twice while it is built."""
 
 LEAST_BYTES: Final = 10**6
 """Room beside that: names, refs and blocks of a small repository."""
@@ -73,6 +76,8 @@ def needed_bytes_of(job: Job, limits: Limits) -> int:
     repository = job.repository
     if job.needed_bytes is not None:
         likely_bytes = float(job.needed_bytes)
+    elif job.kind == JobKind.RESTORE and repository.repository_size_mb is not None:
+        likely_bytes = float(repository.repository_size_mb) * RESTORE_FACTOR * 10**6 + LEAST_BYTES
     elif repository.clone_status == CloneStatus.COMPLETED and repository.repository_size_mb is not None:
         sizes_mb = (float(repository.repository_size_mb) * GROWTH_FACTOR, float(repository.estimated_size_mb or 0))
         likely_bytes = max(sizes_mb) * 10**6 + LEAST_BYTES

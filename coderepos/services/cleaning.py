@@ -6,12 +6,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q
 
 from coderepos import signals
 from coderepos.access import Action
 from coderepos.exceptions import InvalidState, JobRunning
-from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, Node, Purge, alias
+from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, Node, Purge, StoredPack, alias
 from coderepos.models.locking import busy_reported, row_transaction
 from coderepos.services.afterwards import announce
 from coderepos.services.arguments import own_copy
@@ -67,6 +67,7 @@ def start_cleaning(
     if Job.objects.unfinished().filter(repository_id=repository.pk).exists():
         raise JobRunning(_CANCEL_FIRST)
     request_purge(before)
+    StoredPack.objects.leave(Q(repository_id=repository.pk))
     AuditEntry.objects.record(
         AuditEvent.CLEANED,
         repository=before,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from coderepos import engine
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import CloneTimeout, CodeReposError, CryptoError, InternalError, WaitingForDisk
+from coderepos.exceptions import CloneTimeout, CodeReposError, CryptoError, InternalError, StoreDamaged, WaitingForDisk
 from coderepos.git.clone import clone
+from coderepos.git.limits import Limits
 from coderepos.git.results import CloneReport
-from coderepos.models import AuditEntry, AuditEvent, LeaseLost, Node
+from coderepos.models import AuditEntry, AuditEvent, JobKind, LeaseLost, Node
+from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import admission, leases, publication, purging, turns
+from coderepos.services import admission, leases, publication, purging, restoring, turns
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.leases import Heartbeat, Lease
 from coderepos.services.retries import record_failure
@@ -57,6 +61,8 @@ def _run(lease: Lease, node: Node) -> str:
         return "lost"
     except WaitingForDisk as error:
         return admission.put_back(lease, error)
+    except StoreDamaged as error:
+        return _clone_instead(lease, error)
     except CodeReposError as error:
         admission.note_failure(node, error)
         return record_failure(lease, error)
@@ -69,20 +75,27 @@ def _run(lease: Lease, node: Node) -> str:
     return "succeeded"
 
 
+def _clone_instead(lease: Lease, error: StoreDamaged) -> str:
+    try:
+        restoring.clone_instead(lease)
+    except LeaseLost:
+        return "lost"
+    return record_failure(lease, error)
+
+
 def _attempt(lease: Lease) -> None:
     job = lease.job
     repository, version = job.repository, str(job.lease_token)
     node = lease.persist(register_node)
     root = lease.persist(lambda: prepare_root(node))
     limits = admission.admit(lease, node, root)
-    token = _open_token(lease)
+    make = _restorer(lease, limits, root) if job.kind == JobKind.RESTORE else _cloner(lease, limits)
     sandbox = engine.sandbox_of(repository)
     left_behind = _left_behind(lease, sandbox)
     incoming = sandbox.create_incoming(version)
     try:
-        request = replace(engine.clone_request(repository, token), limits=limits)
-        with engine.remote_text_redacted(), admission.outgrown_reported(limits):
-            report = clone(request, incoming=incoming, on_progress=Heartbeat(lease).on_progress)
+        with admission.outgrown_reported(limits):
+            report = make(incoming)
         lease.check()
         sandbox.finish_incoming(version)
         _commit(lease, report, sandbox)
@@ -90,6 +103,29 @@ def _attempt(lease: Lease) -> None:
         publication.withdraw(lease, sandbox)
         raise
     publication.discard(sandbox, {repository.version, *left_behind} - {"", version})
+
+
+def _cloner(lease: Lease, limits: Limits) -> Callable[[Path], CloneReport]:
+    """Open the token, and return what clones from the Git host.
+
+    :raises LeaseLost: the lease is no longer safe.
+    :raises CryptoError: the token can't be opened.
+    """
+    token = _open_token(lease)
+    request = replace(engine.clone_request(lease.job.repository, token), limits=limits)
+
+    def make(incoming: Path) -> CloneReport:
+        with engine.remote_text_redacted():
+            return clone(request, incoming=incoming, on_progress=Heartbeat(lease).on_progress)
+
+    return make
+
+
+def _restorer(lease: Lease, limits: Limits, root: SandboxRoot) -> Callable[[Path], CloneReport]:
+    """Return what restores from the storage for packs."""
+    return lambda incoming: restoring.restore(
+        lease, limits, root=root, incoming=incoming, on_progress=Heartbeat(lease).on_progress
+    )
 
 
 def _left_behind(lease: Lease, sandbox: Sandbox) -> set[str]:

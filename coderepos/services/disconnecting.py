@@ -8,12 +8,12 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from django.db import IntegrityError
-from django.db.models import F
+from django.db.models import F, Q
 
 from coderepos import signals
 from coderepos.access import Action
 from coderepos.exceptions import BUSY_SECONDS, Cancelled, DatabaseBusy, NotFound
-from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
+from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, StoredPack, alias
 from coderepos.models.locking import busy_reported, row_transaction
 from coderepos.services.afterwards import announce
 from coderepos.services.arguments import own_copy
@@ -78,6 +78,7 @@ def record_disconnection(repository: CodeRepository, *, using: str) -> None:
         details={"git_url": repository.git_url, "ref": repository.ref, "clone_status": repository.clone_status},
     )
     request_purge(repository, using=using)
+    StoredPack.objects.using(using).leave(Q(repository_id=repository.pk))
     announce(
         signals.repository_disconnected,
         using=using,

@@ -14,8 +14,9 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import asdict
 from decimal import ROUND_CEILING, Decimal
-from typing import Final
+from typing import Any, Final
 
+from django.db.models import F
 from django.db.models.functions import Now
 
 from coderepos import signals
@@ -47,6 +48,8 @@ def commit(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
     lease.persist(lambda: _write(lease, report, sandbox))
     with failures_logged("job %s: the link of the published version can't be checked", job.pk):
         align(sandbox, job.repository_id)
+    if job.kind == JobKind.RESTORE:
+        return
     announce(
         signals.repository_cloned,
         repository_id=job.repository_id,
@@ -69,18 +72,15 @@ def _write(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
                     "sandbox_path": str(sandbox.repository_path),
                     "version": str(job.lease_token),
                     "node": job.node,
-                    **({"last_used_at": Now()} if job.kind == JobKind.CLONE else {}),
-                    "commit_id": build.commit_id,
-                    "ref_name": report.ref_name,
-                    "substitutions": build.substitutions,
-                    "substituted_paths": list(build.substituted_paths[:SHOWN_PATHS]),
+                    **_content(job, report),
                 },
                 bytes_received=report.received_bytes,
                 isolation_level=report.isolation_level,
                 progress={},
                 result={**asdict(build), "isolation": report.isolation, "head_branch": report.head_branch},
             )
-            job.repository.record_token_result(accepted=True, expires_at=report.token_expires_at)
+            if job.kind != JobKind.RESTORE:
+                job.repository.record_token_result(accepted=True, expires_at=report.token_expires_at)
             _leave_other_machine(job)
     except LeaseLost:
         # Written by an earlier try, whose answer was lost with its connection?
@@ -93,6 +93,20 @@ def _leave_other_machine(job: Job) -> None:
     before = job.repository.node
     if before not in ("", job.node):
         Purge.objects.request(job.repository_id, project_key=str(job.repository.project_id), nodes=[before])
+
+
+def _content(job: Job, report: CloneReport) -> dict[str, Any]:
+    """Return what the row of a repository says of its content; a restored one is what it was."""
+    if job.kind == JobKind.RESTORE:
+        return {"cloned_at": F("cloned_at"), "stored_pack": F("stored_pack")}
+    build = report.build
+    return {
+        **({"last_used_at": Now()} if job.kind == JobKind.CLONE else {}),
+        "commit_id": build.commit_id,
+        "ref_name": report.ref_name,
+        "substitutions": build.substitutions,
+        "substituted_paths": list(build.substituted_paths[:SHOWN_PATHS]),
+    }
 
 
 def align(sandbox: Sandbox, repository_id: uuid.UUID) -> None:

@@ -37,6 +37,9 @@ _SHOWN: Final = (
 )
 """Columns of a job and of its repository that a status shows."""
 
+_PULLING: Final = ("starting", "connecting", "receiving")
+"""Phases of a restore in which its bytes come from the storage."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
@@ -144,6 +147,8 @@ class Status:
                 f"Attempt {job.attempt} of {job.max_attempts} failed; "
                 f"the next one starts in {seconds} s, at {utc_text(job.next_attempt_at)}"
             )
+        if job and job.kind == JobKind.RESTORE:
+            return "Waiting for a worker to restore the clone from storage"
         if not (job and self.queue_position):
             return "Waiting for a worker"
         whose = "of this project" if job.flow == str(self.repository.project_id) else "of its share"
@@ -151,6 +156,8 @@ class Status:
         return f"Waiting for a worker; {jobs} ahead"
 
     def _cloning(self) -> str:
+        if self.job and self.job.kind == JobKind.RESTORE and (self.progress is None or self.progress.phase in _PULLING):
+            return "Restoring the clone from storage"
         if not (self.job and self.progress):
             return "Starting to clone"
         again = f" (attempt {self.job.attempt} of {self.job.max_attempts})" if self.job.attempt > 1 else ""

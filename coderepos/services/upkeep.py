@@ -11,7 +11,7 @@ from typing import Final
 
 from coderepos import engine
 from coderepos.conf import conf
-from coderepos.exceptions import SandboxRootMissing
+from coderepos.exceptions import SandboxRefused, SandboxRootMissing
 from coderepos.models import Node
 from coderepos.sandbox.mounts import mount_point_of
 from coderepos.sandbox.root import SandboxRoot
@@ -53,7 +53,9 @@ def adopt_root() -> SandboxRoot:
 def _marked_root(node: Node, *, may_be_new: bool) -> SandboxRoot:
     root = engine.sandbox_root()
     marker = _uuid(root.read_marker())
-    if marker not in (None, node.root_id) and Node.objects.filter(root_id=marker).exists():
+    other = Node.objects.filter(root_id=marker).first() if marker not in (None, node.root_id) else None
+    if other is not None:
+        _require_rootless(node, other)
         Node.objects.filter(pk=node.pk).update(root_id=marker)
         node.refresh_from_db()
     try:
@@ -67,6 +69,18 @@ def _marked_root(node: Node, *, may_be_new: bool) -> SandboxRoot:
         raise
     node.record_root(str(root.path), mount_point=mount_point_of(root.path))
     return root
+
+
+def _require_rootless(node: Node, other: Node) -> None:
+    """Refuse the root of another machine to one that has a root: two of them under one name would sweep each other's.
+
+    :raises SandboxRefused: the machine has marked a root of its own.
+    """
+    if node.marked_roots:
+        raise SandboxRefused(
+            f"The sandbox root is that of the machine {other.name}, and {node.name} has one of its own: two machines "
+            "may have the same NODE_ID, or a disk was moved; the operator has to set NODE_ID to that of the root."
+        )
 
 
 def sweep() -> str:

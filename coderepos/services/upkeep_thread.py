@@ -24,7 +24,10 @@ from coderepos.conf import conf
 from coderepos.exceptions import CodeReposError
 from coderepos.models import Node
 from coderepos.services import cleaning, expired_leases, purging, upkeep
+from coderepos.services.afterwards import failures_logged
 from coderepos.services.disk_upkeep import run_disk_round
+from coderepos.services.relocating import relocate
+from coderepos.services.storing import run_storage_round
 
 ROUND_SECONDS: Final = 10
 """Time between two rounds of upkeep on one machine."""
@@ -67,6 +70,8 @@ def run_round() -> Node | None:
         return None
     expired_leases.reap()
     cleaning.finish_cleaning()
+    with failures_logged("Clones that are out of reach are not replaced now"):
+        relocate(node)
     return node
 
 
@@ -74,6 +79,8 @@ def maintain() -> str:
     """Do all upkeep of this machine that is due, sweep and disk included, and return what was done; idempotent."""
     node = run_round()
     done = f"a round of upkeep; disk: {_disk_round()}" if node else "no round, another process did it lately"
+    if node and conf.PACK_STORAGE:
+        done += f"; storage: {run_storage_round(node)}"
     return f"{done}; {_purge()}; sweep: {sweep_if_due(node or upkeep.register_node())}"
 
 
@@ -106,6 +113,7 @@ def run_rounds(
     pause_seconds: float = first_after_seconds
     disk_round: threading.Thread | None = None
     begun: list[threading.Thread] = []
+    storage_round: threading.Thread | None = None
     while time.monotonic() + pause_seconds < ends_at:
         _sleep(pause_seconds + random.uniform(0, _SPREAD_SECONDS))  # noqa: S311  no secret
         pause_seconds = every_seconds
@@ -120,6 +128,9 @@ def run_rounds(
                 if disk_round is None or not disk_round.is_alive():
                     disk_round = _start_thread(_run_disk_round, "disk")
                     begun.append(disk_round)
+                if conf.PACK_STORAGE and (storage_round is None or not storage_round.is_alive()):
+                    storage_round = _start_thread(_run_storage_round, "storing")
+                    begun.append(storage_round)
                 begun = [thread for thread in begun if thread.is_alive()]
             else:
                 # Wake when the next round is due: the process that did the last one may be dead by then.
@@ -166,6 +177,11 @@ def _disk_round() -> str:
     except CodeReposError as error:
         logger.warning("The disk of %s is not looked after: %s", conf.SANDBOX_BASE_PATH, error.message)
         return error.code
+
+
+def _run_storage_round() -> None:
+    with _errors_logged():
+        logger.debug("storage: %s", run_storage_round(upkeep.register_node()))
 
 
 @contextmanager

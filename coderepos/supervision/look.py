@@ -13,8 +13,9 @@ from typing import Final
 from django.db.models import Exists, OuterRef
 
 from coderepos import queues
+from coderepos.conf import conf
 from coderepos.git.confinement.linux import die_with_parent
-from coderepos.models import Flow, Job
+from coderepos.models import Flow, Job, Node
 
 DEADLINE_SECONDS: Final = 10
 """How long a look may take."""
@@ -83,6 +84,9 @@ def _look(parent: int) -> None:
 
 
 def _ask() -> Seen:
+    node = Node.objects.filter(name=conf.node_id).first()
+    if node is not None and not node.may_claim():
+        return Seen.NOTHING_DUE  # here: it is drained, or its disk was full
     due = Job.objects.overdue(after_seconds=DUE_SECONDS)
     if not due.exists():
         return Seen.NOTHING_DUE

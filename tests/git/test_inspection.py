@@ -87,8 +87,8 @@ def test_honest_figures_are_the_same(incoming: Path, tmp_path: Path, monkeypatch
         said.append(report)
         return inspected(report, *rest)
 
-    inspected = pipeline._inspected
-    monkeypatch.setattr(pipeline, "_inspected", compare)
+    inspected = pipeline.inspected
+    monkeypatch.setattr(pipeline, "inspected", compare)
     with GitServer(tmp_path / "served") as server:
         request = CloneRequest(
             url=server.url("repository"),

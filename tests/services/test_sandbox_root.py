@@ -192,6 +192,19 @@ def test_another_machine_may_have_a_root_at_the_same_path(theirs: str, ours: str
     assert node.may_mark(path, mount_point=ours) is False
 
 
+def test_machine_refuses_the_root_of_another(disk: Path, settings: Settings) -> None:
+    """A second machine under the name of one that has a root takes neither its name nor its clones."""
+    prepare()
+    theirs = disk.parent / "theirs"
+    settings.CODEREPOS = {**settings.CODEREPOS, "NODE_ID": "other", "SANDBOX_BASE_PATH": str(theirs)}
+    root_id = prepare().read_marker()
+    settings.CODEREPOS = {**settings.CODEREPOS, "NODE_ID": "test-node"}
+    with pytest.raises(SandboxRefused, match="NODE_ID"):
+        prepare()
+    assert str(Node.objects.get(pk="other").root_id) == root_id
+    assert str(Node.objects.get(pk="test-node").root_id) != root_id
+
+
 def test_mount_points_are_found(tmp_path: Path) -> None:
     """Of directories that exist and of those that do not."""
     assert mount_point_of(Path("/proc/self/x")) == "/proc"

@@ -14,6 +14,7 @@ from coderepos.crypto.redaction import safe_remote_text
 from coderepos.services.health.database import database_findings
 from coderepos.services.health.finding import Finding, failing
 from coderepos.services.health.machine import disk_findings, key_findings, queue_findings, root_findings
+from coderepos.services.health.storage import storage_findings
 
 DEADLINE_SECONDS: Final = 4.0
 """How long all checks together may take; those without an answer by then are failing."""
@@ -26,6 +27,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "key": key_findings,
     "sandbox_root": root_findings,
     "disk": disk_findings,
+    "storage": storage_findings,
 }
 """What may hang by itself, each in a thread of its own."""
 

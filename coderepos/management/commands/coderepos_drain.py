@@ -1,0 +1,73 @@
+"""``manage.py coderepos_drain``: take a machine out of service without losing what only it has."""
+
+from __future__ import annotations
+
+import math
+import time
+from argparse import ArgumentParser
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandError
+
+from coderepos.conf import conf
+from coderepos.models import Node
+from coderepos.services.draining import Remainder, remainder_of, set_draining
+
+LOOK_SECONDS: Final = 2.0
+
+
+class Command(BaseCommand):
+    """Drain a machine, and say what it still has that no other has."""
+
+    help = (
+        "Lets the workers of a machine claim no more jobs; those that run end, and what is not stored yet is stored. "
+        "Exits with 0 once the machine can be switched off, with 1 while it can't. --resume undoes it."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Offer which machine, and what to do."""
+        parser.add_argument("node", nargs="?", default="", help="its NODE_ID; this machine by default")
+        parser.add_argument("--wait", action="store_true", help="until it can be switched off")
+        parser.add_argument(
+            "--for", type=float, default=math.inf, metavar="SECONDS", dest="for_seconds", help="wait no longer"
+        )
+        parser.add_argument("--lose", action="store_true", help="accept that what is not stored is lost with it")
+        parser.add_argument("--resume", action="store_true", help="let it claim jobs again")
+
+    def handle(self, *args: Any, node: str, **options: Any) -> None:
+        """Do it.
+
+        :raises CommandError: there is no such machine, or it can't be switched off.
+        """
+        name = node or conf.node_id
+        found = Node.objects.filter(name=name).first()
+        if found is None:
+            raise CommandError(f"There is no machine {name!r}: see the machines in the admin.", returncode=2)
+        set_draining(found, draining=not options["resume"])
+        if options["resume"]:
+            self.stdout.write(f"{name} claims jobs again.")
+            return
+        ends_at = time.monotonic() + (options["for_seconds"] if options["wait"] else 0)
+        rest = remainder_of(found)
+        while not _may_go(rest, lose=options["lose"]) and time.monotonic() < ends_at:
+            time.sleep(LOOK_SECONDS)
+            rest = remainder_of(found)
+        self._report(name, rest, lose=options["lose"])
+
+    def _report(self, name: str, rest: Remainder, *, lose: bool) -> None:
+        self.stdout.write(
+            f"{name} claims no more jobs. {rest.running} run; of {rest.published} published versions on its disk "
+            f"{rest.unstored} have no other home."
+        )
+        if not _may_go(rest, lose=lose):
+            hint = (
+                ""
+                if conf.PACK_STORAGE
+                else " There is no PACK_STORAGE: they have to be cloned again, --lose accepts it."
+            )
+            raise CommandError(f"{name} can't be switched off yet.{hint}")
+        self.stdout.write(f"{name} can be switched off.")
+
+
+def _may_go(rest: Remainder, *, lose: bool) -> bool:
+    return not rest.running and (lose or not rest.unstored)

@@ -1,0 +1,274 @@
+"""A published version is stored, and any machine restores it without its Git host; damaged bytes are not published."""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from model_bakery import baker
+from pytest_django import Settings
+
+from coderepos import services
+from coderepos.crypto.secret import Secret
+from coderepos.models import (
+    AuditEntry,
+    AuditEvent,
+    CloneStatus,
+    CodeRepository,
+    Job,
+    JobKind,
+    JobState,
+    Node,
+    PackState,
+    StoredPack,
+    get_project_model,
+)
+from tests.support.git import git, make_repository
+from tests.support.servers.git_http_backend import GitServer
+from tests.support.two_machines import TwoMachines
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[GitServer]:
+    """A Git server of one repository with tags, a link and an executable file."""
+    repository = make_repository(tmp_path / "served/repository")
+    (repository / "run").write_text("#!/bin/sh\n")
+    (repository / "run").chmod(0o755)
+    (repository / "link").symlink_to("run")
+    git("add", "-A", cwd=repository)
+    git("commit", "--quiet", "-m", "more", cwd=repository)
+    git("tag", "light", cwd=repository)
+    git("tag", "-a", "-m", "annotated", "v1", "HEAD~1", cwd=repository)
+    with GitServer(tmp_path / "served") as started:
+        yield started
+
+
+@pytest.fixture
+def machines(settings: Settings, tmp_path: Path, server: GitServer) -> TwoMachines:
+    """Two machines with a shared directory."""
+    settings.CODEREPOS = {
+        **settings.CODEREPOS,
+        "PRIVATE_GIT_HOSTS": [server.host],
+        "INSECURE_HTTP_HOSTS": [server.host],
+    }
+    return TwoMachines(settings, tmp_path)
+
+
+@pytest.fixture
+def repository(server: GitServer, machines: TwoMachines) -> CodeRepository:
+    """A repository that was cloned on machine a, and stored."""
+    repository = connected(server)
+    assert machines.work("a", Job.objects.get(repository=repository)) == "succeeded"
+    assert machines.store("a") == "1 stored, 0 removed"
+    repository.refresh_from_db()
+    return repository
+
+
+def connected(server: GitServer, *, ref: str = "", depth: int | None = None) -> CodeRepository:
+    """Return a repository with a queued clone."""
+    repository: CodeRepository = baker.make(
+        CodeRepository,
+        project=baker.make(get_project_model()),
+        git_url=server.url("repository"),
+        token_ciphertext=Secret("t" * 30),
+        ref=ref,
+        depth=depth,
+    )
+    Job.objects.create(repository=repository, max_attempts=4)
+    return repository
+
+
+def newest_job(repository: CodeRepository) -> Job:
+    """Return the newest job of a repository."""
+    return Job.objects.filter(repository=repository).latest("created_at")
+
+
+def lost(machines: TwoMachines, repository: CodeRepository) -> Job:
+    """Lose machine a, and return the job that machine b queues."""
+    machines.lose("a")
+    assert machines.relocate("b") == 1
+    assert machines.relocate("b") == 0
+    return newest_job(repository)
+
+
+def same(one: Path, other: Path) -> bool:
+    """Return whether two directories hold the same names and bytes."""
+    found = filecmp.dircmp(one, other)
+    _, differ, odd = filecmp.cmpfiles(one, other, found.common_files, shallow=False)
+    if found.left_only or found.right_only or differ or odd or found.common_funny:
+        return False
+    return all(same(one / name, other / name) for name in found.common_dirs)
+
+
+@pytest.mark.parametrize(
+    ("ref", "depth"), [("", None), ("v1", None), ("light", 1), ("", 1), ("id", None), ("refs/tags/v1", 1)]
+)
+def test_version_is_restored_as_it_was(
+    server: GitServer, machines: TwoMachines, ref: str, depth: int | None, tmp_path: Path
+) -> None:
+    """Tree and Git data are equal byte by byte; neither the Git host is asked nor the token opened."""
+    ref = git("rev-parse", "HEAD~2", cwd=tmp_path / "served/repository") if ref == "id" else ref
+    repository = connected(server, ref=ref, depth=depth)
+    assert machines.work("a", newest_job(repository)) == "succeeded"
+    assert machines.store("a") == "1 stored, 0 removed"
+    repository.refresh_from_db()
+    before = vars(repository).copy()
+
+    job = lost(machines, repository)
+    assert job.kind == JobKind.RESTORE
+    status = services.status_of(repository)
+    assert status.repository.clone_status == CloneStatus.PENDING
+    assert "estor" in status.progress_message
+    opened = AuditEntry.objects.filter(event=AuditEvent.TOKEN_OPENED).count()
+    (tmp_path / "served").rename(tmp_path / "gone")
+    assert machines.work("b", job) == "succeeded", Job.objects.get(pk=job.pk).error_message
+
+    repository.refresh_from_db()
+    assert (repository.clone_status, repository.node) == (CloneStatus.COMPLETED, "b")
+    assert AuditEntry.objects.filter(event=AuditEvent.TOKEN_OPENED).count() == opened
+    kept = ("commit_id", "ref_name", "substitutions", "cloned_at", "stored_pack", "repository_size_mb")
+    assert {name: getattr(repository, name) for name in kept} == {name: before[name] for name in kept}
+    path = f"{repository.project_id}/{repository.pk}"
+    assert same(machines.root("a") / path / "repository", machines.root("b") / path / "repository")
+    assert same(machines.root("a") / path / "git", machines.root("b") / path / "git")
+    git("--git-dir", str(machines.root("b") / path / "git"), "fsck", "--full", "--strict")
+    # It can be lost again: what is stored stays.
+    assert machines.store("b") == "0 stored, 0 removed"
+    machines.lose("b")
+    assert machines.relocate("a") == 1
+    assert machines.work("a", newest_job(repository)) == "succeeded"
+
+
+def flip(path: Path) -> None:
+    """Flip one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    """Cut the last byte off."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lengthen(path: Path) -> None:
+    """Add a byte."""
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def remove(path: Path) -> None:
+    """Remove the file."""
+    path.unlink()
+
+
+@pytest.mark.parametrize("suffix", [".pack", ".json"])
+@pytest.mark.parametrize("damage", [flip, cut, lengthen, remove])
+def test_damaged_bytes_are_never_published(
+    machines: TwoMachines, repository: CodeRepository, suffix: str, damage: object
+) -> None:
+    """They are quarantined, and the next attempt clones; what it publishes is stored anew, under other names."""
+    assert callable(damage)
+    (name,) = [name for name in machines.stored_names() if name.endswith(suffix)]
+    damage(machines.packs / name)
+    old = repository.stored_pack
+    assert old is not None
+
+    job = lost(machines, repository)
+    assert machines.work("b", job) == "retry_scheduled"
+    job.refresh_from_db()
+    assert (job.kind, job.attempt, job.error_code) == (JobKind.CLONE, 0, "store_damaged")
+    assert StoredPack.objects.get(pk=old).state == PackState.LEAVING
+    assert CodeRepository.objects.get().stored_pack is None
+    assert not list(machines.root("b").rglob("versions/*"))
+
+    assert machines.work("b", job) == "succeeded"
+    assert machines.store("b") == "1 stored, 0 removed"
+    assert CodeRepository.objects.get().stored_pack not in (None, old)
+    assert not [name for name in machines.stored_names() if str(old) in name]
+
+
+def test_pack_of_another_version_is_not_taken(
+    machines: TwoMachines, repository: CodeRepository, server: GitServer, tmp_path: Path
+) -> None:
+    """A whole and sound pack that is not the one that was stored is damage as well."""
+    make_repository(tmp_path / "served/other", commits=5)
+    other = baker.make(
+        CodeRepository, project=repository.project, git_url=server.url("other"), token_ciphertext=Secret("")
+    )
+    assert machines.work("a", Job.objects.create(repository=other)) == "succeeded"
+    assert machines.store("a") == "1 stored, 0 removed"
+    mine, foreign = (next(machines.packs.glob(f"{one}/*.pack")) for one in (repository.pk, other.pk))
+    mine.write_bytes(foreign.read_bytes())
+
+    machines.lose("a")
+    assert machines.relocate("b") == 2
+    outcomes = [machines.work("b", newest_job(one)) for one in (repository, other)]
+    assert sorted(outcomes) == ["retry_scheduled", "succeeded"]
+    assert newest_job(repository).error_code == "store_damaged"
+
+
+def test_missing_sandbox_is_restored(machines: TwoMachines, repository: CodeRepository) -> None:
+    """What somebody removed from the disk comes back by itself."""
+    with machines.on("a"):
+        services.worker.run_disk_round(services.worker.register_node())
+        (sandbox,) = machines.root("a").glob("*/*")
+        sandbox.rename(machines.root("a").parent / "moved")
+        assert "1 missing" in services.worker.sweep()
+    assert CodeRepository.objects.get().error_code == "sandbox_missing"
+    assert machines.relocate("a") == 1
+    assert newest_job(repository).kind == JobKind.RESTORE
+    assert machines.work("a", newest_job(repository)) == "succeeded"
+    assert CodeRepository.objects.get().clone_status == CloneStatus.COMPLETED
+
+
+def test_what_is_not_stored_is_cloned_again(machines: TwoMachines, server: GitServer) -> None:
+    """A machine that is lost before it stored anything costs clones, a few at a time."""
+    repository = connected(server)
+    assert machines.work("a", newest_job(repository)) == "succeeded"
+    job = lost(machines, repository)
+    assert job.kind == JobKind.CLONE
+    assert machines.work("b", job) == "succeeded"
+    assert CodeRepository.objects.get().node == "b"
+
+
+def test_nothing_is_taken_over_without_a_storage(
+    machines: TwoMachines, repository: CodeRepository, settings: Settings
+) -> None:
+    """Whoever has one disk alone keeps what it holds until it is back."""
+    settings.CODEREPOS = {**settings.CODEREPOS, "PACK_STORAGE": None}
+    machines.lose("a")
+    assert machines.relocate("b") == 0
+    assert CodeRepository.objects.get().clone_status == CloneStatus.COMPLETED
+
+
+def test_renamed_machine_is_not_lost(machines: TwoMachines, repository: CodeRepository) -> None:
+    """Its disk is there under the new name."""
+    machines.lose("a")
+    with machines.on("b") as node:
+        Node.objects.filter(pk=node.pk).update(root_id=Node.objects.get(pk="a").root_id)
+    assert machines.relocate("c") == 0
+
+
+def test_storage_that_fails_is_tried_again(
+    machines: TwoMachines, repository: CodeRepository, settings: Settings
+) -> None:
+    """A restore waits for it, for as long as that takes, and asks no Git host meanwhile."""
+    job = lost(machines, repository)
+    machines.packs.rename(machines.packs.with_name("away"))
+    machines.packs.mkdir()
+    for attempt in range(job.max_attempts):
+        # A directory that is not mounted has no file of the name.
+        with machines.on("b"):
+            Job.objects.filter(pk=job.pk).update(next_attempt_at=None)
+        outcome = machines.work("b", job)
+        assert outcome == ("failed" if attempt == job.max_attempts - 1 else "retry_scheduled")
+    assert CodeRepository.objects.get().error_code == "storage_unavailable"
+    machines.packs.rmdir()
+    machines.packs.with_name("away").rename(machines.packs)
+    assert machines.relocate("b") == 1
+    assert machines.work("b", newest_job(repository)) == "succeeded"
+    assert newest_job(repository).state == JobState.SUCCEEDED

@@ -1,0 +1,107 @@
+"""Two machines in one process: each has a name and a disk of its own, and both a shared directory for packs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from django.db.models.functions import Now
+from pytest_django import Settings
+
+from coderepos import services
+from coderepos.models import Job, Node
+from coderepos.services import relocating, storing, upkeep
+from coderepos.storage import MARKER
+
+STORED: Final = "packs"
+
+
+class TwoMachines:
+    """Machines ``a`` and ``b``; this process is one of them at a time.
+
+    :param storage: the entry of ``STORAGES``; a shared directory by default.
+    """
+
+    def __init__(self, settings: Settings, directory: Path, storage: dict[str, Any] | None = None) -> None:
+        self._settings = settings
+        self._directory = directory
+        self.packs: Final = directory / "packs"
+        self.packs.mkdir()
+        (self.packs / MARKER).touch()
+        self.store_in(
+            storage or {"BACKEND": "coderepos.storage.DirectoryStorage", "OPTIONS": {"location": str(self.packs)}}
+        )
+
+    def store_in(self, storage: dict[str, Any]) -> None:
+        """Choose another storage for packs."""
+        self._settings.STORAGES = {**self._settings.STORAGES, STORED: storage}
+        self._settings.CODEREPOS = {**self._settings.CODEREPOS, "PACK_STORAGE": STORED, "SANDBOX_FREE_GB": 0}
+
+    def root(self, name: str) -> Path:
+        """Return the sandbox root of a machine."""
+        return self._directory / name / "repos"
+
+    @contextmanager
+    def on(self, name: str) -> Iterator[Node]:
+        """Be a machine for the length of a ``with`` block, and finish a round of upkeep on it."""
+        before = self._settings.CODEREPOS
+        self._settings.CODEREPOS = {**before, "NODE_ID": name, "SANDBOX_BASE_PATH": str(self.root(name))}
+        try:
+            node = upkeep.register_node()
+            node.record_heartbeat()
+            yield node
+        finally:
+            self._settings.CODEREPOS = before
+
+    def work(self, name: str, job: Job) -> str:
+        """Let a worker of a machine take a job, as soon as it is there."""
+        Job.objects.filter(pk=job.pk).update(next_attempt_at=None)
+        with self.on(name):
+            return services.worker.run_clone(job_id=job.pk)
+
+    def store(self, name: str) -> str:
+        """Do one round of storing on a machine."""
+        with self.on(name) as node:
+            return storing.run_storage_round(node)
+
+    def relocate(self, name: str) -> int:
+        """Let a machine look for clones that are out of reach."""
+        with self.on(name) as node:
+            return relocating.relocate(node)
+
+    def lose(self, name: str) -> None:
+        """Switch a machine off, and let eleven minutes pass."""
+        Node.objects.filter(pk=name).update(last_seen=Now() - timedelta(minutes=11))
+
+    def program(self, name: str, environment: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a process of a machine that does one thing (``tests/support/programs/working.py``)."""
+        with self.on(name):
+            values = {
+                "CODEREPOS_TEST_OVERRIDES": json.dumps(self._settings.CODEREPOS),
+                "CODEREPOS_TEST_STORAGES": json.dumps({STORED: self._settings.STORAGES[STORED]}),
+            }
+        command = [sys.executable, "-m", "tests.support.programs.working", *arguments]
+        return subprocess.Popen(command, env={**environment, **values}, stdin=subprocess.DEVNULL)
+
+    def hold(self) -> Path:
+        """Have every call to the storage hang while the file that is returned is there."""
+        held = self._directory / "held"
+        held.touch()
+        self.store_in(
+            {
+                "BACKEND": "tests.support.held_storage.HeldStorage",
+                "OPTIONS": {"location": str(self.packs), "held": str(held)},
+            }
+        )
+        return held
+
+    def stored_names(self) -> list[str]:
+        """Return the names of all files in the storage."""
+        found = (path.relative_to(self.packs) for path in self.packs.rglob("*") if path.is_file())
+        return sorted(str(path) for path in found if str(path) != MARKER)
