@@ -15,7 +15,7 @@ from django.utils.module_loading import import_string
 
 from coderepos.conf import ConfigurationError, conf
 from coderepos.exceptions import NotFound, PermissionDenied, Throttled
-from coderepos.models import CodeRepository, Job, ProjectMembership, Role, alias, get_project_model
+from coderepos.models import CodeRepository, ProjectMembership, Role, alias, get_project_model
 from coderepos.models.job_queryset import JobQuerySet
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
 
@@ -138,12 +138,12 @@ def visible_repositories(user: Any) -> CodeRepositoryQuerySet:
     return CodeRepository.objects.in_projects(projects.values("pk"))
 
 
-def visible_jobs(user: Any) -> JobQuerySet:
-    """Return the jobs of the repositories that ``user`` may see."""
+def visible_jobs(user: Any, *, among: JobQuerySet) -> JobQuerySet:
+    """Return those of ``among`` whose repositories ``user`` may see."""
     projects = visible_projects(user)
     if _is_whole_table(projects.query):
-        return Job.objects.all()
-    return Job.objects.filter(repository__project__in=projects.values("pk"))
+        return among.all()
+    return among.filter(repository__project__in=projects.values("pk"))
 
 
 def find_project(user: Any, project_id: object) -> Any:

@@ -183,7 +183,7 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
 
     def get_username(self, repository: CodeRepository) -> str:
         """User name that goes with the token; one that is a token itself is masked."""
-        return redact(repository.username)
+        return repository.username and redact(repository.username)
 
 
 class ProgressSerializer(serializers.Serializer[Any]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Self, TypeVar
 
 from django.db import models, router
@@ -13,6 +13,7 @@ from django.db.models.functions import Cast
 from coderepos.crypto.fields import EncryptedTokenField, SealedToken
 
 
+@cache
 def token_fields(model: type[models.Model]) -> tuple[EncryptedTokenField, ...]:
     """Return every sealed field of a model."""
     return tuple(field for field in model._meta.concrete_fields if isinstance(field, EncryptedTokenField))

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
 from django.db.models import Q, Subquery
@@ -188,7 +189,7 @@ def status_of(repository: CodeRepository) -> Status:
     fresh = CodeRepository.objects.without_token().with_token_status().filter(pk=repository.pk).first()
     if fresh is None:
         raise NotFound
-    return _status(fresh, _newest(Job.objects.all(), fresh.pk))
+    return _status(fresh, Job.objects.filter(repository_id=fresh.pk).annotate(now=Now()).newest_first().first())
 
 
 def find_status(repository_id: uuid.UUID, *, visible_to: Any) -> Status:
@@ -199,8 +200,7 @@ def find_status(repository_id: uuid.UUID, *, visible_to: Any) -> Status:
 
     :raises NotFound: it is unknown, or of a project that the user may not see.
     """
-    jobs = access.visible_jobs(visible_to).select_related("repository").only(*_SHOWN)
-    if job := _newest(jobs, repository_id):
+    if job := access.visible_jobs(visible_to, among=_shown_jobs()).filter(repository_id=repository_id).first():
         job.repository.token_status = token_status_at(job.repository, job.now)  # type: ignore[attr-defined]  # annotated
         return _status(job.repository, job)
     repositories = access.visible_repositories(visible_to).without_token().with_token_status()
@@ -210,8 +210,10 @@ def find_status(repository_id: uuid.UUID, *, visible_to: Any) -> Status:
     return _status(repository, None)
 
 
-def _newest(jobs: JobQuerySet, repository_id: uuid.UUID) -> Job | None:
-    return jobs.filter(repository_id=repository_id).annotate(now=Now()).newest_first().first()
+@cache
+def _shown_jobs() -> JobQuerySet:
+    """Return the jobs, the newest first, with what a status shows; never evaluated itself, so that it may be kept."""
+    return Job.objects.select_related("repository").only(*_SHOWN).annotate(now=Now()).newest_first()
 
 
 def _status(repository: CodeRepository, job: Job | None) -> Status:
