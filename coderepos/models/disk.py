@@ -148,7 +148,7 @@ def reserve(job: Job, node: Node, columns: Mapping[str, Any], *, needed_bytes: i
     :raises LeaseLost: the lease is no longer ours.
     """
     names = disk_names(node)
-    with row_transaction(alias()):
+    with row_transaction(alias(), read_committed=True):
         # In the order of their names: two processes never wait for each other.
         for name in names:
             Node.objects.filter(pk=name).update(**columns)

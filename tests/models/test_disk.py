@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -213,6 +213,20 @@ def test_longest_waiting_jobs_wake_first(node: Node) -> None:
     assert rows.wake_waiting(rows.room_of(["here"], columns(budget_mb=130))) == 2
 
 
+@pytest.fixture(params=["read committed", "repeatable read"] if connection.vendor == "postgresql" else ["sqlite"])
+def isolation_level(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give the connections of threads another isolation level, as hosts may."""
+    if request.param == "sqlite":
+        yield
+        return
+    name = connection.ops.quote_name(connection.settings_dict["NAME"])
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{request.param}'")
+        yield
+        cursor.execute(f"ALTER DATABASE {name} RESET default_transaction_isolation")
+
+
+@pytest.mark.usefixtures("isolation_level")
 def test_budget_is_never_passed_by_many_at_once(node: Node) -> None:
     """Sixteen workers claim, reserve, publish and fail at once; no look at the rows ever sees more than the budget."""
     budget_mb, seen, stop = 400, [0], threading.Event()
