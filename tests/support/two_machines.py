@@ -81,13 +81,16 @@ class TwoMachines:
 
     def program(self, name: str, environment: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
         """Start a process of a machine that does one thing (``tests/support/programs/working.py``)."""
-        with self.on(name):
-            values = {
-                "CODEREPOS_TEST_OVERRIDES": json.dumps(self._settings.CODEREPOS),
-                "CODEREPOS_TEST_STORAGES": json.dumps({STORED: self._settings.STORAGES[STORED]}),
-            }
+        environment, values = self.environment(name, environment)
+        environment["CODEREPOS_TEST_OVERRIDES"] = json.dumps(values)
         command = [sys.executable, "-m", "tests.support.programs.working", *arguments]
-        return subprocess.Popen(command, env={**environment, **values}, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+
+    def environment(self, name: str, environment: dict[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return the environment of processes of a machine, and their values of ``CODEREPOS``."""
+        values = {**self._settings.CODEREPOS, "NODE_ID": name, "SANDBOX_BASE_PATH": str(self.root(name))}
+        storage = {STORED: self._settings.STORAGES[STORED]}
+        return {**environment, "CODEREPOS_TEST_STORAGES": json.dumps(storage)}, values
 
     def hold(self) -> Path:
         """Have every call to the storage hang while the file that is returned is there."""
