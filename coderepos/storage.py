@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -70,8 +70,7 @@ class DirectoryStorage(Storage):
         """Remove a file, what killed processes left of it, and directories that are empty then."""
         self._require_mounted()
         path = self._path(name)
-        for one in (path, *path.parent.glob(f"{path.name}{_DRAFT}*")):
-            one.unlink(missing_ok=True)
+        _remove([path, *_drafts(path)])
         with suppress(OSError):
             while (path := path.parent) != self.location:
                 path.rmdir()
@@ -92,6 +91,7 @@ class DirectoryStorage(Storage):
                 file.flush()
                 os.fsync(descriptor)
             draft.replace(path)
+            _remove(_drafts(path))
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
@@ -114,6 +114,16 @@ class DirectoryStorage(Storage):
     def _require_mounted(self) -> None:
         if not (self.location / MARKER).is_file():
             raise NotMounted(f"{self.location} has no file {MARKER}: it is not mounted, or was never set up")
+
+
+def _drafts(path: Path) -> list[Path]:
+    """Return what processes left that were killed while they wrote a file."""
+    return list(path.parent.glob(f"{path.name}{_DRAFT}*"))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _chunks(content: Any) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final
 
@@ -99,7 +100,9 @@ def _manifest(
         on_wait=lambda: on_progress(Progress(phase="connecting")),
     )
     try:
-        return Manifest.from_bytes(content, limits=limits)
+        # A pack that is too large by now is told as such by the build child.
+        wire_bytes = max(limits.wire_bytes, stored.pack_bytes)
+        return Manifest.from_bytes(content, limits=replace(limits, wire_bytes=wire_bytes))
     except (ValueError, KeyError) as error:
         raise StoreDamaged from error
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from typing import IO, Final
 
@@ -97,13 +99,14 @@ def _put_all(storage: PackStorage, stored: StoredPack, repository: CodeRepositor
     sandbox = engine.sandbox_of(repository)
     try:
         with sandbox.opened_version(stored.version) as version, opened_pack(version) as (pack, index):
-            values = {
+            pack_bytes = _size_bytes(pack)
+            values: dict[str, object] = {
                 "pack_sha256": _sha256(pack),
-                "pack_bytes": _size_bytes(pack),
+                "pack_bytes": pack_bytes,
                 "index_sha256": _sha256(index),
                 "index_bytes": _size_bytes(index),
             }
-            outcome = outcome_of(version, pack_bytes=values["pack_bytes"], limits=engine.limits())  # type: ignore[arg-type]
+            outcome = outcome_of(version, pack_bytes=pack_bytes, limits=replace(engine.limits(), wire_bytes=pack_bytes))
             _put(storage, stored, pack, index, Manifest(commit_id=repository.commit_id, outcome=outcome), values)
     except FileNotFoundError as error:
         raise SandboxUnavailable(errno="ENOENT") from error
@@ -122,9 +125,11 @@ def _put(
         setattr(stored, name, value)
     content = manifest.to_bytes(stored)
     stored.manifest_sha256 = hashlib.sha256(content).hexdigest()
+    if before not in ((), names(stored)):
+        # The disk gives other bytes than the last time. What was written then has to be known as long as it is there.
+        StoredPack.objects.leave(Q(pk=stored.pk, tries=stored.tries))
+        raise LeaseLost
     # Names first: what is written is known to the database, whoever dies in between.
-    for name in before:
-        storage.delete(name)
     if not stored.record_digests(**values, manifest_sha256=stored.manifest_sha256):
         raise LeaseLost
     renew = _Renewal(stored)
@@ -132,8 +137,9 @@ def _put(
     storage.put(index_name(stored), _copy_of(index), size_bytes=stored.index_bytes, on_wait=renew)
     storage.put(manifest_name(stored), BytesIO(content), size_bytes=len(content), on_wait=renew)
     if not stored.renew():
-        # Whoever removes it may have looked before the last byte was there.
-        for name in names(stored):
+        # Another process may have stored it under these names; one that removed it looked before the last byte came.
+        is_unwanted = not StoredPack.objects.present().filter(pk=stored.pk).exists()
+        for name in names(stored) if is_unwanted else ():
             with suppress(StorageUnavailable):
                 storage.delete(name)
         raise LeaseLost
@@ -180,8 +186,10 @@ class _Renewal:
 
 
 def _copy_of(file: IO[bytes]) -> IO[bytes]:
-    """Return another descriptor of an open file, which outlives it where the storage hangs."""
-    return open(f"/proc/self/fd/{file.fileno()}", "rb")
+    """Return a file that outlives the other one where the storage hangs; who stores it closes it."""
+    copied = os.fdopen(os.dup(file.fileno()), "rb")
+    copied.seek(0)
+    return copied
 
 
 def _sha256(file: IO[bytes]) -> str:

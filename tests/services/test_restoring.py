@@ -105,7 +105,13 @@ def same(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("ref", "depth"), [("", None), ("v1", None), ("light", 1), ("", 1), ("id", None), ("refs/tags/v1", 1)]
+    ("ref", "depth"),
+    [
+        ("", None),
+        ("v1", None),
+        ("id", 1),
+        *(pytest.param(ref, depth, marks=pytest.mark.slow) for ref, depth in (("light", 1), ("", 1), ("id", None))),
+    ],
 )
 def test_version_is_restored_as_it_was(
     server: GitServer, machines: TwoMachines, ref: str, depth: int | None, tmp_path: Path
@@ -165,8 +171,14 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("suffix", [".pack", ".json"])
-@pytest.mark.parametrize("damage", [flip, cut, lengthen, remove])
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        *((".pack", damage) for damage in (flip, cut, lengthen, remove)),
+        (".json", flip),
+        *(pytest.param(".json", damage, marks=pytest.mark.slow) for damage in (cut, lengthen, remove)),
+    ],
+)
 def test_damaged_bytes_are_never_published(
     machines: TwoMachines, repository: CodeRepository, suffix: str, damage: object
 ) -> None:
@@ -223,6 +235,19 @@ def test_missing_sandbox_is_restored(machines: TwoMachines, repository: CodeRepo
     assert newest_job(repository).kind == JobKind.RESTORE
     assert machines.work("a", newest_job(repository)) == "succeeded"
     assert CodeRepository.objects.get().clone_status == CloneStatus.COMPLETED
+
+
+def test_limit_that_was_lowered_is_told_as_such(
+    machines: TwoMachines, repository: CodeRepository, settings: Settings
+) -> None:
+    """What is stored is not damaged because it is too large by now."""
+    CodeRepository.objects.update(repository_size_mb=200)
+    (tree,) = machines.packs.glob("*/*.pack")
+    settings.CODEREPOS = {**settings.CODEREPOS, "MAX_REPO_SIZE_MB": tree.stat().st_size / 10**6 / 2}
+    job = lost(machines, repository)
+    assert machines.work("b", job) == "failed"
+    assert Job.objects.get(pk=job.pk).error_code == "repository_too_large"
+    assert StoredPack.objects.get().state == PackState.STORED
 
 
 def test_what_is_not_stored_is_cloned_again(machines: TwoMachines, server: GitServer) -> None:

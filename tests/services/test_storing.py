@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connections
 from django.db.models import F
 from django.db.models.functions import Now
 from model_bakery import baker
@@ -26,13 +28,15 @@ from coderepos.models import (
     CodeRepository,
     Job,
     JobKind,
+    LeaseLost,
     Node,
     PackState,
     StoredPack,
     get_project_model,
 )
-from coderepos.services import pack_storage
+from coderepos.services import pack_storage, relocating, storing
 from coderepos.services.health.storage import storage_findings
+from coderepos.services.pack_storage import PackStorage
 from coderepos.storage import MARKER, DirectoryStorage
 from tests.support.cluster import wait_until
 from tests.support.git import git, make_repository
@@ -189,6 +193,103 @@ def test_upload_killed_in_the_middle_is_done_again(
     assert machines.store("a") == "1 stored, 0 removed"
     assert len(machines.stored_names()) == 3
     assert not any(".draft-" in name for name in machines.stored_names())
+
+
+def test_process_that_wakes_after_another_stored_it_harms_nothing(
+    machines: TwoMachines, repository: CodeRepository
+) -> None:
+    """It finds the row no longer its own, and leaves the files that have the same names."""
+    with machines.on("a") as node:
+        StoredPack.objects.intend([node.name], at_most=1)
+        frozen = StoredPack.objects.take(PackState.UPLOADING, [node.name])
+    assert frozen is not None
+    assert machines.store("a") == "0 stored, 0 removed"
+    let_time_pass()
+    assert machines.store("a") == "1 stored, 0 removed"
+    before = machines.stored_names()
+
+    storage = pack_storage.pack_storage()
+    assert storage is not None
+    with machines.on("a"), pytest.raises(LeaseLost):
+        storing.store(storage, frozen)
+    assert machines.stored_names() == before
+    machines.lose("a")
+    assert machines.relocate("b") == 1
+    assert machines.work("b", Job.objects.latest("created_at")) == "succeeded"
+
+
+def test_process_that_wakes_in_the_middle_harms_nothing(
+    machines: TwoMachines, repository: CodeRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither before its first byte nor after its last, when another one has stored everything."""
+    put = PackStorage.put
+    slept: list[str] = []
+
+    def late(self: PackStorage, name: str, *arguments: Any, **values: Any) -> None:
+        if not slept:
+            slept.append(name)
+            let_time_pass()
+            assert machines.store("a") == "1 stored, 0 removed"
+        put(self, name, *arguments, **values)
+
+    monkeypatch.setattr(PackStorage, "put", late)
+    assert machines.store("a") == "0 stored, 0 removed"
+    assert len(machines.stored_names()) == 3
+    assert StoredPack.objects.get().state == PackState.STORED
+
+
+def test_disk_that_gives_other_bytes_the_second_time_leaves_no_garbage(
+    machines: TwoMachines, repository: CodeRepository
+) -> None:
+    """What was written first is removed by its own row, and stored anew under another."""
+    held = machines.packs / str(repository.pk)
+    held.touch()  # a file where the directory should be: nothing can be written
+    assert machines.store("a") == "0 stored, 0 removed"
+    held.unlink()
+    (pack,) = machines.root("a").glob("*/*/versions/*/git/objects/pack/*.pack")
+    pack.chmod(0o600)
+    pack.write_bytes(pack.read_bytes() + b"rotten")
+    let_time_pass()
+    machines.store("a")
+    let_time_pass()
+    assert machines.store("a") == "1 stored, 1 removed"
+    assert len(machines.stored_names()) == 3
+
+
+def test_lost_machine_of_many_floods_nobody(machines: TwoMachines, repository: CodeRepository) -> None:
+    """A few jobs at a time, each once, whoever looks."""
+    rows = [
+        CodeRepository(
+            project=repository.project,
+            git_url=f"https://example.org/{number}",
+            clone_status=CloneStatus.COMPLETED,
+            node="a",
+            version=f"v{number}",
+            token_ciphertext=Secret(""),
+        )
+        for number in range(30)
+    ]
+    CodeRepository.objects.bulk_create(rows)
+    machines.lose("a")
+    looking = []
+    for name in ("b", "c"):
+        with machines.on(name) as node:
+            looking.append(node)
+    with ThreadPoolExecutor(2) as pool:
+        assert 1 <= sum(pool.map(_relocate, looking)) <= 2 * relocating.AT_ONCE
+    for node in looking:
+        relocating.relocate(node)
+    jobs = Job.objects.unfinished()
+    assert relocating.AT_ONCE <= jobs.count() < 2 * relocating.AT_ONCE + 1
+    assert {job.flow for job in jobs} == {relocating.LIMITS.flow}
+    assert CodeRepository.objects.filter(clone_status=CloneStatus.PENDING).count() == jobs.count()
+
+
+def _relocate(node: Node) -> int:
+    try:
+        return relocating.relocate(node)
+    finally:
+        connections.close_all()
 
 
 def test_restore_killed_in_the_middle_is_done_again(

@@ -50,7 +50,7 @@ class Command(BaseCommand):
         ends_at = time.monotonic() + (options["for_seconds"] if options["wait"] else 0)
         rest = remainder_of(found)
         while not _may_go(rest, lose=options["lose"]) and time.monotonic() < ends_at:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(min(LOOK_SECONDS, max(0.0, ends_at - time.monotonic())))
             rest = remainder_of(found)
         self._report(name, rest, lose=options["lose"])
 
