@@ -10,9 +10,10 @@ from django.db import router
 
 from coderepos import engine, queues
 from coderepos.conf import conf
-from coderepos.models import Node
+from coderepos.models import Node, StoredPack
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import remove_root
+from coderepos.services.pack_storage import pack_storage
 
 APP_LABELS: Final = ("coderepos", "coderepos_projects")
 
@@ -26,6 +27,22 @@ def remove_sandboxes() -> int:
     here = Node.objects.filter(name=conf.node_id).first()
     paths = {engine.sandbox_root().path, *(Path(path) for path in (here.marked_roots if here else ()))}
     return sum(remove_root(SandboxRoot(path, conf.SANDBOX_GROUP), known) for path in sorted(paths))
+
+
+def remove_stored_packs() -> int:
+    """Remove all that rows name in the storage for packs, and return of how many repositories.
+
+    :raises StorageUnavailable: it fails; what is left is still named by rows.
+    :raises ConfigurationError: there is no such storage.
+    """
+    storage = pack_storage()
+    if storage is None:
+        return 0
+    found = StoredPack.objects.order_by("repository_id").values_list("repository_id", flat=True).distinct()
+    for repository_id in found:
+        for name in storage.names(str(repository_id)):
+            storage.delete(name)
+    return len(found)
 
 
 def other_nodes() -> list[str]:

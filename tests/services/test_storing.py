@@ -22,7 +22,7 @@ from pytest_django import Settings
 from coderepos import services
 from coderepos.checks import check_storage
 from coderepos.crypto.secret import Secret
-from coderepos.exceptions import Cancelled
+from coderepos.exceptions import Cancelled, StorageUnavailable
 from coderepos.models import (
     CloneStatus,
     CodeRepository,
@@ -34,7 +34,7 @@ from coderepos.models import (
     StoredPack,
     get_project_model,
 )
-from coderepos.services import pack_storage, relocating, storing
+from coderepos.services import pack_storage, relocating, storing, uninstalling
 from coderepos.services.health.storage import storage_findings
 from coderepos.services.pack_storage import PackStorage
 from coderepos.storage import MARKER, DirectoryStorage
@@ -337,6 +337,17 @@ def test_storage_that_hangs_stops_nothing(
     monkeypatch.undo()
     StoredPack.objects.update(due_at=Now())
     assert machines.store("a") == "1 stored, 0 removed"
+
+
+def test_uninstalling_empties_the_storage(machines: TwoMachines, repository: CodeRepository) -> None:
+    """Or fails while rows still name what is there."""
+    machines.store("a")
+    away = machines.packs.rename(machines.packs.with_name("away"))
+    with pytest.raises(StorageUnavailable):
+        uninstalling.remove_stored_packs()
+    away.rename(machines.packs)
+    assert uninstalling.remove_stored_packs() == 1
+    assert machines.stored_names() == []
 
 
 def drain(*arguments: str) -> str:

@@ -9,9 +9,10 @@ from django.apps import apps
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
+from coderepos.conf import ConfigurationError
 from coderepos.exceptions import CodeReposError
 from coderepos.models import alias
-from coderepos.services.uninstalling import other_nodes, remove_sandboxes, remove_traces
+from coderepos.services.uninstalling import other_nodes, remove_sandboxes, remove_stored_packs, remove_traces
 
 
 class Command(BaseCommand):
@@ -42,6 +43,11 @@ class Command(BaseCommand):
             raise CommandError(f"{error.message} The database was left alone.") from None
         if disk_only:
             return
+        try:
+            if removed := remove_stored_packs():
+                self.stdout.write(f"packs of {removed} repositories removed from the storage")
+        except (CodeReposError, ConfigurationError) as error:
+            raise CommandError(f"{error} The database was left alone.") from None
         for label in ("coderepos", "coderepos_projects"):
             if apps.is_installed(label.replace("_", ".")):
                 call_command("migrate", label, "zero", database=alias(), verbosity=0, skip_checks=True)
