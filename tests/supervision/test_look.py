@@ -11,7 +11,8 @@ from django.db.models.functions import Now
 from model_bakery import baker
 
 from coderepos.crypto.secret import Secret
-from coderepos.models import CodeRepository, Flow, Job, JobState, get_project_model
+from coderepos.models import CodeRepository, Flow, Job, JobState, NodeState, get_project_model
+from coderepos.services.upkeep import register_node
 from coderepos.supervision.look import DUE_SECONDS, Look, Seen
 
 
@@ -50,3 +51,11 @@ def test_only_jobs_that_any_worker_could_claim_count() -> None:
     make_job("b", state=JobState.RUNNING)
     Flow.objects.filter(key="b").update(slots=1)
     assert seen() == Seen.DUE
+
+
+@pytest.mark.django_db(transaction=True)
+def test_drained_machine_has_nothing_due() -> None:
+    """Its workers leave due jobs to others on purpose, which is no reason to end them."""
+    make_job("a", created_at=Now() - timedelta(seconds=DUE_SECONDS * 2))
+    register_node().set_state(NodeState.DRAINING)
+    assert seen() == Seen.NOTHING_DUE
