@@ -35,9 +35,10 @@ logger = logging.getLogger(__name__)
 def relocate(node: Node) -> int:
     """Queue jobs for clones that are out of reach, where there is ``PACK_STORAGE``, and return how many.
 
-    :param node: the machine that looks; it is never lost itself.
+    :param node: the machine that looks, which is never lost itself; one that has no sandbox root yet finds nothing.
     """
-    if not conf.PACK_STORAGE:
+    # A machine that comes back under another name has its clones again once it has seen its disk.
+    if not conf.PACK_STORAGE or not node.marked_roots:
         return 0
     free = AT_ONCE - Job.objects.unfinished().filter(flow=LIMITS.flow).count()
     queued = 0

@@ -25,6 +25,7 @@ from coderepos.models import (
     StoredPack,
     get_project_model,
 )
+from coderepos.services import relocating
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
 from tests.support.two_machines import TwoMachines
@@ -273,9 +274,16 @@ def test_nothing_is_taken_over_without_a_storage(
 def test_renamed_machine_is_not_lost(machines: TwoMachines, repository: CodeRepository) -> None:
     """Its disk is there under the new name."""
     machines.lose("a")
-    with machines.on("b") as node:
-        Node.objects.filter(pk=node.pk).update(root_id=Node.objects.get(pk="a").root_id)
-    assert machines.relocate("c") == 0
+    machines.root("new").parent.mkdir()
+    machines.root("a").rename(machines.root("new"))
+    with machines.on("new") as node:
+        # Its first round of upkeep comes before anything has looked at its disk.
+        assert relocating.relocate(node) == 0
+    assert machines.relocate("new") == 0
+    assert Node.objects.get(pk="new").root_id == Node.objects.get(pk="a").root_id
+    assert machines.relocate("b") == 0
+    machines.lose("new")
+    assert machines.relocate("b") == 1
 
 
 def test_storage_that_fails_is_tried_again(

@@ -34,7 +34,7 @@ from coderepos.models import (
     StoredPack,
     get_project_model,
 )
-from coderepos.services import pack_storage, relocating, storing, uninstalling
+from coderepos.services import pack_storage, relocating, storing, uninstalling, upkeep
 from coderepos.services.health.storage import storage_findings
 from coderepos.services.pack_storage import PackStorage
 from coderepos.storage import MARKER, DirectoryStorage
@@ -274,6 +274,7 @@ def test_lost_machine_of_many_floods_nobody(machines: TwoMachines, repository: C
     looking = []
     for name in ("b", "c"):
         with machines.on(name) as node:
+            upkeep.prepare_root(node)
             looking.append(node)
     with ThreadPoolExecutor(2) as pool:
         assert 1 <= sum(pool.map(_relocate, looking)) <= 2 * relocating.AT_ONCE

@@ -73,6 +73,7 @@ class TwoMachines:
     def relocate(self, name: str) -> int:
         """Let a machine look for clones that are out of reach."""
         with self.on(name) as node:
+            upkeep.prepare_root(node)
             return relocating.relocate(node)
 
     def lose(self, name: str) -> None:
