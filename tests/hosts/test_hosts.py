@@ -168,7 +168,7 @@ def test_host_mounts_uses_and_leaves_the_app(host: HostProject, shape: Shape, se
         host.python(LEAVE)
 
     printed = host.manage("coderepos_uninstall", "--noinput")
-    assert "1 sandboxes removed" in printed
+    assert "sandboxes removed" in printed, "by the worker, or by this command"
     assert not (host.folder / "repos").exists()
     host.configure('INSTALLED_APPS = [app for app in INSTALLED_APPS if not app.startswith("coderepos")]\n')
     urls = host.folder / "mysite/urls.py"

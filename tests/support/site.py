@@ -56,8 +56,15 @@ class Site:
         return repo_id
 
     def work(self, repo_id: str) -> str:
-        """Carry out one attempt of the newest job, as a worker does, and return what became of it."""
-        return services.worker.run_clone(job_id=self.job(repo_id).pk)
+        """Carry out one attempt of the newest job, as a worker does, and return what became of it.
+
+        Jobs whose turn is before it are carried out too.
+        """
+        wanted = self.job(repo_id)
+        while True:
+            outcome = services.worker.run_clone(job_id=wanted.pk)
+            if outcome == "unclaimed" or Job.objects.filter(pk=wanted.pk, attempt__gt=wanted.attempt).exists():
+                return outcome
 
     def job(self, repo_id: str) -> Job:
         """Return the newest job of a repository."""
