@@ -15,7 +15,7 @@ from django.utils.module_loading import import_string
 
 from coderepos.conf import ConfigurationError, conf
 from coderepos.exceptions import NotFound, PermissionDenied, Throttled
-from coderepos.models import CodeRepository, ProjectMembership, Role, alias, get_project_model
+from coderepos.models import CodeRepository, ProjectMembership, Role, alias, all_projects, get_project_model
 from coderepos.models.job_queryset import JobQuerySet
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
 
@@ -102,7 +102,7 @@ def visible_projects(user: Any) -> models.QuerySet[Any]:
         return found
     # A condition added to any other query may be refused, or be applied first, and let more projects through.
     _prepare_parts(found.query)
-    return get_project_model()._base_manager.using(alias()).filter(pk__in=found.values("pk"))
+    return all_projects().filter(pk__in=found.values("pk"))
 
 
 def _is_plain(query: Query) -> bool:

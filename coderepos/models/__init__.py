@@ -10,7 +10,7 @@ from coderepos.models.job import Job
 from coderepos.models.job_states import JobKind, JobState, LeaseLost
 from coderepos.models.node import Node, NodeState
 from coderepos.models.probe_slot import ProbeSlot
-from coderepos.models.project import ProjectMembership, Role, get_project_model
+from coderepos.models.project import ProjectMembership, Role, all_projects, get_project_model
 from coderepos.models.purge import Purge
 from coderepos.models.repository import CodeRepository
 from coderepos.models.stored_pack import PackState, StoredPack
@@ -36,6 +36,7 @@ __all__ = [
     "StoredPack",
     "TokenStatus",
     "alias",
+    "all_projects",
     "get_project_model",
     "tables_exist",
 ]

@@ -9,12 +9,17 @@ from django.conf import settings
 from django.db import models
 
 from coderepos.conf import project_model_label
-from coderepos.models.database import PrimaryQuerySet
+from coderepos.models.database import PrimaryQuerySet, alias
 
 
 def get_project_model() -> type[models.Model]:
     """Return the project model of this installation."""
     return apps.get_model(project_model_label(), require_ready=False)
+
+
+def all_projects() -> models.QuerySet[Any]:
+    """Return every project, from where our rows are, those included that the host's own managers hide."""
+    return get_project_model()._base_manager.using(alias())
 
 
 class Role(models.TextChoices):

@@ -30,7 +30,7 @@ from coderepos.services.arguments import (
 )
 from coderepos.services.connecting import reject_duplicate, start_again
 from coderepos.services.publication import size_mb
-from coderepos.services.quotas import Allowance, allowance_of
+from coderepos.services.quotas import Allowance, allowance_of_repository
 from coderepos.services.trail import audit_failure, require
 
 
@@ -81,7 +81,7 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Unpac
             raise JobRunning
         reject_duplicate(repository)
         access.spend_connect_quota(repository.project_id)
-        allowance = allowance_of(repository.project, user)
+        allowance = allowance_of_repository(repository, user)
         allowance.check_jobs(new=1)
         token = _open_token(repository, user)
         repository.username = check_username(repository.username, token)

@@ -43,7 +43,7 @@ from coderepos.services.arguments import (
     shown_url,
 )
 from coderepos.services.publication import size_mb
-from coderepos.services.quotas import Allowance, allowance_of
+from coderepos.services.quotas import Allowance, allowance_of, allowance_of_repository
 from coderepos.services.trail import audit_failure, require
 
 REF_CHARACTERS: Final = 255
@@ -181,7 +181,7 @@ def clone_repository(*, user: Any, repository: CodeRepository) -> Job:
     :raises DatabaseBusy: another transaction was in the way; nothing was changed.
     """
     require(user, Action.CLONE, repository)
-    allowance = allowance_of(repository.project, user)
+    allowance = allowance_of_repository(repository, user)
     allowance.check_jobs(new=1)
     try:
         with row_transaction(alias(), read_committed=True):

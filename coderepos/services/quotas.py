@@ -11,9 +11,9 @@ from django.db.models.functions import Coalesce
 from django.utils.module_loading import import_string
 
 from coderepos.conf import ConfigurationError, conf
-from coderepos.exceptions import JOBS_SECONDS, StorageQuotaExceeded, TooManyJobs, TooManyRepositories
+from coderepos.exceptions import JOBS_SECONDS, NotFound, StorageQuotaExceeded, TooManyJobs, TooManyRepositories
 from coderepos.limits import Limits, Quota
-from coderepos.models import CodeRepository, Job
+from coderepos.models import CodeRepository, Job, all_projects
 from coderepos.models.locking import lock_names
 
 BYTES_PER_MB: Final = 10**6
@@ -79,6 +79,18 @@ def allowance_of(project: Any, user: Any) -> Allowance:
     if not isinstance(limits, Limits):
         raise ConfigurationError(f"{conf.LIMITS} must return coderepos.limits.Limits.")
     return Allowance(limits=limits, project_id=project.pk, user_id=user.pk)
+
+
+def allowance_of_repository(repository: CodeRepository, user: Any) -> Allowance:
+    """Return what the project of a repository, and the user who asks, may use, as :func:`allowance_of` does.
+
+    :raises NotFound: the project was deleted.
+    """
+    # Not `repository.project`, which routers may read from a replica that lags behind.
+    project = all_projects().filter(pk=repository.project_id).first()
+    if project is None:
+        raise NotFound
+    return allowance_of(project, user)
 
 
 def _size_bytes(rows: QuerySet[CodeRepository]) -> int:

@@ -16,7 +16,7 @@ from django.utils.module_loading import import_string
 
 from coderepos.conf import AppSettings, conf
 from coderepos.exceptions import CloneEvicted, CloneExpired, CodeReposError, RequestError
-from coderepos.models import CloneStatus, CodeRepository, Job, alias, get_project_model
+from coderepos.models import CloneStatus, CodeRepository, Job, alias, all_projects
 from coderepos.models.disk import Room, leaving_bytes, waiting_for_disk
 from coderepos.models.error_columns import error_columns
 from coderepos.models.locking import RowHeld, row_transaction
@@ -96,12 +96,7 @@ def _projects(names: Sequence[str]) -> Iterator[Any]:
     clones = CodeRepository.objects.filter(node__in=names, clone_status=CloneStatus.COMPLETED)
     keys = list(clones.order_by().values_list("project_id", flat=True).distinct())
     for start in range(0, len(keys), PROJECTS):
-        yield from list(_all_projects().filter(pk__in=keys[start : start + PROJECTS]))
-
-
-def _all_projects() -> QuerySet[Any]:
-    """Return every project, those among them that the host's own managers hide."""
-    return get_project_model()._base_manager.using(alias())
+        yield from list(all_projects().filter(pk__in=keys[start : start + PROJECTS]))
 
 
 def _idle(names: Sequence[str], idle_seconds: float) -> QuerySet[CodeRepository]:
@@ -127,7 +122,7 @@ class _Protected:
 
     def covers(self, pk: Any, project_id: Any) -> bool:
         if project_id not in self._kept:
-            project = _all_projects().filter(pk=project_id).first()
+            project = all_projects().filter(pk=project_id).first()
             rules = Retention() if project is None else rules_of(project)
             self._kept[project_id] = frozenset(_newest(project, rules)) if rules.evictable else None
         kept = self._kept[project_id]

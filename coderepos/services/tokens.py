@@ -29,7 +29,7 @@ from coderepos.services.arguments import (
     own_copy,
     refuse_transaction,
 )
-from coderepos.services.quotas import allowance_of
+from coderepos.services.quotas import allowance_of_repository
 from coderepos.services.trail import audit_failure, require
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def replace_token(
         try:
             access.spend_connect_quota(repository.project_id)
             keyring().require_primary()
-            with probing.slot(allowance_of(repository.project, user)):
+            with probing.slot(allowance_of_repository(repository, user)):
                 expires_at = _expiry(repository, access_token)
             _swap(repository, access_token, expires_at, before, user=user)
         except CodeReposError as error:
