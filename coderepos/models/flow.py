@@ -104,9 +104,12 @@ class FlowQuerySet(PrimaryQuerySet["Flow"]):
 
 
 def _present_time(flows: FlowQuerySet) -> Any:
-    """Return the virtual time at which a flow begins that had nothing to do, so that it goes level with the others."""
-    everything = flows.model._base_manager.using(flows.db)
-    first = everything.filter(active=True).order_by("virtual_time").values("virtual_time")[:1]
+    """Return the virtual time at which a flow begins that had nothing to do, so that it goes level with the others.
+
+    Those count that wait for a worker alone: one whose slots are all taken falls behind, for as long as its jobs run.
+    """
+    everything = FlowQuerySet(flows.model, using=flows.db)
+    first = everything.with_free_slot().values("virtual_time")[:1]
     last = everything.order_by("-virtual_time").values("virtual_time")[:1]
     return Coalesce(Subquery(first), Subquery(last), Value(0.0))
 

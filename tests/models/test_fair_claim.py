@@ -99,6 +99,18 @@ def test_new_tenant_saved_up_no_turns() -> None:
     assert sorted(flows_of(8)) == ["new"] * 4 + ["old"] * 4
 
 
+def test_new_tenant_is_level_with_those_who_wait_for_workers() -> None:
+    """One whose slots are taken falls behind meanwhile, which gives no turns to anybody who comes after it."""
+    Tenant("held", slots=1).queue(3)
+    assert claim() is not None
+    Tenant("old").queue(60)
+    flows_of(30)
+
+    Tenant("new").queue(60)
+
+    assert sorted(flows_of(8)) == ["new"] * 4 + ["old"] * 4
+
+
 def test_turns_go_by_weight() -> None:
     """A weight of 3 is three turns for each one of a weight of 1."""
     Tenant("paying", weight=3).queue(20)
