@@ -55,30 +55,47 @@ def make_room(names: Sequence[str], room: Room) -> int:
     """
     if _nothing_goes():
         return 0
-    missing_bytes = _missing_bytes(names, room)
+    leaving = leaving_bytes(names)
+    waiting = waiting_for_disk().filter(node__in=names).values_list("needed_bytes", flat=True)[:WAITING]
+    needed_bytes = [needed or 0 for needed in waiting]
+    missing_bytes = _missing_bytes(needed_bytes, room) - leaving
     if missing_bytes <= 0:
         return 0
-    protected, removed = _Protected(), 0
-    # Read at once: SQLite does not write while it reads. Few columns of what one machine holds.
-    candidates = _idle(names, IN_USE_SECONDS).order_by("last_used_at")
-    for pk, project_id, size_mb in list(candidates.values_list("pk", "project_id", "repository_size_mb")):
+    evictable = _evictable(names, at_least_bytes=missing_bytes)
+    evictable_bytes = sum(evictable.values())
+    if evictable_bytes < missing_bytes:
+        logger.warning("The disk lacks %d MB that no rule lets go", (missing_bytes - evictable_bytes) // 10**6)
+        # One that would not fit if all of them went, and nothing ran, costs nobody a clone.
+        most_bytes = room.idle_bytes + leaving + evictable_bytes
+        missing_bytes = _missing_bytes([needed for needed in needed_bytes if needed <= most_bytes], room) - leaving
+    removed = 0
+    for pk, size_bytes in evictable.items():
         if missing_bytes <= 0:
             break
-        if not protected.covers(pk, project_id) and _remove(pk, CloneEvicted(), idle_seconds=IN_USE_SECONDS):
-            missing_bytes -= int((size_mb or 0) * 10**6)
+        if _remove(pk, CloneEvicted(), idle_seconds=IN_USE_SECONDS):
+            missing_bytes -= size_bytes
             removed += 1
-    if missing_bytes > 0:
-        logger.warning("The disk lacks %d MB that no rule lets go", missing_bytes // 10**6)
     return removed
 
 
-def _missing_bytes(names: Sequence[str], room: Room) -> int:
-    """Return what has to go from the disk beside what is going already."""
-    waiting = waiting_for_disk().filter(node__in=names).values_list("needed_bytes", flat=True)[:WAITING]
-    missing_bytes = sum(needed_bytes or 0 for needed_bytes in waiting) - room.bytes
-    if room.bytes < 0:
-        missing_bytes += int((room.budget_bytes or 0) * HEADROOM)
-    return missing_bytes - leaving_bytes(names)
+def _missing_bytes(needed_bytes: Sequence[int], room: Room) -> int:
+    """Return what has to go from the disk for those who wait, where nothing is going already."""
+    missing_bytes = sum(needed_bytes) - room.bytes
+    return missing_bytes + int((room.budget_bytes or 0) * HEADROOM) if room.bytes < 0 else missing_bytes
+
+
+def _evictable(names: Sequence[str], *, at_least_bytes: int) -> dict[Any, int]:
+    """Return the sizes of clones that may go to make room, the one used longest ago first, as many as are missing."""
+    protected, found, found_bytes = _Protected(), dict[Any, int](), 0
+    # Read at once: SQLite does not write while it reads. Few columns of what one machine holds.
+    candidates = _idle(names, IN_USE_SECONDS).order_by("last_used_at")
+    for pk, project_id, size_mb in list(candidates.values_list("pk", "project_id", "repository_size_mb")):
+        if found_bytes >= at_least_bytes:
+            break
+        if not protected.covers(pk, project_id):
+            found[pk] = int((size_mb or 0) * 10**6)
+            found_bytes += found[pk]
+    return found
 
 
 def _remove_expired_of(project: Any, names: Sequence[str]) -> int:

@@ -221,6 +221,20 @@ def test_least_recently_used_goes_first_for_one_who_waits(settings: Settings) ->
     assert Job.objects.due().filter(pk=job.pk).exists()
 
 
+@pytest.mark.parametrize(("needed_mb", "evicted"), [(100, 0), (40, 0), (20, 1)])
+def test_no_clone_goes_in_vain(settings: Settings, needed_mb: int, evicted: int) -> None:
+    """A job that would not fit if all went that may go takes nobody's clone, and keeps no room from another one."""
+    settings.CODEREPOS["SANDBOX_MAX_GB"] = 0.06
+    cloned(project_with(Retention()), unused_hours=900, size_mb=30)
+    project = project_with(Retention(evictable=True))
+    repositories = [cloned(project, unused_hours=hours) for hours in (3, 4)]
+    wait_for(100)
+    wait_for(needed_mb)
+
+    assert upkeep_round() == f"0 expired, {evicted} evicted, 0 woken"
+    assert kept(*repositories) == [True, not evicted]
+
+
 def test_passed_budget_is_brought_back(settings: Settings) -> None:
     """One that was lowered is reached by the rules, with some headroom."""
     project = project_with(Retention(evictable=True))
