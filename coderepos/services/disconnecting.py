@@ -8,11 +8,11 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from django.db import IntegrityError
-from django.db.models import F, Q
+from django.db.models import F, ProtectedError, Q, RestrictedError
 
 from coderepos import signals
 from coderepos.access import Action
-from coderepos.exceptions import BUSY_SECONDS, Cancelled, DatabaseBusy, NotFound
+from coderepos.exceptions import BUSY_SECONDS, Cancelled, DatabaseBusy, InvalidState, NotFound
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, StoredPack, alias
 from coderepos.models.locking import busy_reported, row_transaction
 from coderepos.services.afterwards import announce
@@ -31,12 +31,15 @@ def disconnect_repository(*, user: Any, repository: CodeRepository) -> None:
 
     :raises PermissionDenied: the user's role does not allow it.
     :raises NotFound: it was deleted.
+    :raises InvalidState: a row of the host protects it; nothing was changed.
     :raises DatabaseBusy: another transaction was in the way; nothing was changed.
     """
     require(user, Action.DELETE, repository)
     try:
         with disconnecting_as(user), row_transaction(alias()):
             _delete(repository)
+    except (ProtectedError, RestrictedError) as error:
+        raise InvalidState("Other data of this site needs the repository, so it cannot be deleted.") from error
     except IntegrityError as error:  # something that refers to it was stored meanwhile
         raise DatabaseBusy(retry_after_seconds=BUSY_SECONDS) from error
 

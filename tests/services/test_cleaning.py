@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.db.models import ProtectedError
 from django.db.models.functions import Now
+from django.db.models.signals import pre_delete
 from django.test import override_settings
 from model_bakery import baker
 from pytest_django import Settings
@@ -294,6 +296,24 @@ def test_deleted_repository_leaves_no_byte(repository: CodeRepository, root: Any
     assert not Purge.objects.exists()
     with pytest.raises(NotFound):
         services.disconnect_repository(user=root, repository=repository)
+
+
+def test_repository_that_the_host_protects_stays(repository: CodeRepository, root: Any) -> None:
+    """A foreign key of the host's that protects it is no lock that another process holds: waiting does not help."""
+    job = Job.objects.create(repository=repository)
+
+    def protect(instance: CodeRepository, **_: Any) -> None:
+        raise ProtectedError("A row of the host refers to it.", {instance})
+
+    pre_delete.connect(protect, sender=CodeRepository)
+    try:
+        with pytest.raises(InvalidState, match="needs the repository"):
+            services.disconnect_repository(user=root, repository=repository)
+    finally:
+        pre_delete.disconnect(protect, sender=CodeRepository)
+
+    job.refresh_from_db()
+    assert (job.state, Purge.objects.count(), status_of(repository)) == (JobState.QUEUED, 0, CloneStatus.COMPLETED)
 
 
 def test_project_that_goes_takes_its_bytes_along(base: Path) -> None:
