@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils.module_loading import import_string
 
@@ -118,10 +118,15 @@ def _projects(names: Sequence[str]) -> Iterator[Any]:
 
 def _idle(names: Sequence[str], idle_seconds: float) -> QuerySet[CodeRepository]:
     """Return the clones on the machine with these names that nobody used for so long, and that no job is about."""
-    since = Now() - timedelta(seconds=idle_seconds)
     unfinished = Job.objects.unfinished().filter(repository_id=OuterRef("pk"))
-    return CodeRepository.objects.without_token().filter(
-        ~Exists(unfinished), node__in=names, clone_status=CloneStatus.COMPLETED, last_used_at__lt=since
+    rows = CodeRepository.objects.without_token().filter(~Exists(unfinished), _unused_for(idle_seconds))
+    return rows.filter(node__in=names, clone_status=CloneStatus.COMPLETED)
+
+
+def _unused_for(seconds: float) -> Q:
+    """Return what is true of clones that nobody used for so long; one that was just published is for its reader."""
+    return Q(
+        last_used_at__lt=Now() - timedelta(seconds=seconds), cloned_at__lt=Now() - timedelta(seconds=IN_USE_SECONDS)
     )
 
 
@@ -167,7 +172,7 @@ def _nothing_goes() -> bool:
 def _remove(pk: Any, reason: CodeReposError, *, idle_seconds: float) -> bool:
     """Start to clean a repository that is still idle, and return whether its clone will go."""
     row = CodeRepository.objects.filter(pk=pk)
-    idle = row.filter(clone_status=CloneStatus.COMPLETED, last_used_at__lt=Now() - timedelta(seconds=idle_seconds))
+    idle = row.filter(_unused_for(idle_seconds), clone_status=CloneStatus.COMPLETED)
     try:
         with row_transaction(alias()):
             # Locks the row: whoever opens the clone from here on finds none.

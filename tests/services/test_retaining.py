@@ -276,6 +276,18 @@ def test_clone_that_is_made_anew_stays(settings: Settings, state: JobState) -> N
     assert kept(repository) == [True]
 
 
+@pytest.mark.parametrize("wanted", [Retention(unused_days=1), Retention(keep_newest=0), Retention(evictable=True)])
+def test_clone_that_was_just_updated_stays(settings: Settings, wanted: Retention) -> None:
+    """Whoever had it cloned again gets the time to open it, however long nobody had used the version before."""
+    repository = cloned(project_with(wanted), unused_hours=80)
+    CodeRepository.objects.update(cloned_at=Now())
+    settings.CODEREPOS["SANDBOX_MAX_GB"] = 0.001
+
+    upkeep_round()
+
+    assert kept(repository) == [True]
+
+
 @pytest.mark.parametrize("event", ["opened", "cleaned", "queued", "deleted"])
 def test_what_changed_meanwhile_is_left_alone(event: str) -> None:
     """Between the look at a clone and its removal, its reader or its owner was quicker."""
