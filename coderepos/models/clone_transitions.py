@@ -63,11 +63,14 @@ class CloneTransitions(WorkerFieldsModel):
             )
 
     def mark_sandbox_found(self, *, version: str, sandbox_path: str) -> bool:
-        """FAILED because the version was missing → COMPLETED, if it is on the disk again."""
+        """FAILED although a version was published → COMPLETED, if it is on the disk again.
+
+        It was missing, or its machine lost, and no job has made another one.
+        """
         return self._transition(
             (CloneStatus.FAILED,),
             CloneStatus.COMPLETED,
-            having={"version": version, "error_code": SandboxMissing.code},
+            having={"version": version},
             sandbox_path=sandbox_path,
             **error_columns(None),
         )

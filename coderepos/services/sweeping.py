@@ -19,7 +19,7 @@ from typing import Final
 from django.db.models import FilteredRelation, Q, QuerySet
 
 from coderepos.engine import project_key
-from coderepos.exceptions import CodeReposError, SandboxMissing
+from coderepos.exceptions import CodeReposError
 from coderepos.models import CloneStatus, CodeRepository, JobState, Node, alias
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
@@ -99,8 +99,8 @@ class _Sweep:
                     logger.error("repository %s: its clone %s is missing at %s", repository.pk, version, sandbox.path)
 
     def report_found(self) -> None:
-        """Mark rows COMPLETED whose missing clones are in this root again."""
-        rows = self._rows_here(clone_status=CloneStatus.FAILED, error_code=SandboxMissing.code)
+        """Mark rows COMPLETED whose clones are in this root again, also where a job to replace one failed meanwhile."""
+        rows = self._rows_here(clone_status=CloneStatus.FAILED)
         for repository in self._suspects(rows, lambda version, on_disk: version in on_disk):
             with _sandbox_errors_logged(repository.pk):
                 sandbox = Sandbox(self._root, project_key(repository.project_id), str(repository.pk))

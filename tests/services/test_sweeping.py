@@ -16,6 +16,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from coderepos import engine, services
 from coderepos.crypto.secret import Secret
+from coderepos.exceptions import RemoteAuthFailed
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.projects.models import Project
 from coderepos.sandbox.sandbox import Sandbox
@@ -104,6 +105,19 @@ def test_clone_that_is_put_back_is_found(project: Any) -> None:
 
     assert state_of(repository) == COMPLETED
     assert (sandbox.repository_path / "file").exists()
+
+
+def test_clone_is_found_although_its_replacement_failed(project: Any) -> None:
+    """Its machine was away for long, the Git host refused another clone, and the machine is back."""
+    repository, cleaned = cloned(project), cloned(project)
+    assert repository.displace(version="one", node=repository.node)
+    assert repository.fail(RemoteAuthFailed())
+    assert cleaned.begin_cleaning()
+    CodeRepository.objects.filter(pk=cleaned.pk).update(clone_status=CloneStatus.FAILED)
+
+    assert services.worker.sweep() == "0 removed, 0 missing, 1 found again"
+
+    assert (state_of(repository), state_of(cleaned)[0]) == (COMPLETED, CloneStatus.FAILED)
 
 
 def test_row_at_work_is_left_to_its_job(project: Any) -> None:
