@@ -124,10 +124,13 @@ def _idle(names: Sequence[str], idle_seconds: float) -> QuerySet[CodeRepository]
 
 
 def _unused_for(seconds: float) -> Q:
-    """Return what is true of clones that nobody used for so long; one that was just published is for its reader."""
-    return Q(
-        last_used_at__lt=Now() - timedelta(seconds=seconds), cloned_at__lt=Now() - timedelta(seconds=IN_USE_SECONDS)
-    )
+    """Return what is true of clones that nobody used for so long; one that was just published is for its reader.
+
+    A worker that was older than the column may have published one without a last use.
+    """
+    since, published_before = (Now() - timedelta(seconds=each) for each in (seconds, IN_USE_SECONDS))
+    unused = Q(last_used_at__lt=since) | Q(last_used_at=None, cloned_at__lt=since)
+    return unused & Q(cloned_at__lt=published_before)
 
 
 def _newest(project: Any, rules: Retention) -> list[Any]:

@@ -288,6 +288,17 @@ def test_clone_that_was_just_updated_stays(settings: Settings, wanted: Retention
     assert kept(repository) == [True]
 
 
+def test_clone_of_a_worker_before_the_upgrade_expires() -> None:
+    """It ran while the tables were migrated, and recorded no use."""
+    project = project_with(Retention(unused_days=3))
+    repositories = [cloned(project, unused_hours=hours) for hours in (40, 80)]
+    CodeRepository.objects.update(last_used_at=None)
+
+    upkeep_round()
+
+    assert kept(*repositories) == [True, False]
+
+
 @pytest.mark.parametrize("event", ["opened", "cleaned", "queued", "deleted"])
 def test_what_changed_meanwhile_is_left_alone(event: str) -> None:
     """Between the look at a clone and its removal, its reader or its owner was quicker."""
