@@ -59,6 +59,7 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Unpac
     :raises PermissionDenied: the user's role does not allow it.
     :raises AlreadyConnected: the project has this URL with the new ref.
     :raises JobRunning: work on the repository is under way.
+    :raises QuotaExceeded: the project or the user would have more jobs, or take more room, than it may.
     :raises InvalidState: it was changed meanwhile, or its state does not allow a clone.
     :raises NotFound: it was deleted.
     :raises DatabaseBusy: another transaction was in the way; nothing was changed.
@@ -87,6 +88,7 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Unpac
         repository.username = check_username(repository.username, token)
         with probing.slot(allowance):
             report = _tested(repository, token, is_same_user=repository.username == before["username"])
+        allowance.check_growth(repository, new_bytes=report.estimated_bytes)
         return _store(repository, report, before, allowance, user=user)
     except CodeReposError as error:
         details = {"ref": repository.ref, "depth": repository.depth}

@@ -47,6 +47,19 @@ class Allowance:
             if quota.size_bytes is not None and (figure := _size_bytes(rows) + new_bytes) > quota.size_bytes:
                 raise StorageQuotaExceeded(scope=scope, figure=figure, limit=quota.size_bytes)
 
+    def check_growth(self, repository: CodeRepository, *, new_bytes: int) -> None:
+        """Refuse a repository that would take ``new_bytes`` from now on; one that takes less than before may.
+
+        :raises StorageQuotaExceeded: with it, all would take too much room.
+        """
+        for scope, rows, quota in self._rows():
+            mine = rows.filter(pk=repository.pk)
+            if quota.size_bytes is None or not mine.exists():
+                continue
+            growth_bytes = new_bytes - _size_bytes(mine)
+            if growth_bytes > 0 and (figure := _size_bytes(rows) + growth_bytes) > quota.size_bytes:
+                raise StorageQuotaExceeded(scope=scope, figure=figure, limit=quota.size_bytes)
+
     def check_jobs(self, *, new: int) -> None:
         """Refuse ``new`` further jobs, or those that are stored if that is 0.
 

@@ -119,6 +119,23 @@ def test_another_clone_counts_as_a_job(site: Site, server: GitServer, owner: Use
     assert services.clone_repository(user=owner, repository=repository).state == JobState.QUEUED
 
 
+@pytest.mark.parametrize("scope", ["project", "user"])
+def test_change_passes_no_quota_of_bytes(site: Site, server: GitServer, owner: User, scope: str) -> None:
+    """A repository that was connected with little of its history does not grow past it; one that shrinks may."""
+    repo_id = site.connected(server.url("one"))
+    assert site.work(repo_id) == "succeeded"
+    repository = CodeRepository.objects.get(pk=repo_id)
+    chosen[scope] = Quota(size_bytes=500)
+    CodeRepository.objects.update(repository_size_mb=0)
+    with pytest.raises(StorageQuotaExceeded):
+        services.change_repository(user=owner, repository=repository, depth=2)
+    assert not Job.objects.unfinished().exists()
+
+    CodeRepository.objects.update(repository_size_mb="9")
+
+    assert services.change_repository(user=owner, repository=repository, depth=1).state == JobState.QUEUED
+
+
 def test_shares_of_a_tenant_reach_its_flow(site: Site, server: GitServer, project: Project) -> None:
     """Weight and slots are those of the last job that was queued."""
     for share in ({"weight": 2.0, "slots": 3}, {"weight": 0.5}):
