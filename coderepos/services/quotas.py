@@ -14,7 +14,7 @@ from coderepos.conf import ConfigurationError, conf
 from coderepos.exceptions import JOBS_SECONDS, NotFound, StorageQuotaExceeded, TooManyJobs, TooManyRepositories
 from coderepos.limits import Limits, Quota
 from coderepos.models import CodeRepository, Job, all_projects
-from coderepos.models.locking import lock_names
+from coderepos.models.locking import busy_reported, lock_names
 
 BYTES_PER_MB: Final = 10**6
 
@@ -32,8 +32,12 @@ class Allowance:
     user_id: Any
 
     def lock(self) -> None:
-        """Keep other calls of the project and the user out of the checks until the end of the transaction."""
-        lock_names(f"coderepos quota {scope} {key}" for scope, key, quota in self._scopes() if quota != Quota())
+        """Keep other calls of the project and the user out of the checks until the end of the transaction.
+
+        :raises DatabaseBusy: another one, of whichever repository, takes too long.
+        """
+        with busy_reported():
+            lock_names(f"coderepos quota {scope} {key}" for scope, key, quota in self._scopes() if quota != Quota())
 
     def check_repositories(self, *, new: int, new_bytes: int = 0) -> None:
         """Refuse ``new`` further repositories of ``new_bytes``, or those that are stored if that is 0.

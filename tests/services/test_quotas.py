@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import transaction
 from django.db.models.functions import Now
 from pytest_django import Settings
 
 from coderepos import services
 from coderepos.exceptions import (
+    DatabaseBusy,
     QuotaExceeded,
     StorageQuotaExceeded,
     TooManyJobs,
@@ -24,11 +26,11 @@ from coderepos.exceptions import (
 )
 from coderepos.git.probe import probe as probe_of_git
 from coderepos.limits import Limits, Quota
-from coderepos.models import CodeRepository, Flow, Job, JobState, ProbeSlot
+from coderepos.models import CodeRepository, Flow, Job, JobState, ProbeSlot, locking
 from coderepos.projects.models import Project
 from coderepos.services import connecting, probing
 from coderepos.services.quotas import Allowance
-from tests.support.database import connection
+from tests.support.database import ALIAS, connection
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer
 from tests.support.site import Site
@@ -117,6 +119,28 @@ def test_another_clone_counts_as_a_job(site: Site, server: GitServer, owner: Use
     Job.objects.update(state=JobState.SUCCEEDED)
 
     assert services.clone_repository(user=owner, repository=repository).state == JobState.QUEUED
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one lock for all")
+def test_call_for_another_repository_is_no_work_on_this_one(
+    site: Site, server: GitServer, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction of the host's that has queued a clone holds up calls for its project; their answer says no more."""
+    monkeypatch.setattr(locking, "WAIT_SECONDS", 1)
+    repositories = [CodeRepository.objects.get(pk=site.connected(server.url(name))) for name in NAMES[:2]]
+    CodeRepository.objects.update(clone_status="FAILED")
+    Job.objects.update(state=JobState.FAILED)
+
+    def clone_another() -> None:
+        try:
+            with pytest.raises(DatabaseBusy):
+                services.clone_repository(user=owner, repository=repositories[1])
+        finally:
+            connection.close()
+
+    with transaction.atomic(using=ALIAS), ThreadPoolExecutor(1) as pool:
+        services.clone_repository(user=owner, repository=repositories[0])
+        pool.submit(clone_another).result(10)
 
 
 @pytest.mark.parametrize("scope", ["project", "user"])
