@@ -11,6 +11,8 @@ import time
 from types import FrameType
 from typing import Final, NoReturn
 
+from django.db import connections
+
 from coderepos import queues
 from coderepos.git.confinement.linux import die_with_parent
 from coderepos.supervision.look import Look, Seen
@@ -62,6 +64,8 @@ class Supervisor:
         """Run the cluster until it ends, and return the exit status: 0 after a stop, 1 where it failed."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        # An app of the host may have asked its database while Django started: no connection survives being shared.
+        connections.close_all()
         if not self._wait_for_database():
             return 0
         reports = Reports()

@@ -258,6 +258,35 @@ def test_a_database_that_is_not_there_is_waited_for(worker: Any, tmp_path: Path)
         assert running.ended(seconds=20) == 0
 
 
+EARLY = """
+from django.apps import AppConfig
+from django.db import connection
+
+class Early(AppConfig):
+    name = "early"
+
+    def ready(self):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+"""
+"""An app of a host that asks the database while Django starts."""
+
+
+def test_no_connection_is_shared_with_the_cluster(worker: Any, tmp_path: Path) -> None:
+    """Whatever apps of the host did while Django started, the supervisor goes on to see the database."""
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "__init__.py").touch()
+    (tmp_path / "early" / "apps.py").write_text(EARLY)
+    (tmp_path / "early_settings.py").write_text(
+        "from tests.settings import *\nINSTALLED_APPS = [*INSTALLED_APPS, 'early']\n"
+    )
+    with worker(DJANGO_SETTINGS_MODULE="early_settings", PYTHONPATH=f"{tmp_path}:{os.getcwd()}") as running:
+        running.ready()
+
+        opened = {os.readlink(link) for link in Path(f"/proc/{running.process.pid}/fd").iterdir()}
+        assert not [name for name in opened if name.startswith("socket:") or "sqlite" in name]
+
+
 def test_queues_with_workers_of_their_own_are_refused(settings: Settings) -> None:
     """The command says how they are started instead."""
     settings.CODEREPOS = {**settings.CODEREPOS, "QUEUE_CLUSTER": "code"}
