@@ -18,11 +18,15 @@ class CodeReposConfig(AppConfig):
     def ready(self) -> None:
         """Register the checks, the schedules and the start of workers; close the process that will fork them."""
         from coderepos import checks, queues
+        from coderepos.checks.types import is_dict
+        from coderepos.conf import conf
         from coderepos.crypto.process import close_process
 
         checks.register()
         post_migrate.connect(_after_migrate, sender=self, dispatch_uid="coderepos.schedules")
         pre_delete.connect(_before_delete, sender="coderepos.CodeRepository", dispatch_uid="coderepos.disconnected")
+        if not is_dict() or not isinstance(conf.QUEUE, str):
+            return  # a system check says what is wrong
         queues.on_worker_start(_at_worker_start)
         if queues.current().is_cluster():
             close_process()

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.core import checks as django_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
@@ -99,6 +100,16 @@ def test_bad_value_is_found(settings: Settings, values: dict[str, Any], found: s
 def test_settings_that_are_no_dict(settings: Settings) -> None:
     """A list in the place of the dict is one clear message."""
     settings.CODEREPOS = ["MAX_REPO_SIZE_MB"]
+
+    assert ids(checks.check_settings()) == ["E002"]
+
+
+@pytest.mark.parametrize("value", [[], None, {"QUEUE": 5}, {"QUEUE": None}])
+def test_django_starts_whatever_the_settings_are(settings: Settings, value: Any) -> None:
+    """Only so can a check say what is wrong."""
+    settings.CODEREPOS = value
+
+    apps.get_app_config("coderepos").ready()
 
     assert ids(checks.check_settings()) == ["E002"]
 
