@@ -24,6 +24,7 @@ from pytest_django import Settings
 from coderepos import queues, services
 from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, Job, JobState, Node, get_project_model
+from coderepos.models.node import NodeState
 from coderepos.services.health.finding import Finding, Level, ok, worst
 from coderepos.services.health.report import CHECKS, examine
 from coderepos.services.health.signs import read_signs
@@ -112,6 +113,17 @@ def test_each_machine_is_named() -> None:
     nodes = {one.values["node"]: one.level for one in CHECKS["database"]() if one.check == "node"}
 
     assert nodes == {"fine": Level.OK, "late": Level.WARNING, "weak": Level.FAILING}
+
+
+@pytest.mark.django_db
+def test_a_machine_that_is_drained_is_said_to_be_so() -> None:
+    """Its workers live and take nothing: whoever looks for the reason finds it here."""
+    Node.objects.create(name="worker-1", last_seen=Now(), isolation_level=3).set_state(NodeState.DRAINING)
+
+    finding = found("node")
+
+    assert (finding.level, finding.values["state"]) == (Level.WARNING, "DRAINING")
+    assert "claim nothing" in finding.text
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="has one writer at a time")

@@ -14,7 +14,7 @@ from coderepos.conf import conf
 from coderepos.models import Job, Node, alias, tables_exist
 from coderepos.models.disk import waiting_for_disk
 from coderepos.models.job_states import OVERDUE_SECONDS
-from coderepos.models.node import ALIVE_SECONDS
+from coderepos.models.node import ALIVE_SECONDS, NodeState
 from coderepos.services.health.finding import Finding, failing, ok, warning
 from coderepos.services.health.signs import Signs, read_signs
 
@@ -110,12 +110,20 @@ def _nodes() -> Iterator[Finding]:
 
 def _node(node: Mapping[str, Any]) -> Finding:
     seconds, level = round(node["age"].total_seconds()), node["isolation_level"]
-    values = {"node": node["name"], "age_seconds": seconds, "isolation_level": level, **_disk_values(node)}
+    values = {
+        "node": node["name"],
+        "state": node["state"],
+        "age_seconds": seconds,
+        "isolation_level": level,
+        **_disk_values(node),
+    }
     text = f"{node['name']}: seen {_span(seconds)} ago, isolation level {level}{_disk_text(node)}"
     if seconds > ALIVE_SECONDS:
         return warning("node", f"{text}; its workers are gone, and what only it has can't be read", **values)
     if level < conf.SANDBOX_MIN_LEVEL:
         return failing("node", f"{text}, below SANDBOX_MIN_LEVEL: nothing is cloned there", **values)
+    if node["state"] == NodeState.DRAINING:
+        return warning("node", f"{text}; it is drained: its workers claim nothing", **values)
     return ok("node", text, **values)
 
 
