@@ -79,6 +79,15 @@ def test_whatever_a_monitor_sends_it_gets_json(client: Client, headers: dict[str
     assert (answer["Content-Type"], answer.json()) == ("application/json", {"status": "failing"})
 
 
+@pytest.mark.django_db
+def test_tests_of_a_host_see_their_own_rows(client: Client) -> None:
+    """Inside of a transaction, where other threads would see none of them."""
+    assert client.get(URL).status_code == 503
+    Node.objects.create(name="worker-1")
+
+    assert client.get(URL).status_code == 200
+
+
 def test_other_methods_are_refused_as_everywhere(client: Client) -> None:
     """Nothing is sent to it, and the error has our shape."""
     answer = client.post(URL)
