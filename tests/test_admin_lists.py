@@ -113,6 +113,20 @@ def test_list_says_that_there_is_more(
     assert ("of more" in changelist.title) is (counted == 2)
 
 
+@pytest.mark.parametrize(("counted", "left"), [(2, 3), (3, 0)])
+def test_no_action_takes_more_rows_than_the_list_counts(
+    admin_client: Client, repositories: list[CodeRepository], counted: int, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list offers to select all that it counts; where there are more, an action on all of them does nothing."""
+    for module in (bounded_paginator, large_tables):
+        monkeypatch.setattr(module, "MOST_COUNTED", counted)
+    selected = {"action": "delete_selected", "select_across": "1", "_selected_action": repositories[0].pk}
+
+    admin_client.post(reverse("admin:coderepos_coderepository_changelist"), {**selected, "post": "yes"})
+
+    assert CodeRepository.objects.count() == left
+
+
 def test_later_pages(admin_client: Client, repositories: list[CodeRepository], monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows of a later page are those that follow, in the order of the list."""
     monkeypatch.setattr(large_tables.LargeTableAdmin, "list_per_page", 2)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from django.contrib import messages
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 
 from coderepos.admin.base import ReadOnlyAdmin
-from coderepos.models.bounded_paginator import MOST_COUNTED, BoundedPaginator
+from coderepos.models.bounded_paginator import MOST_COUNTED, BoundedPaginator, count_bounded
 
 
 class BoundedChangeList(ChangeList):
@@ -36,6 +37,17 @@ class LargeTableAdmin(ReadOnlyAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return the list that knows its bound."""
         return BoundedChangeList
+
+    def response_action(
+        self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse | None:
+        """Refuse to act on more rows at once than the list counts: it offers all of those, and all would be meant."""
+        is_for_all = request.POST.get("select_across", "0") != "0"
+        if not is_for_all or count_bounded(queryset) <= MOST_COUNTED:
+            return super().response_action(request, queryset, *args, **kwargs)
+        text = f"Nothing was done: there are more than {MOST_COUNTED:,}, which a filter narrows down."
+        self.message_user(request, text, messages.WARNING)
+        return HttpResponseRedirect(request.get_full_path())
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
