@@ -81,7 +81,10 @@ def test_entries_are_found(admin_client: Client, repositories: list[CodeReposito
     AuditEntry.objects.bulk_create([AuditEntry(event="rekeyed", actor_name="somebody")])
     other = AuditEntry.objects.get(event="rekeyed")
 
+    AuditEntry.objects.bulk_create([AuditEntry(event="connected", actor_name="Jane Doe")])
+
     assert listed(admin_client, "auditentry", "?q=somebody") == [other]
+    assert [one.actor_name for one in listed(admin_client, "auditentry", "?q=Jane+Doe")] == ["Jane Doe"]
     for found in (repositories[0].pk, str(repositories[0].pk)[:10], job_id, repositories[0].project_id):
         assert listed(admin_client, "auditentry", f"?q={found}") == [entry]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from django.contrib import admin
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from coderepos.admin.large_tables import LargeTableAdmin, id_begins
@@ -30,6 +30,16 @@ class AuditEntryAdmin(LargeTableAdmin):
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """Let the page of a repository link to its entries."""
         return lookup == "repository_id__exact" or super().lookup_allowed(lookup, value, request)  # type: ignore[arg-type]
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Return the entries that every word finds, or those of the user whose name has just these words."""
+        if len(search_term.split()) > 1:
+            named = queryset.filter(actor_name=search_term.strip())
+            if named.exists():
+                return named, False
+        return super().get_search_results(request, queryset, search_term)
 
     def condition(self, word: str) -> Q:
         """Return the entries by whom, or about what, a word names."""
