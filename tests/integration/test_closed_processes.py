@@ -12,9 +12,11 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+from model_bakery import baker
 
 from coderepos import services
-from coderepos.models import CodeRepository
+from coderepos.crypto.secret import Secret
+from coderepos.models import CodeRepository, Job, JobState, Node, NodeState, get_project_model
 from tests.integration.conftest import ACCESS_TOKEN
 from tests.support.cluster import Cluster, wait_until
 from tests.support.git import make_repository
@@ -46,6 +48,25 @@ def environment(child_environment: dict[str, str]) -> dict[str, str]:
         "DECRYPT_ONLY_MASTER_KEYS": KEYS[1],
         "A_COPY_OF_IT": f"key={KEYS[0]}",
     }
+
+
+@pytest.mark.of_any_database
+def test_a_drain_that_waits_shows_no_key(environment: dict[str, str], tmp_path: Path) -> None:
+    """It may wait for hours beside the workers of its machine."""
+    Node.objects.create(name="worker-1")
+    repository = baker.make(
+        CodeRepository, project=baker.make(get_project_model()), git_url="https://h/r", token_ciphertext=Secret("")
+    )
+    Job.objects.create(repository=repository, state=JobState.RUNNING, node="worker-1")
+    keys = {"MASTER_ENCRYPTION_KEY": KEYS[0], "DECRYPT_ONLY_MASTER_KEYS": [KEYS[1]]}
+    command = ["coderepos_drain", "worker-1", "--wait"]
+
+    with Cluster(environment, tmp_path / "drain.log", settings=keys, command=command) as draining:
+        wait_until(lambda: Node.objects.get(name="worker-1").state == NodeState.DRAINING, seconds=30, what="the state")
+        seen = look_into(draining.process.pid)
+
+        assert draining.process.poll() is None
+        assert [key for key in KEYS if key.encode() in seen] == []
 
 
 @pytest.mark.of_any_database

@@ -10,6 +10,7 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError
 
 from coderepos.conf import conf
+from coderepos.crypto.process import close_process
 from coderepos.models import Node
 from coderepos.services.draining import Remainder, remainder_of, set_draining
 
@@ -39,6 +40,7 @@ class Command(BaseCommand):
 
         :raises CommandError: there is no such machine, or it can't be switched off.
         """
+        close_process()  # it may wait for hours
         name = node or conf.node_id
         found = Node.objects.filter(name=name).first()
         if found is None:
