@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node, NodeState
+from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node, NodeState, Purge
 from coderepos.models.disk import disk_names
 from coderepos.models.stored_pack import unstored
 
@@ -22,6 +22,9 @@ class Remainder:
     published: int
     """All published versions on its disk."""
 
+    purges: int
+    """Repositories of which it has yet to remove what it holds: no other machine can, and cleaning waits for it."""
+
 
 def set_draining(node: Node, *, draining: bool) -> None:
     """Let the workers of a machine claim no job any more, or claim jobs again; what runs goes on."""
@@ -35,4 +38,5 @@ def remainder_of(node: Node) -> Remainder:
         running=Job.objects.filter(node__in=names, state=JobState.RUNNING).count(),
         unstored=unstored().filter(node__in=names).count(),
         published=CodeRepository.objects.filter(node__in=names, clone_status=CloneStatus.COMPLETED).count(),
+        purges=Purge.objects.filter(node__in=names).count(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -31,6 +32,7 @@ from coderepos.models import (
     LeaseLost,
     Node,
     PackState,
+    Purge,
     StoredPack,
     get_project_model,
 )
@@ -373,6 +375,19 @@ def test_drained_machine_claims_nothing_and_loses_nothing(machines: TwoMachines,
     assert machines.work("a", Job.objects.create(repository=repository, kind=JobKind.UPDATE)) == "succeeded"
     with pytest.raises(CommandError, match="no machine 'c'"):
         drain("c")
+
+
+@pytest.mark.django_db
+def test_drain_waits_for_what_is_to_be_removed() -> None:
+    """No other machine can remove it, and a repository that is cleaned would be so for ever."""
+    Node.objects.create(name="a")
+    Purge.objects.request(uuid.uuid4(), project_key="p", nodes=["a"])
+
+    with pytest.raises(CommandError, match="can't be switched off yet"):
+        drain("a")
+    Purge.objects.all().delete()
+
+    assert "can be switched off" in drain("a")
 
 
 def test_drain_waits_for_what_runs_and_is_not_stored(machines: TwoMachines, repository: CodeRepository) -> None:

@@ -32,7 +32,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--for", type=float, default=math.inf, metavar="SECONDS", dest="for_seconds", help="wait no longer"
         )
-        parser.add_argument("--lose", action="store_true", help="accept that what is not stored is lost with it")
+        parser.add_argument("--lose", action="store_true", help="accept what is lost or left with it")
         parser.add_argument("--resume", action="store_true", help="let it claim jobs again")
 
     def handle(self, *args: Any, node: str, **options: Any) -> None:
@@ -59,12 +59,12 @@ class Command(BaseCommand):
     def _report(self, name: str, rest: Remainder, *, lose: bool) -> None:
         self.stdout.write(
             f"{name} claims no more jobs. {rest.running} run; of {rest.published} published versions on its disk "
-            f"{rest.unstored} have no other home."
+            f"{rest.unstored} have no other home; it has yet to remove what it holds of {rest.purges} repositories."
         )
         if not _may_go(rest, lose=lose):
             hint = (
                 ""
-                if conf.PACK_STORAGE
+                if conf.PACK_STORAGE or not rest.unstored
                 else " There is no PACK_STORAGE: they have to be cloned again, --lose accepts it."
             )
             raise CommandError(f"{name} can't be switched off yet.{hint}")
@@ -72,4 +72,4 @@ class Command(BaseCommand):
 
 
 def _may_go(rest: Remainder, *, lose: bool) -> bool:
-    return not rest.running and (lose or not rest.unstored)
+    return not rest.running and (lose or not (rest.unstored or rest.purges))
