@@ -100,9 +100,9 @@ class CloneTransitions(WorkerFieldsModel):
             sandbox_path=None,
         )
 
-    def restart(self) -> bool:
+    def restart(self, sources: tuple[CloneStatus, ...] = RESTARTABLE) -> bool:
         """FAILED or CLEANED → PENDING, by request."""
-        return self._transition(RESTARTABLE, CloneStatus.PENDING, **error_columns(None))
+        return self._transition(sources, CloneStatus.PENDING, **error_columns(None))
 
     def begin_cleaning(self) -> bool:
         """COMPLETED or FAILED → CLEANING: readers have no version from here on, the machine its bytes for a while."""

@@ -178,6 +178,7 @@ def clone_repository(*, user: Any, repository: CodeRepository) -> Job:
     :raises InvalidState: its state does not allow a clone.
     :raises NotFound: it was deleted.
     :raises TooManyJobs: the project or the user has as many as it may.
+    :raises StorageQuotaExceeded: it was CLEANED, and there is no room for it again.
     :raises DatabaseBusy: another transaction was in the way; nothing was changed.
     """
     require(user, Action.CLONE, repository)
@@ -197,9 +198,14 @@ def start_again(repository: CodeRepository, allowance: Allowance) -> Job:
     :raises InvalidState: its state does not allow a clone.
     :raises NotFound: it was deleted.
     :raises TooManyJobs: the project or the user has as many as it may.
+    :raises StorageQuotaExceeded: it was CLEANED, and there is no room for it again.
     :raises IntegrityError: it got another job at the same time.
     """
-    if repository.restart():
+    is_cleaned = repository.restart((CloneStatus.CLEANED,))
+    if is_cleaned:
+        allowance.lock()
+        allowance.check_size()
+    if is_cleaned or repository.restart():
         repository.clone_status = CloneStatus.PENDING
         return _queue_clone(repository, allowance)
     if repository.lock_completed():

@@ -13,7 +13,7 @@ from django.utils.module_loading import import_string
 from coderepos.conf import ConfigurationError, conf
 from coderepos.exceptions import JOBS_SECONDS, NotFound, StorageQuotaExceeded, TooManyJobs, TooManyRepositories
 from coderepos.limits import Limits, Quota
-from coderepos.models import CodeRepository, Job, all_projects
+from coderepos.models import CloneStatus, CodeRepository, Job, all_projects
 from coderepos.models.locking import busy_reported, lock_names
 
 BYTES_PER_MB: Final = 10**6
@@ -48,6 +48,14 @@ class Allowance:
         for scope, rows, quota in self._rows():
             if quota.repositories is not None and (figure := rows.count() + new) > quota.repositories:
                 raise TooManyRepositories(scope=scope, figure=figure, limit=quota.repositories)
+        self.check_size(new_bytes=new_bytes)
+
+    def check_size(self, *, new_bytes: int = 0) -> None:
+        """Refuse ``new_bytes`` beside what is stored; what was cleaned does not count until it is cloned again.
+
+        :raises StorageQuotaExceeded: all would take too much room.
+        """
+        for scope, rows, quota in self._rows():
             if quota.size_bytes is not None and (figure := _size_bytes(rows) + new_bytes) > quota.size_bytes:
                 raise StorageQuotaExceeded(scope=scope, figure=figure, limit=quota.size_bytes)
 
@@ -111,5 +119,7 @@ def allowance_of_repository(repository: CodeRepository, user: Any) -> Allowance:
 
 
 def _size_bytes(rows: QuerySet[CodeRepository]) -> int:
-    size_mb = rows.aggregate(mb=Sum(Coalesce("repository_size_mb", "estimated_size_mb")))["mb"]
+    size_mb = rows.exclude(clone_status=CloneStatus.CLEANED).aggregate(
+        mb=Sum(Coalesce("repository_size_mb", "estimated_size_mb"))
+    )["mb"]
     return round((size_mb or 0) * BYTES_PER_MB)

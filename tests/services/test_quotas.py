@@ -26,14 +26,14 @@ from coderepos.exceptions import (
 )
 from coderepos.git.probe import probe as probe_of_git
 from coderepos.limits import Limits, Quota
-from coderepos.models import CodeRepository, Flow, Job, JobState, ProbeSlot, locking
+from coderepos.models import CloneStatus, CodeRepository, Flow, Job, JobState, ProbeSlot, locking
 from coderepos.projects.models import Project
 from coderepos.services import connecting, probing
 from coderepos.services.quotas import Allowance
 from tests.support.database import ALIAS, connection
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer
-from tests.support.site import Site
+from tests.support.site import ADDRESS, Site
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NAMES = ("one", "two", "three", "four")
@@ -102,6 +102,25 @@ def test_call_beyond_a_quota_is_refused(
     assert detail["figure"] > detail["limit"]
     assert ("Retry-After" in answer) == (status == 429)
     assert CodeRepository.objects.count() == 2
+
+
+def test_cleaning_makes_room_in_the_quota(site: Site, server: GitServer, owner: User) -> None:
+    """As the refusal advises; what was cleaned has to find room once more before it is cloned again."""
+    cleaned = site.connected(server.url("one"))
+    assert site.work(cleaned) == "succeeded"
+    CodeRepository.objects.update(repository_size_mb="0.01", estimated_size_mb="0.01")
+    chosen["project"] = Quota(size_bytes=15_000)
+    assert site.connect(server.url("two")).json()["detail"]["error"] == "storage_quota_exceeded"
+
+    CodeRepository.objects.update(clone_status=CloneStatus.CLEANED)
+
+    other = site.connected(server.url("two"))
+    CodeRepository.objects.filter(pk=other).update(estimated_size_mb="0.01")
+    refused = site.client.post(f"{ADDRESS}/repos/{cleaned}/clone")
+    assert (refused.status_code, refused.json()["detail"]["error"]) == (409, "storage_quota_exceeded")
+    assert CodeRepository.objects.get(pk=cleaned).clone_status == CloneStatus.CLEANED
+    chosen["project"] = Quota(size_bytes=25_000)
+    assert site.client.post(f"{ADDRESS}/repos/{cleaned}/clone").status_code == 202
 
 
 def test_another_clone_counts_as_a_job(site: Site, server: GitServer, owner: User) -> None:
