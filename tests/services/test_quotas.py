@@ -108,18 +108,18 @@ def test_cleaning_makes_room_in_the_quota(site: Site, server: GitServer, owner: 
     """As the refusal advises; what was cleaned has to find room once more before it is cloned again."""
     cleaned = site.connected(server.url("one"))
     assert site.work(cleaned) == "succeeded"
-    CodeRepository.objects.update(repository_size_mb="0.01", estimated_size_mb="0.01")
-    chosen["project"] = Quota(size_bytes=15_000)
+    CodeRepository.objects.update(repository_size_mb="0.1", estimated_size_mb="0.1")
+    chosen["project"] = Quota(size_bytes=150_000)
     assert site.connect(server.url("two")).json()["detail"]["error"] == "storage_quota_exceeded"
 
     CodeRepository.objects.update(clone_status=CloneStatus.CLEANED)
 
     other = site.connected(server.url("two"))
-    CodeRepository.objects.filter(pk=other).update(estimated_size_mb="0.01")
+    CodeRepository.objects.filter(pk=other).update(estimated_size_mb="0.1")
     refused = site.client.post(f"{ADDRESS}/repos/{cleaned}/clone")
     assert (refused.status_code, refused.json()["detail"]["error"]) == (409, "storage_quota_exceeded")
     assert CodeRepository.objects.get(pk=cleaned).clone_status == CloneStatus.CLEANED
-    chosen["project"] = Quota(size_bytes=25_000)
+    chosen["project"] = Quota(size_bytes=250_000)
     assert site.client.post(f"{ADDRESS}/repos/{cleaned}/clone").status_code == 202
 
 
