@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,8 @@ import pytest
 from django.conf import settings
 from pytest_django import DjangoAssertNumQueries, DjangoCaptureOnCommitCallbacks
 
+from coderepos.sandbox.root import SandboxRoot
+from coderepos.sandbox.sandbox import remove_root
 from tests.support.database import ALIAS, connection
 
 pytest_plugins = ["tests.support.selection"]
@@ -31,6 +34,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marker or {"db", "transactional_db"} & set(getattr(item, "fixturenames", ())):
             values = {**(marker.kwargs if marker else {}), "databases": "__all__"}
             item.add_marker(pytest.mark.django_db(**values), append=False)
+
+
+@pytest.fixture(autouse=True)
+def empty_sandbox_root() -> None:
+    """Remove what an earlier test left in the sandbox root of the settings: its marker is of a machine that is gone."""
+    root = SandboxRoot(Path(settings.CODEREPOS["SANDBOX_BASE_PATH"]), None)
+    if (marker := root.read_marker()) is not None:
+        remove_root(root, [marker])
 
 
 @pytest.fixture
