@@ -20,6 +20,7 @@ from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
+from coderepos.admin import repository_actions
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import InternalError
 from coderepos.models import (
@@ -558,3 +559,15 @@ def test_cancelling_and_cleaning_need_permission_and_role(make_repository: MakeR
     assert "Your role in this project" in str(next(iter(refused.context["messages"])))
     repository.refresh_from_db()
     assert repository.clone_status == CloneStatus.COMPLETED
+
+
+def test_more_than_a_form_can_confirm(
+    admin_client: Client, make_repository: MakeRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page with more fields than Django takes would lead to an error."""
+    monkeypatch.setattr(repository_actions, "MOST_CONFIRMED", 1)
+    both = make_repository(clone_status="COMPLETED"), make_repository(clone_status="COMPLETED", ref="b")
+
+    refused = act(admin_client, "clean", *both)
+
+    assert "choose fewer at once" in str(next(iter(refused.context["messages"])))

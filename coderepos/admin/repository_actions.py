@@ -24,6 +24,9 @@ CONSEQUENCES: Final = {
     CLEAN: "The clones of these repositories will be removed from disk, and nobody can read them then. The repositories"
     " stay connected, with their tokens, and can be cloned again.",
 }
+MOST_CONFIRMED: Final = 500
+"""Most repositories on one page: its form has a field for each, and Django takes a thousand."""
+
 TEMPLATE: Final = "admin/coderepos/confirmation.html"
 
 
@@ -55,8 +58,12 @@ def clean(model_admin: ModelAdmin, request: HttpRequest, queryset: QuerySet[Code
 
 def _confirmation(
     model_admin: ModelAdmin, request: HttpRequest, queryset: QuerySet[CodeRepository], action: str, title: str
-) -> TemplateResponse:
+) -> TemplateResponse | None:
     """Return the page that says what would happen to which repositories, and asks whether it shall."""
+    if queryset.count() > MOST_CONFIRMED:
+        text = f"These are more than {MOST_CONFIRMED} repositories; choose fewer at once."
+        model_admin.message_user(request, text, messages.ERROR)
+        return None
     context: dict[str, Any] = {
         **model_admin.admin_site.each_context(request),
         "title": title,

@@ -44,7 +44,7 @@ class KeysetPagination(PageNumberPagination):
         self._address = request.build_absolute_uri()
         self._size = self.get_page_size(request) or self.page_size
         self._order = _Order.of(queryset)
-        self._salt = f"coderepos.cursor.{queryset.model._meta.label}.{request.query_params.get('ordering', '')}"
+        self._salt = f"coderepos.cursor.{request.path}.{request.query_params.get('ordering', '')}"
         rows = self._order.with_position(queryset)
         if cursor := request.query_params.get(self.cursor_query_param):
             return self._after_cursor(rows, self._read(cursor))

@@ -80,7 +80,7 @@ CHANGE: Final = (
 )
 CANCEL: Final = (*WRITE, "invalid_state", "database_busy")
 CLEAN: Final = (*WRITE, "job_running", "invalid_state", "database_busy")
-DISCONNECT: Final = (*WRITE, "database_busy")
+DISCONNECT: Final = (*WRITE, "invalid_state", "database_busy")
 CLONE: Final = (*WRITE, "too_many_jobs", "storage_quota_exceeded", "job_running", "invalid_state", "database_busy")
 """Codes that each kind of call may answer with."""
 

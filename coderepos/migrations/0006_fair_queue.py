@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import migrations, models
 from django.db.models.functions import Coalesce
+
+
+def give_jobs_the_turn_of_their_project(apps: Any, schema_editor: Any) -> None:
+    """Let jobs that wait take turns as new ones do."""
+    jobs = apps.get_model("coderepos", "Job")._base_manager.using(schema_editor.connection.alias)
+    waiting = jobs.filter(state__in=["QUEUED", "RUNNING"], flow="")
+    for project_id in list(waiting.order_by().values_list("repository__project_id", flat=True).distinct()):
+        waiting.filter(repository__project_id=project_id).update(flow=str(project_id))
 
 
 class Migration(migrations.Migration):
@@ -86,5 +96,8 @@ class Migration(migrations.Migration):
                 fields=["ready_at"],
                 name="code_repo_flows_wake",
             ),
+        ),
+        migrations.RunPython(
+            give_jobs_the_turn_of_their_project, migrations.RunPython.noop, hints={"model_name": "job"}
         ),
     ]

@@ -112,7 +112,11 @@ def test_cursors_are_of_one_list(api: APIClient, repositories: list[CodeReposito
     Job.objects.bulk_create(Job(repository=repositories[0], state=JobState.FAILED) for _ in range(3))
     cursors = [
         api.get(f"{ADDRESS}{path}").json()["next"].partition("cursor=")[2].partition("&")[0]
-        for path in (f"/repos/{repositories[0].pk}/jobs?page_size=1", "/repos?page_size=1&ordering=git_url")
+        for path in (
+            f"/repos/{repositories[0].pk}/jobs?page_size=1",
+            f"/projects/{repositories[0].project_id}/repos?page_size=1",
+            "/repos?page_size=1&ordering=git_url",
+        )
     ]
 
     for cursor in (*cursors, "x", "%00", "a:b:c"):

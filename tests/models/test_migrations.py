@@ -66,3 +66,17 @@ def test_terms_are_renamed_forth_and_back(migrate: Migrate) -> None:
     for entry in AuditEntry.objects.all():
         assert entry.event == renamed.get(entry.details["was"], entry.details["was"])
     assert AuditEntry.objects.count() == len(AuditEvent) + len(FORMER)
+
+
+def test_jobs_that_wait_take_the_turn_of_their_project(migrate: Migrate) -> None:
+    """What was queued before there were turns is fair too."""
+    jobs = {}
+    for name in ("Rocket", "Engine"):
+        project = Project.objects.create(name=name)
+        repository = CodeRepository.objects.create(project=project, git_url="https://h/r", token_ciphertext=Secret(""))
+        jobs[Job.objects.create(repository=repository).pk] = str(project.pk)
+
+    migrate("0005_disk")
+    migrate(None)
+
+    assert dict(Job.objects.values_list("pk", "flow")) == jobs
