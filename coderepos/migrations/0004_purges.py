@@ -42,6 +42,7 @@ class Migration(migrations.Migration):
                 ("repository_id", models.UUIDField()),
                 ("project_key", models.TextField()),
                 ("node", models.TextField()),
+                ("size_bytes", models.PositiveBigIntegerField(default=0)),
                 ("request_id", models.UUIDField(default=uuid.uuid4)),
                 ("settles_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ("tried_at", models.DateTimeField(null=True)),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from django.db.models import F, Q, QuerySet, Sum
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce, Now
 
 from coderepos.exceptions import CodeReposError
@@ -125,13 +125,14 @@ def used_bytes(names: Sequence[str]) -> int:
 
 
 def leaving_bytes(names: Sequence[str]) -> int:
-    """Return what clones take that are being removed from the machine with these names."""
+    """Return what clones take that are being removed from the machine with these names; their rows may be gone."""
     leaving = CodeRepository.objects.filter(
         node__in=names,
         clone_status=CloneStatus.CLEANING,
         pk__in=Purge.objects.filter(node__in=names).values("repository_id"),
     )
-    return _bytes_of(leaving)
+    without_row = Purge.objects.filter(~Exists(CodeRepository.objects.filter(pk=OuterRef("repository_id"))))
+    return _bytes_of(leaving) + (without_row.filter(node__in=names).aggregate(sum=Sum("size_bytes"))["sum"] or 0)
 
 
 def _bytes_of(repositories: QuerySet[CodeRepository]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final, Self
 
@@ -23,20 +23,36 @@ class PurgeQuerySet(PrimaryQuerySet["Purge"]):
     """Queries of purges."""
 
     def request(
-        self, repository_id: uuid.UUID, *, project_key: str, nodes: Iterable[str], is_worked_on: bool = False
+        self,
+        repository_id: uuid.UUID,
+        *,
+        project_key: str,
+        nodes: Iterable[str],
+        sizes_bytes: Mapping[str, int] | None = None,
+        is_worked_on: bool = False,
     ) -> None:
         """Have machines bring the sandbox of a repository to what the database says; repeated requests are one row.
 
         :param nodes: names of machines that may hold some of its bytes.
+        :param sizes_bytes: what a published clone takes there, by machine.
         :param is_worked_on: whether a worker may still write there, since it has not noticed yet that it must not.
         """
         settles_at = Now() + timedelta(seconds=SETTLE_SECONDS if is_worked_on else 0)
         wanted = [
-            Purge(repository_id=repository_id, project_key=project_key, node=node, settles_at=settles_at)
+            Purge(
+                repository_id=repository_id,
+                project_key=project_key,
+                node=node,
+                size_bytes=(sizes_bytes or {}).get(node, 0),
+                settles_at=settles_at,
+            )
             for node in sorted({*nodes} - {""})
         ]
         self.bulk_create(
-            wanted, update_conflicts=True, unique_fields=["repository_id", "node"], update_fields=["request_id"]
+            wanted,
+            update_conflicts=True,
+            unique_fields=["repository_id", "node"],
+            update_fields=["request_id", "size_bytes"],
         )
         if is_worked_on:
             self.filter(repository_id=repository_id).update(settles_at=settles_at)
@@ -58,6 +74,9 @@ class Purge(models.Model):
     """Name of the directory of the project."""
 
     node = models.TextField()
+    size_bytes = models.PositiveBigIntegerField(default=0)
+    """What the clone took that was published there; it takes it until it is removed, also once its row is gone."""
+
     request_id = models.UUIDField(default=uuid.uuid4)
     """Another one with each request: what a machine saw before the last request confirms nothing."""
 

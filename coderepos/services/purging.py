@@ -8,6 +8,7 @@ ends when that machine has looked and nothing was left. The sweep, which looks a
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
@@ -49,6 +50,7 @@ def request_purge(repository: CodeRepository, *, using: str | None = None) -> No
         repository.pk,
         project_key=str(repository.project_id),
         nodes={repository.node, *jobs.order_by().values_list("node", flat=True).distinct()},
+        sizes_bytes={repository.node: math.ceil((repository.repository_size_mb or 0) * 10**6)},
         is_worked_on=jobs.filter(running | unnoticed).exists(),
     )
 

@@ -16,7 +16,7 @@ from model_bakery import baker
 
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import WaitingForDisk
-from coderepos.models import CloneStatus, CodeRepository, Job, JobState, LeaseLost, Node, get_project_model
+from coderepos.models import CloneStatus, CodeRepository, Job, JobState, LeaseLost, Node, Purge, get_project_model
 from coderepos.models import disk as rows
 from coderepos.sandbox.space import Space
 from tests.support.database import connection
@@ -104,6 +104,18 @@ def test_readers_keep_their_clone_while_another_is_made(node: Node) -> None:
     assert reserve(again, node, 40, budget_mb=100) == 40
     publish(again, 35)
     assert reserve(claimed(), node, 65, budget_mb=100) == 65
+
+
+def test_deleted_repository_takes_room_until_it_is_removed(node: Node) -> None:
+    """A deletion is quick, and the disk may be slow, or away."""
+    job = claimed()
+    publish(job, 60)
+    CodeRepository.objects.get(pk=job.repository_id).delete()
+    assert reserve(claimed(), node, 41, budget_mb=100) is None
+    assert reserve(claimed(), node, 40, budget_mb=100) == 40
+
+    Purge.objects.all().delete()
+    assert reserve(claimed(), node, 60, budget_mb=100) == 60
 
 
 def test_whole_limit_is_reserved_where_there_is_plenty(node: Node) -> None:
