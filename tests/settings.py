@@ -44,6 +44,8 @@ CODEREPOS = {
     "MASTER_ENCRYPTION_KEY": base64.b64encode(bytes(range(32))).decode(),
     "SANDBOX_BASE_PATH": str(TEST_DIR / "repos"),
     "NODE_ID": "test-node",
+    # Servers of the tests are slow on purpose; those of the least speed set their own.
+    "MIN_RATE_KB": 0,
     # What a test that starts another process wants to differ there.
     **json.loads(os.environ.get("CODEREPOS_TEST_OVERRIDES", "{}")),
 }

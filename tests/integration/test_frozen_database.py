@@ -95,8 +95,8 @@ def test_web_servers_answer_soon(name: str, server: TemporaryServer, tmp_path: P
 
     assert {status for status, _ in answers} == {503}
     assert max(seconds for _, seconds in answers) < ANSWER_SECONDS
-    # Some servers have a thread for each request that waits; the question is one more.
-    assert during <= before + CALLERS + 1
+    # Some servers have some threads for each of the requests that wait at once; none has one for each that ever came.
+    assert during < before + 20
     assert "Service Unavailable: /health" not in log.read_text()
 
 
