@@ -7,7 +7,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,9 @@ class QueueHost:
 
     def job(self, pk: str) -> tuple[str, int]:
         """Return the state of a job and its attempt."""
-        with sqlite3.connect(f"file:{self.host.folder}/db.sqlite3?mode=ro", uri=True, timeout=20) as database:
+        path = f"file:{self.host.folder}/db.sqlite3?mode=ro"
+        # As a context manager of its own a connection is committed, and not closed.
+        with closing(sqlite3.connect(path, uri=True, timeout=20)) as database:
             (row,) = database.execute("SELECT state, attempt FROM code_repo_jobs WHERE id = ?", (pk,))
         return row[0], row[1]
 
