@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quota:
-    """The most that one project, or one user, may have; ``None`` is no limit.
+    """The most that one project, or one user, may have; ``None`` for no limit.
 
     Of a user it counts the repositories that the user connected.
     """

@@ -25,7 +25,7 @@ def check_storage(**_: Any) -> list[checks.CheckMessage]:
         return [error(53, f"CODEREPOS['PACK_STORAGE']: {problem}", "Give an alias of STORAGES; see scaling-out.md.")]
     if isinstance(storage, FileSystemStorage):
         hint = "Take coderepos.storage.DirectoryStorage: this one writes in place, and gives taken names another one."
-        return [error(54, f"STORAGES[{alias!r}] is no storage for packs.", hint)]
+        return [error(54, f"STORAGES[{alias!r}] cannot keep packs.", hint)]
     if getattr(storage, "file_overwrite", True) is False:
         hint = "Set file_overwrite to True in its OPTIONS: a file that was half written is written again."
         return [error(54, f"STORAGES[{alias!r}] gives taken names another one.", hint)]
