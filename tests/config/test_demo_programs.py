@@ -17,9 +17,9 @@ STUBBORN = """
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.fork() == 0:
-    print("child", os.getpid(), flush=True)
+    os.write(1, b"child %d\\n" % os.getpid())
 else:
-    print("parent", os.getpid(), flush=True)
+    os.write(1, b"parent %d\\n" % os.getpid())
 time.sleep(60)
 """
 
@@ -65,11 +65,12 @@ def test_only_the_main_process_is_asked_to_stop(tmp_path: Path) -> None:
     """A group that gets the signal all at once may hang, so the first process stops the others."""
     code = """
 import os, signal, sys, time
-def main(*_): print("main stops", flush=True); os.kill(child, signal.SIGKILL); sys.exit()
-def other(*_): print("child was asked", flush=True)
+def say(line): os.write(1, line + b"\\n")  # by one call: two processes write
+def main(*_): say(b"main stops"); os.kill(child, signal.SIGKILL); sys.exit()
+def other(*_): say(b"child was asked")
 child = os.fork()
 signal.signal(signal.SIGTERM, main if child else other)
-print("ready", flush=True)
+say(b"ready")
 while True: time.sleep(0.1)  # a handler that is due as a long sleep begins would wait for its end
 """
     with program(tmp_path, code) as running:
