@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from coderepos.exceptions.git import GitError
 
@@ -40,12 +40,27 @@ class RepositoryTooLarge(LimitExceeded):
 
         :param at_least: whether the count was stopped early, so that the true size is larger.
         """
-        size_mb, limit_mb = -(-size_bytes // 10**5) / 10, limit_bytes / 10**6
-        return cls(
-            f"Repository size {'at least ' if at_least else ''}{size_mb}MB exceeds limit of {limit_mb:g}MB",
-            estimated_size_mb=size_mb,
-            limit_mb=int(limit_mb) if limit_mb.is_integer() else limit_mb,
+        figures = _in_mb(size_bytes, limit_bytes)
+        size = "Repository size {}{estimated_size_mb}MB exceeds limit of {limit_mb:g}MB"
+        return cls(size.format("at least " if at_least else "", **figures), **figures)
+
+    @classmethod
+    def of_machines(cls, size_bytes: int, limit_bytes: int) -> RepositoryTooLarge:
+        """Return the error for a clone that the disk budget of no machine allows, with figures as :meth:`of` has."""
+        figures = _in_mb(size_bytes, limit_bytes)
+        size = (
+            "The clone takes about {estimated_size_mb} MB, and no machine of this site may give it more than "
+            "{limit_mb:g} MB; a smaller depth leaves out history."
         )
+        return cls(size.format(**figures), **figures)
+
+
+def _in_mb(size_bytes: int, limit_bytes: int) -> dict[str, Any]:
+    limit_mb = limit_bytes / 10**6
+    return {
+        "estimated_size_mb": -(-size_bytes // 10**5) / 10,
+        "limit_mb": int(limit_mb) if limit_mb.is_integer() else limit_mb,
+    }
 
 
 class PreambleTooLarge(LimitExceeded):

@@ -139,6 +139,25 @@ def _bytes_of(repositories: QuerySet[CodeRepository]) -> int:
     return math.ceil((repositories.aggregate(sum=Sum("repository_size_mb"))["sum"] or 0) * 10**6)
 
 
+def largest_budget_bytes(
+    measured: Mapping[str, int | None], *, lost_after_seconds: float, beside: CodeRepository | None = None
+) -> int | None:
+    """Return what one clone can take at most on the machine that allows most, whatever else goes from its disk.
+
+    :param measured: budgets of machines that are known better than by their rows.
+    :param lost_after_seconds: silence after which a machine does not count.
+    :param beside: a repository whose published version stays on its machine while another one is made.
+    :returns: ``None`` where a machine has no budget, is not measured yet, or where there is no machine.
+    """
+    lost = Node.objects.lost(after_seconds=lost_after_seconds)
+    machines = Node.objects.exclude(pk__in=lost.values("pk"))
+    budgets = {**dict(machines.values_list("name", "disk_budget_bytes")), **measured}
+    if beside is not None and (budget_bytes := budgets.get(beside.node)) is not None:
+        budgets[beside.node] = max(0, budget_bytes - math.ceil((beside.repository_size_mb or 0) * 10**6))
+    known = [one for one in budgets.values() if one is not None]
+    return max(known) if known and len(known) == len(budgets) else None
+
+
 def reserve(job: Job, node: Node, columns: Mapping[str, Any], *, needed_bytes: int, limit_bytes: int) -> int | None:
     """Reserve room for a running job, and return how many bytes; ``None`` if there is none.
 

@@ -7,16 +7,17 @@ job is queued again for all that the limit allows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from coderepos import engine
 from coderepos.conf import conf
 from coderepos.exceptions import CodeReposError, RepositoryTooLarge, SandboxFull, WaitingForDisk
 from coderepos.git.limits import Limits
-from coderepos.models import CloneStatus, Job, JobKind, LeaseLost, Node
+from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, LeaseLost, Node
 from coderepos.models import disk as rows
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.space import Space, space_of
@@ -42,19 +43,24 @@ LEAST_BYTES: Final = 10**6
 STEP_BYTES: Final = 10**5
 """Reservations are multiples of what the sizes of published clones are rounded up to."""
 
+NOTHING: Final[Mapping[str, int | None]] = {}
+
 logger = logging.getLogger(__name__)
 
 
 def admit(lease: Lease, node: Node, root: SandboxRoot) -> Limits:
     """Reserve room for an attempt, and return the limits that its children have to keep.
 
+    :raises RepositoryTooLarge: there is never room, on no machine.
     :raises WaitingForDisk: there is no room now.
     :raises SandboxUnavailable: the disk can't be asked.
     :raises LeaseLost: the lease is no longer ours.
     """
-    job, limits = lease.job, engine.limits()
-    needed_bytes = needed_bytes_of(job, limits)
+    job = lease.job
     columns = space_columns(space_of(root.path))
+    measured = {node.name: columns["disk_budget_bytes"]}
+    limits = lease.persist(lambda: _limits_on_machines(job, measured))
+    needed_bytes = needed_bytes_of(job, limits)
     granted_bytes = lease.persist(
         lambda: rows.reserve(job, node, columns, needed_bytes=needed_bytes, limit_bytes=_stepped(limits.disk_bytes))
     )
@@ -69,6 +75,37 @@ def admit(lease: Lease, node: Node, root: SandboxRoot) -> Limits:
         disk_bytes=min(granted_bytes, limits.disk_bytes),
         wire_bytes=min(granted_bytes, limits.wire_bytes),
     )
+
+
+def require_budget(repository: CodeRepository, size_bytes: int, measured: Mapping[str, int | None] = NOTHING) -> float:
+    """Return how many bytes a clone of a repository may take on the machine whose budget allows most.
+
+    :param size_bytes: what it takes at least, as far as is known before it.
+    :param measured: budgets of machines that are known better than by their rows.
+    :raises RepositoryTooLarge: it takes more than any machine allows, even where nothing else is on its disk.
+    """
+    budget_bytes = rows.largest_budget_bytes(
+        measured,
+        lost_after_seconds=conf.NODE_LOST_MINUTES * 60,
+        beside=repository if repository.clone_status == CloneStatus.COMPLETED else None,
+    )
+    if budget_bytes is None:
+        return math.inf
+    if size_bytes > budget_bytes:
+        raise RepositoryTooLarge.of_machines(size_bytes, budget_bytes)
+    return budget_bytes // STEP_BYTES * STEP_BYTES
+
+
+def _limits_on_machines(job: Job, measured: Mapping[str, int | None] = NOTHING) -> Limits:
+    """Return the limits of the settings, or of the machine that allows most where that is less.
+
+    :raises RepositoryTooLarge: no machine ever has room.
+    """
+    repository, limits = job.repository, engine.limits()
+    is_known = job.kind == JobKind.RESTORE or repository.clone_status == CloneStatus.COMPLETED
+    size_mb = repository.repository_size_mb if is_known else repository.estimated_size_mb
+    budget_bytes = require_budget(repository, math.ceil((size_mb or 0) * 10**6), measured)
+    return replace(limits, disk_bytes=int(min(limits.disk_bytes, budget_bytes)))
 
 
 def needed_bytes_of(job: Job, limits: Limits) -> int:
@@ -88,22 +125,22 @@ def needed_bytes_of(job: Job, limits: Limits) -> int:
     return _stepped(min(likely_bytes, limits.disk_bytes))
 
 
-def space_columns(space: Space) -> dict[str, object]:
+def space_columns(space: Space) -> dict[str, Any]:
     """Return the columns of a machine's row for what was measured and what the settings allow."""
     return rows.space_columns(space, budget_bytes=conf.sandbox_max_bytes, free_bytes=conf.sandbox_free_bytes)
 
 
 @contextmanager
-def outgrown_reported(limits: Limits) -> Iterator[None]:
+def outgrown_reported(lease: Lease, limits: Limits) -> Iterator[None]:
     """Run a clone under ``limits``, and tell a repository that outgrew its reservation from one that is too large.
 
     :raises WaitingForDisk: it needs more than was reserved for it.
-    :raises RepositoryTooLarge: it is larger than the settings allow.
+    :raises RepositoryTooLarge: it is larger than the settings, or the machine that allows most, allow.
     """
     try:
         yield
     except RepositoryTooLarge as error:
-        most_bytes = engine.limits().disk_bytes
+        most_bytes = lease.persist(lambda: _limits_on_machines(lease.job)).disk_bytes
         if limits.disk_bytes >= most_bytes:
             raise
         raise WaitingForDisk(

@@ -19,6 +19,7 @@ from coderepos.git.results import ProbeReport
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
 from coderepos.models.locking import RowHeld, busy_reported, row_transaction
 from coderepos.services import probing
+from coderepos.services.admission import require_budget
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.arguments import (
     changed_meanwhile,
@@ -88,6 +89,7 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Unpac
         repository.username = check_username(repository.username, token)
         with probing.slot(allowance):
             report = _tested(repository, token, is_same_user=repository.username == before["username"])
+        require_budget(repository, report.estimated_bytes)
         allowance.check_growth(repository, new_bytes=report.estimated_bytes)
         return _store(repository, report, before, allowance, user=user)
     except CodeReposError as error:

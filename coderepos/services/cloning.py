@@ -94,7 +94,7 @@ def _attempt(lease: Lease) -> None:
     left_behind = _left_behind(lease, sandbox)
     incoming = sandbox.create_incoming(version)
     try:
-        with admission.outgrown_reported(limits):
+        with admission.outgrown_reported(lease, limits):
             report = make(incoming)
         lease.check()
         sandbox.finish_incoming(version)

@@ -33,6 +33,7 @@ from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository
 from coderepos.models.database_clock import database_time
 from coderepos.models.locking import RowHeld, busy_reported, row_transaction
 from coderepos.services import probing, turns
+from coderepos.services.admission import require_budget
 from coderepos.services.afterwards import announce
 from coderepos.services.arguments import (
     as_secret,
@@ -127,6 +128,7 @@ def _connect(allowance: Allowance, repository: CodeRepository, access_token: Sec
     with probing.slot(allowance), engine.remote_text_redacted():
         report = probe(engine.clone_request(repository, access_token), seconds=conf.PROBE_TIMEOUT)
 
+    require_budget(repository, report.estimated_bytes)
     allowance.check_repositories(new=1, new_bytes=report.estimated_bytes)
     repository.estimated_size_mb = size_mb(report.estimated_bytes)
     repository.size_source = report.size_source

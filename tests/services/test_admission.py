@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,20 @@ def run(job: Job) -> str:
     return services.worker.run_clone(job_id=job.pk)
 
 
+def occupy(size_mb: int, *, node: str | None = None) -> None:
+    """Let a published clone take room on a disk."""
+    baker.make(
+        CodeRepository,
+        project=baker.make(get_project_model()),
+        git_url="https://h/other",
+        url_key="https://h/other",
+        token_ciphertext=Secret(""),
+        clone_status=CloneStatus.COMPLETED,
+        repository_size_mb=size_mb,
+        node=node or conf.node_id,
+    )
+
+
 def message_of(job: Job) -> str:
     """Return what the status of the job's repository says."""
     return services.status_of(job.repository).progress_message
@@ -90,7 +105,8 @@ def message_of(job: Job) -> str:
 
 def test_job_waits_for_room_and_says_so(job: Job, settings: Settings) -> None:
     """No token is opened, no attempt counts and nothing is written; it begins as soon as there is room."""
-    allow(settings, SANDBOX_MAX_GB=0.002)
+    occupy(19)
+    allow(settings, SANDBOX_MAX_GB=0.02)
     assert run(job) == "waiting_for_disk"
 
     job.refresh_from_db()
@@ -102,7 +118,7 @@ def test_job_waits_for_room_and_says_so(job: Job, settings: Settings) -> None:
     assert not engine.sandbox_of(job.repository).tokens()
     assert services.worker.run_disk_round(services.worker.register_node()) == "0 expired, 0 evicted, 0 woken"
 
-    allow(settings, SANDBOX_MAX_GB=0.02)
+    allow(settings, SANDBOX_MAX_GB=0.05)
     assert services.worker.run_disk_round(services.worker.register_node()) == "0 expired, 0 evicted, 1 woken"
     assert services.worker.run_clone(job_id=job.pk) == "succeeded"
     job.refresh_from_db()
@@ -114,15 +130,67 @@ def test_readers_keep_what_waits_to_be_cloned_again(job: Job, settings: Settings
     """A repository that is COMPLETED stays so, with the sentence after it."""
     assert run(job) == "succeeded"
     again = Job.objects.create(repository=job.repository, kind=JobKind.UPDATE)
-    used_at = CodeRepository.objects.get().last_used_at
+    repositories = CodeRepository.objects.filter(pk=job.repository_id)
+    used_at = repositories.get().last_used_at
 
-    allow(settings, SANDBOX_MAX_GB=0.002)
+    occupy(19)
+    allow(settings, SANDBOX_MAX_GB=0.02)
     assert run(again) == "waiting_for_disk"
     assert "Waiting for room on the disk, 2 MB" in message_of(again)
     assert services.status_of(job.repository).repository.clone_status == CloneStatus.COMPLETED
-    allow(settings, SANDBOX_MAX_GB=0.01)
+    allow(settings, SANDBOX_MAX_GB=0.05)
     assert run(again) == "succeeded"
-    assert CodeRepository.objects.get().last_used_at == used_at
+    assert repositories.get().last_used_at == used_at
+
+
+def test_job_beyond_the_budget_of_every_machine_fails_at_once(job: Job, settings: Settings) -> None:
+    """Waiting does not help it, and its sentence says what it is; another machine with room for it takes it later."""
+    CodeRepository.objects.update(estimated_size_mb=5)
+    allow(settings, SANDBOX_MAX_GB=0.002)
+    other = Node.objects.create(name="larger", disk_budget_bytes=20 * MB, disk_measured_at=Now())
+    assert run(job) == "waiting_for_disk"
+
+    other.disk_budget_bytes = 4 * MB
+    other.save()
+    assert run(job) == "failed"
+    job.refresh_from_db()
+    assert (job.error_code, job.repository.clone_status) == ("repository_too_large", CloneStatus.FAILED)
+    assert "takes about 5.0 MB, and no machine of this site may give it more than 4 MB" in job.error_message
+
+
+def test_lost_machine_keeps_no_job_waiting(job: Job, settings: Settings) -> None:
+    """A budget that is gone with its machine gives no hope."""
+    CodeRepository.objects.update(estimated_size_mb=5)
+    allow(settings, SANDBOX_MAX_GB=0.002, NODE_LOST_MINUTES=10)
+    lost_at = Now() - timedelta(minutes=11)
+    Node.objects.create(name="larger", disk_budget_bytes=20 * MB, disk_measured_at=lost_at, last_seen=lost_at)
+
+    assert run(job) == "failed"
+
+
+def test_budget_that_may_suffice_is_used_up(job: Job, settings: Settings) -> None:
+    """The margin of an estimate fails no clone that fits; one that does not is too large, and begins no third time."""
+    allow(settings, SANDBOX_MAX_GB=0.002)
+    assert run(job) == "succeeded"
+
+    make_larger(job, 3 * MB)
+    CodeRepository.objects.update(clone_status=CloneStatus.PENDING, estimated_size_mb=0)
+    again = Job.objects.create(repository=job.repository)
+    assert [run(again), run(again)] == ["waiting_for_disk", "failed"]
+    again.refresh_from_db()
+    assert again.error_code == "repository_too_large"
+
+
+def test_update_that_never_fits_beside_its_version_fails(job: Job, settings: Settings) -> None:
+    """Readers keep their version, and nobody waits a day to be told."""
+    assert run(job) == "succeeded"
+    CodeRepository.objects.update(repository_size_mb=6)
+    allow(settings, SANDBOX_MAX_GB=0.01)
+    again = Job.objects.create(repository=job.repository, kind=JobKind.UPDATE)
+
+    assert run(again) == "failed"
+    assert message_of(job).startswith("Repository successfully cloned; cloning it again failed")
+    assert services.status_of(job.repository).repository.clone_status == CloneStatus.COMPLETED
 
 
 def test_version_on_another_machine_is_left_to_it(job: Job) -> None:

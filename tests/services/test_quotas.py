@@ -19,6 +19,7 @@ from coderepos import services
 from coderepos.exceptions import (
     DatabaseBusy,
     QuotaExceeded,
+    RepositoryTooLarge,
     StorageQuotaExceeded,
     TooManyJobs,
     TooManyProbes,
@@ -26,7 +27,7 @@ from coderepos.exceptions import (
 )
 from coderepos.git.probe import probe as probe_of_git
 from coderepos.limits import Limits, Quota
-from coderepos.models import CloneStatus, CodeRepository, Flow, Job, JobState, ProbeSlot, locking
+from coderepos.models import CloneStatus, CodeRepository, Flow, Job, JobState, Node, ProbeSlot, locking
 from coderepos.projects.models import Project
 from coderepos.services import connecting, probing
 from coderepos.services.quotas import Allowance
@@ -102,6 +103,26 @@ def test_call_beyond_a_quota_is_refused(
     assert detail["figure"] > detail["limit"]
     assert ("Retry-After" in answer) == (status == 429)
     assert CodeRepository.objects.count() == 2
+
+
+def test_repository_beyond_every_disk_is_refused(site: Site, server: GitServer, owner: User) -> None:
+    """A call for what no machine could ever hold stores nothing; one machine that is not measured yet may hold it."""
+    node = Node.objects.create(name="small", disk_budget_bytes=100, disk_measured_at=Now())
+    Node.objects.create(name="new")
+    repository = CodeRepository.objects.get(pk=site.connected(server.url("one")))
+    Job.objects.update(state=JobState.FAILED)
+    CodeRepository.objects.update(clone_status=CloneStatus.FAILED)
+
+    Node.objects.exclude(pk=node.pk).delete()
+    answer = site.connect(server.url("two"))
+
+    detail = answer.json()["detail"]
+    assert (answer.status_code, detail["error"]) == (413, "repository_too_large")
+    assert detail["estimated_size_mb"] > detail["limit_mb"]
+    assert "no machine of this site" in detail["message"]
+    assert CodeRepository.objects.count() == 1
+    with pytest.raises(RepositoryTooLarge):
+        services.change_repository(user=owner, repository=repository, depth=1)
 
 
 def test_cleaning_makes_room_in_the_quota(site: Site, server: GitServer, owner: User) -> None:
