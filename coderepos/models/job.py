@@ -224,19 +224,29 @@ class Job(models.Model):
         """
         expired = Job.objects.lease_expired().filter(pk=self.pk, lease_token=self.lease_token)
         with row_transaction(alias()):
-            if not expired.try_lock():
+            return self._leave(expired, error) if expired.try_lock() else None
+
+    def give_back(self, error: CodeReposError) -> JobState | None:
+        """Give the job up as its owner: QUEUED again at once, or FAILED if no attempt is left.
+
+        :returns: the new state; ``None`` if the lease is no longer ours.
+        """
+        with row_transaction(alias()):
+            return self._leave(self._owned(), error)
+
+    def _leave(self, held: JobQuerySet, error: CodeReposError) -> JobState | None:
+        """End the lease of the job that ``held`` finds, inside a transaction; the attempt counts."""
+        if self.attempts_left:
+            if not held.update(
+                state=JobState.QUEUED, next_attempt_at=Now(), lease_token=None, lease_until=None, enqueued_at=None
+            ):
                 return None
-            if self.attempts_left:
-                if not expired.update(
-                    state=JobState.QUEUED, next_attempt_at=Now(), lease_token=None, lease_until=None, enqueued_at=None
-                ):
-                    return None
-                self.repository.wait_for_retry(error)
-                return JobState.QUEUED
-            if not expired.update(state=JobState.FAILED, finished_at=Now(), lease_until=None, **error_columns(error)):
-                return None
-            self.repository.fail(error)
-            return JobState.FAILED
+            self.repository.wait_for_retry(error)
+            return JobState.QUEUED
+        if not held.update(state=JobState.FAILED, finished_at=Now(), lease_until=None, **error_columns(error)):
+            return None
+        self.repository.fail(error)
+        return JobState.FAILED
 
     def _owned(self) -> JobQuerySet:
         return Job.objects.filter(pk=self.pk, state=JobState.RUNNING, lease_token=self.lease_token)

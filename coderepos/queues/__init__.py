@@ -19,7 +19,17 @@ from coderepos.conf import ConfigurationError, conf
 from coderepos.models import Job, alias
 from coderepos.queues.protocol import PERIODIC, Problem, Queue, QueueFacts
 
-__all__ = ["Problem", "Queue", "QueueFacts", "current", "enqueue", "enqueue_at", "ensure_periodic", "on_worker_start"]
+__all__ = [
+    "Problem",
+    "Queue",
+    "QueueFacts",
+    "current",
+    "enqueue",
+    "enqueue_at",
+    "ensure_periodic",
+    "is_timeout",
+    "on_worker_start",
+]
 
 NEEDED_APPS: Final = {"coderepos.queues.django_q.DjangoQ": "django_q"}
 """Apps without which the module of an adapter cannot even be imported."""
@@ -72,6 +82,11 @@ def enqueue_at(job: Job, when: datetime) -> None:
 def ensure_periodic() -> None:
     """Have the queue call the periodic tasks, where it can."""
     current().periodic(PERIODIC)
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Return whether the queue ended a task by this exception because it took too long."""
+    return current().is_timeout(error)
 
 
 def on_worker_start(receiver: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from celery import _state, current_app, signals
+from celery.exceptions import SoftTimeLimitExceeded
 from django.utils import timezone
 from django.utils.module_loading import import_string
 from kombu import Connection
@@ -92,6 +93,10 @@ class Celery(Queue):
 
         signals.worker_process_init.connect(start_process, weak=False, dispatch_uid="coderepos.worker_start")
         signals.worker_ready.connect(start_worker, weak=False, dispatch_uid="coderepos.worker_start")
+
+    def is_timeout(self, error: BaseException) -> bool:
+        """Return whether the soft time limit of the task is over."""
+        return isinstance(error, SoftTimeLimitExceeded)
 
     def is_cluster(self) -> bool:
         """Return whether this process is ``celery worker``."""

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import connections, router
 from django_q.brokers import get_broker
 from django_q.conf import Conf
+from django_q.exceptions import TimeoutException
 from django_q.models import OrmQ, Schedule, Task
 from django_q.signals import post_spawn
 from django_q.tasks import async_task, schedule
@@ -120,6 +121,10 @@ class DjangoQ(Queue):
         from coderepos.queues import q_process
 
         return q_process.run_cluster(report=report, is_stopping=is_stopping)
+
+    def is_timeout(self, error: BaseException) -> bool:
+        """Return whether the cluster's ``timeout`` is over."""
+        return isinstance(error, TimeoutException)
 
     def is_cluster(self) -> bool:
         """Return whether this process runs a cluster, of which all others of it are forks."""

@@ -112,6 +112,10 @@ class Queue(Protocol):
         """
         raise RuntimeError(self.why_no_workers())
 
+    def is_timeout(self, error: BaseException) -> bool:
+        """Return whether an exception in a task is this queue's own time-out, rather than the end of its worker."""
+        return False
+
     def is_cluster(self) -> bool:
         """Return whether this process runs tasks, or is one that all processes which do are forked from."""
         return False

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coderepos import engine
+from coderepos import engine, queues
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CloneTimeout, CodeReposError, CryptoError, InternalError, StoreDamaged, WaitingForDisk
 from coderepos.git.clone import clone
@@ -21,7 +21,7 @@ from coderepos.sandbox.sandbox import Sandbox
 from coderepos.services import admission, leases, publication, purging, restoring, turns
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.leases import Heartbeat, Lease
-from coderepos.services.retries import record_failure
+from coderepos.services.retries import give_back, record_failure
 from coderepos.services.trail import audit_failure
 from coderepos.services.upkeep import prepare_root, register_node
 
@@ -33,8 +33,8 @@ def run_clone(*, job_id: uuid.UUID) -> str:
 
     The notification may name another one: it is the right to run one job, and order is fair among projects.
 
-    Every outcome is written to the job, that of unexpected exceptions and of the queue's time-out, which is a
-    ``SystemExit``, included.
+    Every outcome is written to the job, that of unexpected exceptions and of the queue's time-out included. A worker
+    that is interrupted gives the job back.
 
     :returns: the outcome: ``succeeded``, ``retry_scheduled``, ``waiting_for_disk``, ``failed``, ``lost`` or
         ``unclaimed``.
@@ -66,12 +66,15 @@ def _run(lease: Lease, node: Node) -> str:
     except CodeReposError as error:
         admission.note_failure(node, error)
         return record_failure(lease, error)
-    except Exception:
+    except BaseException as error:
+        if queues.is_timeout(error):
+            record_failure(lease, CloneTimeout())
+            raise
+        if not isinstance(error, Exception):
+            give_back(lease)
+            raise
         logger.exception("job %s: unexpected failure", job.pk)
         return record_failure(lease, InternalError())
-    except BaseException:
-        record_failure(lease, CloneTimeout())
-        raise
     return "succeeded"
 
 

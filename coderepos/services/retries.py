@@ -11,7 +11,7 @@ import logging
 import math
 
 from coderepos import queues, signals
-from coderepos.exceptions import CodeReposError, RemoteAuthFailed
+from coderepos.exceptions import CodeReposError, RemoteAuthFailed, WorkerLost
 from coderepos.models import AuditEvent, Job, JobState, LeaseLost, alias
 from coderepos.models.locking import row_transaction
 from coderepos.services.afterwards import announce, failures_logged
@@ -38,14 +38,33 @@ def record_failure(lease: Lease, error: CodeReposError) -> str:
         with failures_logged("job %s: the retry can't be enqueued; the upkeep will enqueue it", job.pk):
             _enqueue_retry(job)
     elif outcome == "failed":
-        announce(
-            signals.repository_failed,
-            repository_id=job.repository_id,
-            project_id=job.repository.project_id,
-            job_id=job.pk,
-            error_code=error.code,
-        )
+        _announce_failure(job, error)
     return outcome
+
+
+def give_back(lease: Lease) -> None:
+    """Give a job back whose worker is told to end, so that another one has it at once; the attempt counts.
+
+    Tried once: a worker that ends waits for no database. Where that fails, the lease runs out.
+    """
+    job, error = lease.job, WorkerLost()
+    with failures_logged("job %s: it can't be given back; its lease runs out", job.pk):
+        state = job.give_back(error)
+        logger.warning("job %s: its worker was interrupted; it is %s", job.pk, state or "no longer its own")
+        if state == JobState.QUEUED:
+            queues.enqueue(job)
+        elif state == JobState.FAILED:
+            _announce_failure(job, error)
+
+
+def _announce_failure(job: Job, error: CodeReposError) -> None:
+    announce(
+        signals.repository_failed,
+        repository_id=job.repository_id,
+        project_id=job.repository.project_id,
+        job_id=job.pk,
+        error_code=error.code,
+    )
 
 
 def _write_failure(job: Job, error: CodeReposError) -> str:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import celery as celery_library
 import pytest
 from celery import signals
+from celery.exceptions import SoftTimeLimitExceeded
 from django.utils import timezone
 from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 from pytest_django import Settings
@@ -98,6 +99,14 @@ def test_backend_that_cannot_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert DjangoTasks().enqueue_at("run_job", KEY, timezone.now()) is False
     facts = DjangoTasks().facts()
     assert (facts.reachable, facts.waiting) == (None, None)
+
+
+def test_time_out_of_a_queue_is_told_from_the_end_of_its_worker(app: Any) -> None:
+    """A soft limit of Celery's is a time-out; Ctrl-C is none anywhere."""
+    assert Celery().is_timeout(SoftTimeLimitExceeded())
+    for queue in (Celery(), DjangoTasks()):
+        assert not queue.is_timeout(KeyboardInterrupt())
+        assert not queue.is_timeout(SystemExit(1))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 from django.db.models.functions import Now
+from django_q.exceptions import TimeoutException
 from model_bakery import baker
 from pytest_django import Settings
 
@@ -124,6 +125,52 @@ def test_attempt_that_took_too_long_is_repeated_once(
 
     assert outcomes == ["retry_scheduled"] * 3 + ["failed"]
     assert Job.objects.get(pk=job.pk).error_code == "clone_timeout"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_interrupted_worker_gives_its_job_back(
+    job: Job, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """Nothing is left of the attempt, the clone is not blamed, and the next worker need not wait for a lease."""
+    told: list[str] = []
+
+    def interrupt(*_: Any, incoming: Path, **__: Any) -> None:
+        (incoming / "half").touch()
+        raise error
+
+    def listen(*, error_code: str, **_: Any) -> None:
+        told.append(error_code)
+
+    signals.repository_failed.connect(listen)
+    with monkeypatch.context() as patched:
+        patched.setattr(cloning, "clone", interrupt)
+        with pytest.raises(error):
+            services.worker.run_clone(job_id=job.pk)
+    job.refresh_from_db()
+    assert (job.state, job.attempt, job.error_code, job.repository.error_code) == ("QUEUED", 1, "", "worker_lost")
+    assert job.enqueued_at is not None
+    assert engine.sandbox_of(job.repository).tokens() == set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cloning, "clone", interrupt)
+        with pytest.raises(error):
+            services.worker.run_clone(job_id=job.pk)
+    job.refresh_from_db()
+    assert (job.state, job.error_code, told) == ("FAILED", "worker_lost", ["worker_lost"])
+
+
+def test_time_out_of_the_queue_is_one_of_the_clone(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again later, and the queue learns that its task ended."""
+
+    def ring(*_: Any, **__: Any) -> None:
+        raise TimeoutException
+
+    monkeypatch.setattr(cloning, "clone", ring)
+    with pytest.raises(TimeoutException):
+        services.worker.run_clone(job_id=job.pk)
+
+    job.refresh_from_db()
+    assert (job.state, job.error_code, job.slow_attempts) == (JobState.QUEUED, "clone_timeout", 1)
 
 
 def test_failing_trail_hides_no_refusal_of_a_connect_call(
