@@ -103,16 +103,12 @@ def read_outcome(control: IO[bytes], limits: Limits) -> FetchOutcome:
 
 
 def build(request: BuildRequest, pack_fd: int, wait_for_outcome: Callable[[], FetchOutcome], emit: Emit) -> BuildReport:
-    """Run :func:`make` in ``request.incoming``, and sync the result to disk."""
+    """Run :func:`make` in ``request.incoming``; that it reaches the disk is the part of who publishes it."""
     incoming = os.open(request.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        report = make(request, incoming, pack_fd, wait_for_outcome, emit)
-        started = time.monotonic()
-        linux.sync_filesystem(incoming)
+        return make(request, incoming, pack_fd, wait_for_outcome, emit)
     finally:
         os.close(incoming)
-    report.seconds["sync"] = round(time.monotonic() - started, 4)
-    return report
 
 
 def make(

@@ -14,11 +14,14 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from coderepos.disk_errors import disk_error
 from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError, RemoteProtocolError
 from coderepos.git.credentials import Credentials
+from coderepos.git.disk_sync import DiskSync
 from coderepos.git.inspection import inspect
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
@@ -94,6 +97,7 @@ def clone(
     :raises GitError: a subclass that names what went wrong.
     :raises InternalError: a child died, misbehaved or left what it should not; the log says how.
     """
+    ends_at = time.monotonic() + request.limits.clone_seconds
     with ExitStack() as running:
         fetch, build = _start(modules, running)
         fetch.send(request_line(fetch_request(request, depth=request.depth)), last=True)
@@ -108,13 +112,22 @@ def clone(
             )
         )
         report = _CloneSession(fetch, build, request, on_progress).report()
-    return inspected(report, build, incoming, request.limits, on_progress)
+    return inspected(report, build, incoming, request.limits, ends_at=ends_at, on_progress=on_progress)
 
 
 def inspected(
-    report: CloneReport, build: Child, incoming: Path, limits: Limits, on_progress: Callable[[Progress], None]
+    report: CloneReport,
+    build: Child,
+    incoming: Path,
+    limits: Limits,
+    *,
+    ends_at: float,
+    on_progress: Callable[[Progress], None],
 ) -> CloneReport:
-    """Return a report with the figures of what is really there, once nothing can change that any more."""
+    """Return a report with the figures of what is really there and on the disk, once nothing can change it any more.
+
+    :param ends_at: when the clone has to end, by the monotonic clock; a minute is left in any case.
+    """
     if not build.is_gone:
         raise build.misbehaved("left a process behind that does not end")
     objects = report.build.objects
@@ -122,18 +135,26 @@ def inspected(
         phase="publishing", received_bytes=report.received_bytes, objects=objects, total_objects=objects
     )
     started = told = time.monotonic()
+    inspection_ends_at = started + INSPECTION_SECONDS
 
-    def report_progress() -> None:
+    def report_progress(ends_at: float = inspection_ends_at) -> None:
         nonlocal told
         now = time.monotonic()
-        if now - started > INSPECTION_SECONDS:
+        if now > ends_at:
             raise CloneTimeout
         if now - told > TICK_SECONDS:
             told = now
             on_progress(progress)
 
-    found = inspect(incoming, limits, on_progress=report_progress)
-    return replace(report, build=replace(report.build, **asdict(found)))
+    try:
+        sync = DiskSync(incoming)
+        found = inspect(incoming, limits, on_progress=report_progress)
+        inspected_at = time.monotonic()
+        sync.wait(partial(report_progress, max(ends_at, inspection_ends_at)))
+    except OSError as error:
+        raise disk_error(error) from error
+    seconds = {**report.build.seconds, "sync": round(time.monotonic() - inspected_at, 4)}
+    return replace(report, build=replace(report.build, **asdict(found), seconds=seconds))
 
 
 def fetch_request(request: CloneRequest, *, depth: int | None, count_only: bool = False) -> FetchRequest:

@@ -5,6 +5,7 @@ The child is told what a fetch child would have found out, and reads the pack fr
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ def rebuild(
     :raises GitError: a subclass that names what is wrong with the pack.
     :raises InternalError: the child died, misbehaved or left what it should not; the log says how.
     """
+    ends_at = time.monotonic() + request.limits.clone_seconds
     with starting():
         build = Child("build", modules.build, request.pack_fd)
     with build:
@@ -67,7 +69,7 @@ def rebuild(
             last=True,
         )
         report = _report(build, request, on_progress)
-    return inspected(report, build, incoming, request.limits, on_progress)
+    return inspected(report, build, incoming, request.limits, ends_at=ends_at, on_progress=on_progress)
 
 
 def _report(build: Child, request: RebuildRequest, on_progress: Callable[[Progress], None]) -> CloneReport:

@@ -155,7 +155,7 @@ class BuildReport:
     """Up to a hundred of them as ``reason: path``, printable."""
 
     seconds: dict[str, float]
-    """Wall clock per phase: ``scan``, ``resolve``, ``index``, ``checkout``, ``sync``."""
+    """Wall clock per phase: ``scan``, ``resolve``, ``index``, ``checkout``."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

@@ -101,7 +101,7 @@ def test_a_clone_is_what_git_clones(work: Path, incoming: Path, tmp_path: Path) 
     assert built.status == 0, built.last
     report = BuildReport.from_json(built.last)
     assert report.commit_id == head
-    assert set(report.seconds) == {"scan", "resolve", "index", "checkout", "sync"}
+    assert set(report.seconds) == {"scan", "resolve", "index", "checkout"}
     at = incoming / "git"
     assert git_bytes("fsck", "--full", "--strict", at=at) == b""
     assert git_bytes("log", "--format=%H", at=at) == git_bytes("log", "--format=%H", at=work / ".git")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from coderepos.exceptions import CloneTimeout, CodeReposError, InternalError, Sa
 from coderepos.git import clone as pipeline
 from coderepos.git import inspection
 from coderepos.git.clone import ChildModules, CloneRequest, clone
+from coderepos.git.confinement import linux
 from coderepos.git.inspection import inspect
 from coderepos.git.limits import Limits
 from coderepos.git.network_policy import NetworkPolicy
@@ -41,7 +45,12 @@ def incoming(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["chmod", "-R", "u+rwx", str(folder)], check=False)
 
 
-def built(incoming: Path, code: str = "", on_progress: Callable[[Progress], None] = lambda _: None) -> CloneReport:
+def built(
+    incoming: Path,
+    code: str = "",
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    clone_seconds: float = LIMITS.clone_seconds,
+) -> CloneReport:
     """Clone with a build child that leaves what it should, and does to it what the code says."""
     steps = [STARTED, ["receive"], ["await_outcome"], ["leave", code], report(git_bytes=1, tree_bytes=2, entries=3)]
     (incoming / "script").write_text(json.dumps(steps))
@@ -51,7 +60,7 @@ def built(incoming: Path, code: str = "", on_progress: Callable[[Progress], None
         ref=json.dumps(FETCH),
         depth=None,
         policy=NetworkPolicy(),
-        limits=LIMITS,
+        limits=replace(LIMITS, clone_seconds=clone_seconds),
         min_level=1,
         group_readable=False,
     )
@@ -83,9 +92,9 @@ def test_honest_figures_are_the_same(incoming: Path, tmp_path: Path, monkeypatch
     git("commit", "--quiet", "-m", "all kinds", cwd=repository)
     said = []
 
-    def compare(report: CloneReport, *rest: Any) -> CloneReport:
+    def compare(report: CloneReport, *rest: Any, **options: Any) -> CloneReport:
         said.append(report)
-        return inspected(report, *rest)
+        return inspected(report, *rest, **options)
 
     inspected = pipeline.inspected
     monkeypatch.setattr(pipeline, "inspected", compare)
@@ -102,6 +111,8 @@ def test_honest_figures_are_the_same(incoming: Path, tmp_path: Path, monkeypatch
         )
         made = clone(request, incoming=incoming, on_progress=lambda _: None)
 
+    assert set(made.build.seconds) == {"scan", "resolve", "checkout", "index", "sync"}
+    del made.build.seconds["sync"]
     assert made == said[0]
 
 
@@ -299,3 +310,33 @@ def test_long_inspection_gives_signs_of_life(incoming: Path, monkeypatch: pytest
     monkeypatch.setattr(pipeline, "INSPECTION_SECONDS", -1)
     with pytest.raises(CloneTimeout):
         built(incoming)
+
+
+def test_nothing_is_published_that_does_not_reach_the_disk(incoming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails as it is told to keep what was written has kept nothing."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, f"syncfs of {os.readlink(f'/proc/self/fd/{descriptor}')}")
+
+    monkeypatch.setattr(linux, "sync_filesystem", fail)
+    with pytest.raises(SandboxUnavailable) as raised:
+        built(incoming)
+
+    assert raised.value.fields["errno"] == "EIO"
+    assert str(raised.value.__cause__) == f"[Errno 5] syncfs of {incoming}"
+
+
+def test_a_disk_that_hangs_ends_the_clone_in_time(incoming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease is renewed until then, and nobody waits for the call."""
+    told: list[Progress] = []
+    released = threading.Event()
+    monkeypatch.setattr(linux, "sync_filesystem", lambda _: released.wait(60))
+    monkeypatch.setattr(pipeline, "TICK_SECONDS", 0)
+    monkeypatch.setattr(pipeline, "INSPECTION_SECONDS", 1)
+    try:
+        with pytest.raises(CloneTimeout):
+            built(incoming, on_progress=told.append, clone_seconds=3)
+    finally:
+        released.set()
+
+    assert [one.phase for one in told].count("publishing") > 2

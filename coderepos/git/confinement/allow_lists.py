@@ -93,7 +93,7 @@ FETCH: Final[AllowList] = {
 BUILD: Final[AllowList] = {
     **SEARCH,
     **_always(
-        "pread64 symlinkat renameat renameat2 unlinkat syncfs sync_file_range",
+        "pread64 symlinkat renameat renameat2 unlinkat sync_file_range",
         "getppid wait4 set_robust_list",
     ),
     "openat": (

@@ -60,7 +60,6 @@ CALL_NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "stat": (4, None),
     "symlinkat": (266, 36),
     "sync_file_range": (277, 84),
-    "syncfs": (306, 267),
     "time": (201, None),
     "uname": (63, 160),
     "unlinkat": (263, 35),
