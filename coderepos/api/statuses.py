@@ -52,6 +52,7 @@ STATUS: Final[Mapping[str, int]] = {
     "job_running": 409,
     "invalid_state": 409,
     "cancelled": 409,
+    "not_on_disk": 503,
     "not_found": 404,
     "permission_denied": 403,
     "throttled": 429,

@@ -44,6 +44,17 @@ class InvalidState(RequestError):
     code = "invalid_state"
 
 
+class NotOnDisk(RequestError):
+    """What was cloned is not on the disk of this machine, and is being restored from the storage for packs.
+
+    :param node: machine whose disk has it, where one has.
+    :param retry_after_seconds: how long to wait, where it is being restored.
+    """
+
+    code = "not_on_disk"
+    retryable = True
+
+
 class Throttled(RequestError):
     """Too many repositories were connected in this project lately; try again later."""
 

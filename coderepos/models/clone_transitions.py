@@ -91,6 +91,27 @@ class CloneTransitions(WorkerFieldsModel):
         """PENDING or CLONING → FAILED; a failed update changes nothing."""
         return self._transition((CloneStatus.PENDING, CloneStatus.CLONING), CloneStatus.FAILED, **error_columns(error))
 
+    def leave_disk(self) -> bool:
+        """COMPLETED stays, but no disk has the version any more: the storage for packs alone has it."""
+        return self._transition((CloneStatus.COMPLETED,), CloneStatus.COMPLETED, sandbox_path=None, version="", node="")
+
+    def lock_stored_only(self) -> bool:
+        """Lock a row whose version no disk has until the end of the transaction, and return whether it is one."""
+        held = self._rows().filter(
+            pk=self.pk, clone_status=CloneStatus.COMPLETED, sandbox_path=None, stored_pack__isnull=False
+        )
+        return held.update(clone_status=CloneStatus.COMPLETED) == 1
+
+    def lose_stored_pack(self, *, stored_pack: Any) -> bool:
+        """Forget what was stored; COMPLETED → CLONING where no disk has the version either, so that nothing is left.
+
+        :returns: whether nothing is left.
+        """
+        self._rows().filter(pk=self.pk, stored_pack=stored_pack).update(stored_pack=None)
+        return self._transition(
+            (CloneStatus.COMPLETED,), CloneStatus.CLONING, having={"stored_pack": None, "version": ""}
+        )
+
     def displace(self, *, version: str, node: str) -> bool:
         """COMPLETED → PENDING, since the machine that has the version is lost and another one shall make it anew."""
         return self._transition(

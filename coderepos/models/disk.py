@@ -125,14 +125,17 @@ def used_bytes(names: Sequence[str]) -> int:
 
 
 def leaving_bytes(names: Sequence[str]) -> int:
-    """Return what clones take that are being removed from the machine with these names; their rows may be gone."""
+    """Return what is being removed from the machine with these names; the rows of its repositories may be gone."""
     leaving = CodeRepository.objects.filter(
         node__in=names,
         clone_status=CloneStatus.CLEANING,
         pk__in=Purge.objects.filter(node__in=names).values("repository_id"),
     )
-    without_row = Purge.objects.filter(~Exists(CodeRepository.objects.filter(pk=OuterRef("repository_id"))))
-    return _bytes_of(leaving) + (without_row.filter(node__in=names).aggregate(sum=Sum("size_bytes"))["sum"] or 0)
+    without_row = ~Exists(CodeRepository.objects.filter(pk=OuterRef("repository_id")))
+    purges = Purge.objects.filter(node__in=names).aggregate(
+        rowless_bytes=Sum("size_bytes", filter=without_row), surplus_bytes=Sum("surplus_bytes")
+    )
+    return _bytes_of(leaving) + (purges["rowless_bytes"] or 0) + (purges["surplus_bytes"] or 0)
 
 
 def _bytes_of(repositories: QuerySet[CodeRepository]) -> int:

@@ -29,12 +29,14 @@ class PurgeQuerySet(PrimaryQuerySet["Purge"]):
         project_key: str,
         nodes: Iterable[str],
         sizes_bytes: Mapping[str, int] | None = None,
+        surplus_bytes: Mapping[str, int] | None = None,
         is_worked_on: bool = False,
     ) -> None:
         """Have machines bring the sandbox of a repository to what the database says; repeated requests are one row.
 
         :param nodes: names of machines that may hold some of its bytes.
         :param sizes_bytes: what a published clone takes there, by machine.
+        :param surplus_bytes: what a copy takes there that the repository's row counts no more, by machine.
         :param is_worked_on: whether a worker may still write there, since it has not noticed yet that it must not.
         """
         settles_at = Now() + timedelta(seconds=SETTLE_SECONDS if is_worked_on else 0)
@@ -44,6 +46,7 @@ class PurgeQuerySet(PrimaryQuerySet["Purge"]):
                 project_key=project_key,
                 node=node,
                 size_bytes=(sizes_bytes or {}).get(node, 0),
+                surplus_bytes=(surplus_bytes or {}).get(node, 0),
                 settles_at=settles_at,
             )
             for node in sorted({*nodes} - {""})
@@ -52,7 +55,7 @@ class PurgeQuerySet(PrimaryQuerySet["Purge"]):
             wanted,
             update_conflicts=True,
             unique_fields=["repository_id", "node"],
-            update_fields=["request_id", "size_bytes"],
+            update_fields=["request_id", "size_bytes", *(["surplus_bytes"] if surplus_bytes else [])],
         )
         if is_worked_on:
             self.filter(repository_id=repository_id).update(settles_at=settles_at)
@@ -76,6 +79,9 @@ class Purge(models.Model):
     node = models.TextField()
     size_bytes = models.PositiveBigIntegerField(default=0)
     """What the clone took that was published there; it takes it until it is removed, also once its row is gone."""
+
+    surplus_bytes = models.PositiveBigIntegerField(default=0, db_default=0)
+    """What a copy takes there that the row of its repository does not count: it was evicted, or is elsewhere now."""
 
     request_id = models.UUIDField(default=uuid.uuid4)
     """Another one with each request: what a machine saw before the last request confirms nothing."""

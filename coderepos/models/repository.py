@@ -96,10 +96,10 @@ class CodeRepository(CloneTransitions):
     )
     sandbox_path = models.TextField(null=True, editable=False)  # noqa: DJ001  null is part of the table's contract
     version = models.TextField(default="", editable=False)
-    """Name of the published version: the lease token of the job that built it."""
+    """Name of the published version, the lease token of the job that built it; empty where no disk has it."""
 
     node = models.TextField(default="", editable=False)
-    """Machine whose disk holds the sandbox."""
+    """Machine whose disk holds the sandbox; empty where none does."""
 
     stored_pack = models.UUIDField(null=True, editable=False)
     """The :class:`~coderepos.models.stored_pack.StoredPack` of the published version, once that is stored."""
@@ -163,6 +163,12 @@ class CodeRepository(CloneTransitions):
 
     def __str__(self) -> str:
         return f"{self.git_url} @ {self.shown_ref}" if self.ref else self.git_url
+
+    @property
+    def is_stored_only(self) -> bool:
+        """Whether the published version is in the storage for packs and on no disk."""
+        is_published = self.clone_status == CloneStatus.COMPLETED and self.stored_pack is not None
+        return is_published and self.sandbox_path is None
 
     @property
     def shown_ref(self) -> str:

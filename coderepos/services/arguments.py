@@ -31,16 +31,18 @@ _USERINFO: Final = re.compile(r"[^/\\]*@")
 _UNPRINTABLE: Final = re.compile(r"[^!-~]+")
 
 
-def refuse_transaction(what: str) -> None:
+def refuse_transaction(what: str, *, does: str = "asks the Git host") -> None:
     """Refuse to ask a Git host while a transaction is open, whose locks would be held until the host answers.
 
+    :param what: the call that is refused.
+    :param does: why it is, where it waits for somebody else.
     :raises RuntimeError: one is open, on any database; a test case's own does not count.
     """
     for connection in connections.all(initialized_only=True):
         blocks = connection.atomic_blocks
         if blocks and not blocks[-1]._from_testcase:  # type: ignore[attr-defined]  # as Django's own "durable"
             raise RuntimeError(
-                f"{what} asks the Git host and must not be called inside a transaction: "
+                f"{what} {does} and must not be called inside a transaction: "
                 "call it outside of atomic(), or by transaction.on_commit()."
             )
 

@@ -10,6 +10,7 @@ sweep.
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -90,15 +91,22 @@ def _write(lease: Lease, report: CloneReport, sandbox: Sandbox) -> None:
 
 def _leave_other_machine(job: Job) -> None:
     """Have the machine that held the version before remove it, where that is another one."""
-    before = job.repository.node
-    if before not in ("", job.node):
-        Purge.objects.request(job.repository_id, project_key=str(job.repository.project_id), nodes=[before])
+    repository = job.repository
+    if repository.node not in ("", job.node):
+        Purge.objects.request(
+            repository.pk,
+            project_key=str(repository.project_id),
+            nodes=[repository.node],
+            surplus_bytes={repository.node: size_bytes_of(repository)},
+        )
 
 
 def _content(job: Job, report: CloneReport) -> dict[str, Any]:
     """Return what the row of a repository says of its content; a restored one is what it was."""
     if job.kind == JobKind.RESTORE:
-        return {"cloned_at": F("cloned_at"), "stored_pack": F("stored_pack")}
+        # Of one that was on no disk, somebody waits for it.
+        used = {} if job.repository.version else {"last_used_at": Now()}
+        return {"cloned_at": F("cloned_at"), "stored_pack": F("stored_pack"), **used}
     build = report.build
     return {
         **({"last_used_at": Now()} if job.kind == JobKind.CLONE else {}),
@@ -150,6 +158,11 @@ def discard(sandbox: Sandbox, versions: Iterable[str]) -> None:
     for version in versions:
         with failures_logged("sandbox %s: version %s can't be removed now", sandbox.path, version):
             sandbox.discard(version)
+
+
+def size_bytes_of(repository: CodeRepository) -> int:
+    """Return what the published version of a repository takes on a disk, as its row says."""
+    return math.ceil((repository.repository_size_mb or 0) * 10**6)
 
 
 def size_mb(size_bytes: int) -> Decimal:

@@ -8,7 +8,6 @@ ends when that machine has looked and nothing was left. The sweep, which looks a
 from __future__ import annotations
 
 import logging
-import math
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,7 +23,7 @@ from coderepos.models import CodeRepository, Job, JobState, Node, Purge, alias
 from coderepos.models.purge import SETTLE_SECONDS, PurgeQuerySet
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services.publication import align
+from coderepos.services.publication import align, size_bytes_of
 from coderepos.services.upkeep import prepare_root
 
 BATCH: Final = 500
@@ -50,7 +49,7 @@ def request_purge(repository: CodeRepository, *, using: str | None = None) -> No
         repository.pk,
         project_key=str(repository.project_id),
         nodes={repository.node, *jobs.order_by().values_list("node", flat=True).distinct()},
-        sizes_bytes={repository.node: math.ceil((repository.repository_size_mb or 0) * 10**6)},
+        sizes_bytes={repository.node: size_bytes_of(repository)},
         is_worked_on=jobs.filter(running | unnoticed).exists(),
     )
 

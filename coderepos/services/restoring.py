@@ -19,7 +19,7 @@ from coderepos.exceptions import RemoteProtocolError, StorageUnavailable, StoreD
 from coderepos.git.limits import Limits
 from coderepos.git.rebuild import RebuildRequest, rebuild
 from coderepos.git.results import CloneReport, Progress
-from coderepos.models import CodeRepository, Job, JobKind, LeaseLost, PackState, StoredPack, alias
+from coderepos.models import Job, JobKind, LeaseLost, PackState, StoredPack, alias
 from coderepos.models.disk import owned
 from coderepos.models.locking import row_transaction
 from coderepos.sandbox.root import SandboxRoot
@@ -83,7 +83,7 @@ def clone_instead(lease: Lease) -> None:
                     raise LeaseLost
                 return
             StoredPack.objects.leave(Q(pk=stored_pack))
-            CodeRepository.objects.filter(pk=job.repository_id, stored_pack=stored_pack).update(stored_pack=None)
+            job.repository.lose_stored_pack(stored_pack=stored_pack)
 
     lease.persist(change)
     job.kind, job.attempt = JobKind.CLONE, job.attempt - 1

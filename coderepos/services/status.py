@@ -31,8 +31,8 @@ _SHOWN: Final = (
     *(
         f"repository__{name}"
         for name in (
-            *("project", "clone_status", "repository_size_mb", "estimated_size_mb", "sandbox_path", "updated_at"),
-            *("error_code", "error_message", "has_token", "token_accepted", "token_expires_at"),
+            *("project", "clone_status", "repository_size_mb", "estimated_size_mb", "sandbox_path", "stored_pack"),
+            *("error_code", "error_message", "has_token", "token_accepted", "token_expires_at", "updated_at"),
         )
     ),
 )
@@ -115,8 +115,11 @@ class Status:
 
     def _completed(self) -> str:
         done = "Repository successfully cloned"
+        is_stored_only = self.repository.is_stored_only
+        if is_stored_only:
+            done = f"{done}, and kept in storage alone"
         if self.job is None or self.job.kind != JobKind.UPDATE:
-            return done
+            return self._stored_only(done) if is_stored_only else done
         match self.job.state:
             case JobState.QUEUED:
                 return f"{done}, to be cloned again. {self._waiting()}"
@@ -126,6 +129,17 @@ class Status:
                 return f"{done}; cloning it again failed, so the earlier clone stays. {self.job.error_message}"
             case _:
                 return done
+
+    def _stored_only(self, done: str) -> str:
+        match self.job and self.job.kind == JobKind.RESTORE and self.job.state:
+            case JobState.QUEUED:
+                return f"{done}, to be restored. {self._waiting()}"
+            case JobState.RUNNING:
+                return f"{done}, now being restored. {self._cloning()}"
+            case JobState.FAILED if self.job:
+                return f"{done}; the last restore failed. {self.job.error_message}"
+            case _:
+                return f"{done}; it is restored when it is read"
 
     def _cleaning(self) -> str:
         if not self.silent_machines:

@@ -14,10 +14,12 @@ from coderepos.models import Flow, Job, alias
 from coderepos.services.afterwards import failures_logged
 
 
-def join(job: Job, limits: Limits) -> None:
+def join(job: Job, limits: Limits | None = None) -> None:
     """Let the flow of a job know of it once the transaction commits; the upkeep does so where that fails.
 
     After the commit, so that a long transaction of the caller's never holds a flow that workers wait for.
+
+    :param limits: weight and slots that the flow has from now on; those that it has where ``None``.
     """
 
     def tell() -> None:

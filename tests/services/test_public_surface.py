@@ -37,11 +37,11 @@ def test_signatures_are_the_documented_ones(name: str) -> None:
     printed = re.findall(r"^```text\n(.*?)\n```", SECTIONS[name], re.MULTILINE | re.DOTALL)
     function = ast.parse(f"def {printed[0]}: ...").body[0]
     assert isinstance(function, ast.FunctionDef)
-    documented = {
+    documented: dict[str, Any] = {argument.arg: None for argument in function.args.args}
+    documented |= {
         argument.arg: default and ast.literal_eval(default)
         for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
     }
-    documented |= {argument.arg: None for argument in function.args.args}
     parameters = dict(inspect.signature(getattr(services, name)).parameters)
     if parameters.pop("changes", None):
         parameters |= {changed: inspect.Parameter(changed, inspect.Parameter.KEYWORD_ONLY) for changed in CHANGEABLE}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,69 +22,13 @@ from coderepos.models import (
     Node,
     PackState,
     StoredPack,
-    get_project_model,
 )
 from coderepos.services import relocating
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
-from tests.support.two_machines import TwoMachines
+from tests.support.two_machines import TwoMachines, connected, newest_job
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[GitServer]:
-    """A Git server of one repository with tags, a link and an executable file."""
-    repository = make_repository(tmp_path / "served/repository")
-    (repository / "run").write_text("#!/bin/sh\n")
-    (repository / "run").chmod(0o755)
-    (repository / "link").symlink_to("run")
-    git("add", "-A", cwd=repository)
-    git("commit", "--quiet", "-m", "more", cwd=repository)
-    git("tag", "light", cwd=repository)
-    git("tag", "-a", "-m", "annotated", "v1", "HEAD~1", cwd=repository)
-    with GitServer(tmp_path / "served") as started:
-        yield started
-
-
-@pytest.fixture
-def machines(settings: Settings, tmp_path: Path, server: GitServer) -> TwoMachines:
-    """Two machines with a shared directory."""
-    settings.CODEREPOS = {
-        **settings.CODEREPOS,
-        "PRIVATE_GIT_HOSTS": [server.host],
-        "INSECURE_HTTP_HOSTS": [server.host],
-    }
-    return TwoMachines(settings, tmp_path)
-
-
-@pytest.fixture
-def repository(server: GitServer, machines: TwoMachines) -> CodeRepository:
-    """A repository that was cloned on machine a, and stored."""
-    repository = connected(server)
-    assert machines.work("a", Job.objects.get(repository=repository)) == "succeeded"
-    assert machines.store("a") == "1 stored, 0 removed"
-    repository.refresh_from_db()
-    return repository
-
-
-def connected(server: GitServer, *, ref: str = "", depth: int | None = None) -> CodeRepository:
-    """Return a repository with a queued clone."""
-    repository: CodeRepository = baker.make(
-        CodeRepository,
-        project=baker.make(get_project_model()),
-        git_url=server.url("repository"),
-        token_ciphertext=Secret("t" * 30),
-        ref=ref,
-        depth=depth,
-    )
-    Job.objects.create(repository=repository, max_attempts=4)
-    return repository
-
-
-def newest_job(repository: CodeRepository) -> Job:
-    """Return the newest job of a repository."""
-    return Job.objects.filter(repository=repository).latest("created_at")
 
 
 def lost(machines: TwoMachines, repository: CodeRepository) -> Job:

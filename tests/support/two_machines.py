@@ -12,14 +12,36 @@ from pathlib import Path
 from typing import Any, Final
 
 from django.db.models.functions import Now
+from model_bakery import baker
 from pytest_django import Settings
 
 from coderepos import services
-from coderepos.models import Job, Node
+from coderepos.crypto.secret import Secret
+from coderepos.models import CodeRepository, Job, Node, get_project_model
 from coderepos.services import relocating, storing, upkeep
 from coderepos.storage import MARKER
+from tests.support.servers.git_http_backend import GitServer
 
 STORED: Final = "packs"
+
+
+def connected(server: GitServer, *, ref: str = "", depth: int | None = None) -> CodeRepository:
+    """Return a repository with a queued clone."""
+    repository: CodeRepository = baker.make(
+        CodeRepository,
+        project=baker.make(get_project_model()),
+        git_url=server.url("repository"),
+        token_ciphertext=Secret("t" * 30),
+        ref=ref,
+        depth=depth,
+    )
+    Job.objects.create(repository=repository, max_attempts=4)
+    return repository
+
+
+def newest_job(repository: CodeRepository) -> Job:
+    """Return the newest job of a repository."""
+    return Job.objects.filter(repository=repository).latest("created_at")
 
 
 class TwoMachines:
