@@ -126,8 +126,7 @@ class Sandbox:
         target = f"{VERSIONS}/{_valid_token(token)}"
         with translate_errors(self.path), self._opened(create=False) as directory:
             with open_directory(VERSIONS, parent=directory) as versions, open_directory(token, parent=versions):
-                for name, constant in LINKS.items():
-                    point_link(name, constant, directory)
+                _point_constant_links(directory)
                 point_link(CURRENT, target, directory)
             sync_if_possible(directory)
 
@@ -135,6 +134,11 @@ class Sandbox:
         """Return the token of the version that readers see, or ``None`` without one."""
         with self._if_exists() as directory:
             return None if directory is None else current_token(directory)
+
+    def has_links(self) -> bool:
+        """Return whether the links are there that never change."""
+        with self._if_exists() as directory:
+            return directory is not None and LINKS.keys() <= {*os.listdir(directory)}
 
     def versions(self) -> dict[str, float]:
         """Return the age in seconds of every published version, by token."""
@@ -247,6 +251,31 @@ class Sandbox:
             self.remove()
         return removed
 
+    def remove_empty(self, *, older_than_seconds: float = 0) -> None:
+        """Remove the directory of a repository that the database has, with its constant links, if nothing is in it.
+
+        A job may begin in it meanwhile. It makes the directory anew, or keeps it, and then the links are set again.
+        """
+        with self._if_exists() as directory:
+            if directory is None or age_seconds(os.fstat(directory)) < older_than_seconds:
+                return
+            if not {*os.listdir(directory)} <= {VERSIONS, *LINKS}:
+                return
+            remove_if_empty(VERSIONS, directory)
+            if {*os.listdir(directory)} <= LINKS.keys():
+                for name in LINKS:
+                    remove_tree(name, parent=directory)
+        self._remove_if_empty()
+        with self._if_exists() as directory:
+            if directory is not None:
+                _point_constant_links(directory)
+
+    def _remove_if_empty(self) -> None:
+        with translate_errors(self.path), suppress(FileNotFoundError), self.root.opened() as base:
+            with open_directory(self.project_key, parent=base) as project:
+                remove_if_empty(self.repository_id, project)
+            remove_if_empty(self.project_key, base)
+
     def remove(self) -> None:
         """Remove the sandbox if it exists, and the project's directory with the last of its sandboxes."""
         with self._if_exists() as directory:
@@ -306,6 +335,11 @@ def remove_root(root: SandboxRoot, root_ids: Collection[str]) -> int:
         sandbox.remove()
     root.remove()
     return len(found)
+
+
+def _point_constant_links(directory: int) -> None:
+    for name, constant in LINKS.items():
+        point_link(name, constant, directory)
 
 
 def _remove_temporaries(names: Collection[str], directory: int) -> int:

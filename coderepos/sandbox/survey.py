@@ -33,6 +33,14 @@ class SandboxSnapshot:
     has_temporaries: bool
     """Whether there is anything besides versions and links."""
 
+    has_links: bool
+    """Whether the links are there that never change."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was built in it, or all of that is gone."""
+        return self.current is None and not self.versions and not self.has_temporaries
+
 
 class Survey:
     """One pass over all sandboxes of a root; a sandbox that can't be read is logged and skipped."""
@@ -92,4 +100,5 @@ def _snapshot(sandbox: Sandbox, directory: int) -> SandboxSnapshot:
         versions=frozenset(versions),
         complete=frozenset(complete),
         has_temporaries=not names <= _PERMANENT,
+        has_links=LINKS.keys() <= names,
     )

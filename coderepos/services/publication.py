@@ -118,15 +118,16 @@ def _content(job: Job, report: CloneReport) -> dict[str, Any]:
 
 
 def align(sandbox: Sandbox, repository_id: uuid.UUID) -> None:
-    """Point the link to the version that the row names, if that is on this disk.
+    """Point the links to the version that the row names, if that is on this disk.
 
     :raises CodeReposError: the disk refused.
     """
     for _ in range(ALIGN_TRIES):
         version = _published(repository_id)
-        if not version or sandbox.current() == version or version not in sandbox.versions():
+        is_shown = sandbox.current() == version and sandbox.has_links()
+        if not version or is_shown or version not in sandbox.versions():
             return
-        logger.warning("sandbox %s: the link is reset to version %s of the row", sandbox.path, version)
+        logger.warning("sandbox %s: its links are reset to version %s of the row", sandbox.path, version)
         sandbox.activate(version)
 
 

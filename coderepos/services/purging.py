@@ -127,6 +127,8 @@ def _is_clear(request: Purge, root: SandboxRoot) -> bool:
     extra = found - known.building - {known.version}
     for token in extra:
         sandbox.retract(token)
+    if not known.building:
+        sandbox.remove_empty()
     return sandbox.tokens().isdisjoint(extra)
 
 

@@ -120,9 +120,11 @@ class _Sweep:
             row.is_shown_here
             and not row.building
             and row.version in snapshot.complete
-            and snapshot.current != row.version
+            and (snapshot.current != row.version or not snapshot.has_links)
         ):
             align(snapshot.sandbox, repository_id)
+        if snapshot.is_empty and not row.building:
+            snapshot.sandbox.remove_empty(older_than_seconds=self._older_than_seconds)
         keep = {*row.building, row.version} - {""}
         if snapshot.has_temporaries or not snapshot.versions <= keep:
             self.removed += snapshot.sandbox.sweep(

@@ -393,6 +393,47 @@ def test_everything_of_a_token_is_found_and_goes(sandbox: Sandbox) -> None:
     assert (sandbox.path / "strange").exists()
 
 
+def test_an_empty_sandbox_goes_with_its_links(sandbox: Sandbox) -> None:
+    """What has a version, or a job at work, stays whole."""
+    publish(sandbox, "one")
+    sandbox.create_incoming("two")
+    before = snapshot(sandbox.path)
+    sandbox.remove_empty()
+    assert snapshot(sandbox.path) == before
+    sandbox.retract("one")
+    sandbox.remove_empty()
+    assert sandbox.incomings().keys() == {"two"}
+    sandbox.discard("two")
+
+    sandbox.remove_empty(older_than_seconds=3600)
+    assert sandbox.path.exists()
+    sandbox.remove_empty()
+    assert not sandbox.path.parent.exists()
+
+
+@pytest.mark.parametrize("step", ["_if_exists", "_remove_if_empty"])
+def test_a_version_that_comes_while_its_sandbox_goes_is_whole(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whoever was frozen in the middle of the removal puts back the links that the other one had set."""
+    publish(sandbox, "one")
+    sandbox.retract("one")
+    original = getattr(Sandbox, step)
+    called: list[None] = []
+
+    def late(self: Sandbox) -> object:
+        if not called:
+            called.append(None)
+            publish(sandbox, "two")
+        return original(self)
+
+    monkeypatch.setattr(Sandbox, step, late)
+    sandbox.remove_empty()
+
+    assert (sandbox.current(), sandbox.has_links()) == ("two", True)
+    assert (sandbox.repository_path / "folder/file").read_text() == "content"
+
+
 def test_a_sandbox_goes_alone(root: SandboxRoot) -> None:
     """Removing one sandbox leaves those of the same project, and the last one takes the project's folder along."""
     first, second = Sandbox(root, "project", "first"), Sandbox(root, "project", "second")

@@ -181,7 +181,32 @@ def test_published_version_is_shown_again(project: Any, caplog: pytest.LogCaptur
 
     assert sandbox.current() == "published"
     assert sandbox.tokens() == {"published"}
-    assert "the link is reset to version published" in caplog.text
+    assert "its links are reset to version published" in caplog.text
+
+
+def test_empty_sandbox_of_a_known_repository_goes(project: Any) -> None:
+    """Links that lead nowhere are left on no disk."""
+    repository = cloned(project, "published")
+    sandbox = engine.sandbox_of(repository)
+    sandbox.retract("published")
+    assert sandbox.repository_path.is_symlink()
+    CodeRepository.objects.update(clone_status=CloneStatus.CLEANED, version="", node="")
+
+    services.worker.sweep()
+
+    assert not sandbox.path.parent.exists()
+
+
+def test_links_that_are_lost_are_set_again(project: Any) -> None:
+    """The way of readers leads to the published version once more."""
+    repository = cloned(project, "published")
+    sandbox = engine.sandbox_of(repository)
+    sandbox.repository_path.unlink()
+
+    services.worker.sweep()
+
+    assert sandbox.repository_path.is_dir()
+    assert state_of(repository) == COMPLETED
 
 
 def test_link_of_a_running_job_is_left_alone(project: Any) -> None:
