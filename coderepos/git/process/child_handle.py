@@ -10,6 +10,7 @@ import _socket
 import fcntl
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ START_SECONDS: Final = 20.0
 _MESSAGE_BYTES: Final = 1_024
 _READ_BYTES: Final = 1 << 16
 _ENDING_SECONDS: Final = 1.0
-_SHORTEST_PAUSE_SECONDS: Final = 0.0005
+_SHORTEST_PAUSE_SECONDS: Final = 0.001
 _LONGEST_PAUSE_SECONDS: Final = 0.02
 
 
@@ -203,8 +204,15 @@ class Process:
                 return True
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(pause_seconds)
+            self._pause(pause_seconds)
             pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for news of it, at most so long."""
+        waiting = select.poll()
+        if self.reply_fd is not None:
+            waiting.register(self.reply_fd, select.POLLIN)
+        waiting.poll(seconds * 1_000)
 
     def _opened(self, *descriptors: int) -> tuple[int, ...]:
         self._open.update(descriptors)
