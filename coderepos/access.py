@@ -11,9 +11,8 @@ from django.core.cache import cache
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models.sql import Query
-from django.utils.module_loading import import_string
 
-from coderepos.conf import ConfigurationError, conf
+from coderepos.conf import ConfigurationError, conf, imported
 from coderepos.exceptions import NotFound, PermissionDenied, Throttled
 from coderepos.models import CodeRepository, ProjectMembership, Role, alias, all_projects, get_project_model
 from coderepos.models.job_queryset import JobQuerySet
@@ -83,7 +82,7 @@ class MembershipPolicy:
 
 def policy() -> AccessPolicy:
     """Return the policy of this installation."""
-    return cast("AccessPolicy", import_string(conf.ACCESS_POLICY)())
+    return cast("AccessPolicy", imported("ACCESS_POLICY")())
 
 
 def visible_projects(user: Any) -> models.QuerySet[Any]:

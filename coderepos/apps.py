@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from django.apps import AppConfig
 from django.db.models.signals import post_migrate, pre_delete
+
+logger = logging.getLogger(__name__)
 
 
 class CodeReposConfig(AppConfig):
@@ -19,7 +22,7 @@ class CodeReposConfig(AppConfig):
         """Register the checks, the schedules and the start of workers; close the process that will fork them."""
         from coderepos import checks, queues
         from coderepos.checks.types import is_dict
-        from coderepos.conf import conf
+        from coderepos.conf import ConfigurationError, conf
         from coderepos.crypto.process import close_process
 
         checks.register()
@@ -27,7 +30,11 @@ class CodeReposConfig(AppConfig):
         pre_delete.connect(_before_delete, sender="coderepos.CodeRepository", dispatch_uid="coderepos.disconnected")
         if not is_dict() or not isinstance(conf.QUEUE, str):
             return  # a system check says what is wrong
-        queues.on_worker_start(_at_worker_start)
+        try:
+            queues.on_worker_start(_at_worker_start)
+        except ConfigurationError as error:
+            logger.critical("No worker will be notified: %s", error)  # a system check says so too
+            return
         if queues.current().is_cluster():
             close_process()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 
 from coderepos.setting_types import Hosts, Number, Rate, Secret, SettingType, Text, TextList
 
@@ -212,6 +213,19 @@ SETTINGS: Final[Mapping[str, Setting]] = {field.name: field.metadata["setting"] 
 """Every key that ``settings.CODEREPOS`` may hold."""
 
 conf: Final = AppSettings()
+
+
+def imported(key: str) -> Any:
+    """Return what the dotted path in a setting names, such as the function of ``LIMITS``.
+
+    :raises ConfigurationError: there is nothing of that name, or its module can't be imported, for whatever reason.
+    """
+    path = getattr(conf, key)
+    try:
+        return import_string(path)
+    except Exception as error:
+        reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise ConfigurationError(f"CODEREPOS[{key!r}], {path!r}, cannot be imported: {reason}") from error
 
 
 def project_model_label() -> str:

@@ -104,6 +104,31 @@ def test_settings_that_are_no_dict(settings: Settings) -> None:
     assert ids(checks.check_settings()) == ["E002"]
 
 
+PATHS = ("", "nope", "nope.X", "os.nope", ".x", "a..b", "tests.support.programs.raises.anything")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("key", "found"), [("QUEUE", "E018"), ("LIMITS", "E019"), ("RETENTION", "E052"), ("ACCESS_POLICY", "E006")]
+)
+def test_path_that_leads_nowhere_is_one_message(settings: Settings, key: str, found: str, path: str) -> None:
+    """Whatever goes wrong as it is imported, Django starts and the check says which setting it is."""
+    changed(settings, **{key: path})
+
+    apps.get_app_config("coderepos").ready()
+
+    assert ids([*checks.check_settings(), *checks.check_queue()]) == [found]
+
+
+@pytest.mark.parametrize("path", [*PATHS[1:], "builtins.int"])
+def test_storage_that_cannot_be_made_is_one_message(settings: Settings, path: str) -> None:
+    """As a path that leads nowhere."""
+    settings.STORAGES = {**settings.STORAGES, "packs": {"BACKEND": path, "OPTIONS": {"unknown": 1}}}
+    for alias in ("packs", "none"):
+        changed(settings, PACK_STORAGE=alias)
+        assert ids(checks.check_storage()) == ["E053"]
+
+
 @pytest.mark.parametrize("value", [[], None, {"QUEUE": 5}, {"QUEUE": None}])
 def test_django_starts_whatever_the_settings_are(settings: Settings, value: Any) -> None:
     """Only so can a check say what is wrong."""

@@ -23,7 +23,6 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.core import checks
-from django.utils.module_loading import import_string
 
 from coderepos.access import parse_rate
 from coderepos.checks.deployment import check_deployment
@@ -32,7 +31,7 @@ from coderepos.checks.project import check_one_database, check_project_model, ch
 from coderepos.checks.queue import check_queue
 from coderepos.checks.storage import check_storage
 from coderepos.checks.types import is_dict, wrong_types
-from coderepos.conf import SETTINGS, ConfigurationError, conf
+from coderepos.conf import SETTINGS, ConfigurationError, conf, imported
 from coderepos.crypto import keyring
 from coderepos.git.transport.proxy import parse_proxy_url
 from coderepos.setting_types import Hosts, Rate, TextList, is_list
@@ -118,9 +117,9 @@ def _wrong_paths() -> Iterator[checks.CheckMessage]:
 
 def _wrong_policy() -> Iterator[checks.CheckMessage]:
     try:
-        policy = import_string(conf.ACCESS_POLICY)
-    except ImportError as problem:
-        yield error(6, f"CODEREPOS['ACCESS_POLICY'] cannot be imported: {problem}", "Give the dotted path of a class.")
+        policy = imported("ACCESS_POLICY")
+    except ConfigurationError as problem:
+        yield error(6, str(problem), "Give the dotted path of a class.")
         return
     missing = [name for name in POLICY_METHODS if not callable(getattr(policy, name, None))]
     if missing:
@@ -129,9 +128,9 @@ def _wrong_policy() -> Iterator[checks.CheckMessage]:
 
 def _wrong_limits() -> Iterator[checks.CheckMessage]:
     try:
-        limits = import_string(conf.LIMITS)
-    except ImportError as problem:
-        yield error(19, f"CODEREPOS['LIMITS'] cannot be imported: {problem}", "Give the dotted path of a function.")
+        limits = imported("LIMITS")
+    except ConfigurationError as problem:
+        yield error(19, str(problem), "Give the dotted path of a function.")
         return
     if not callable(limits):
         yield error(19, f"{conf.LIMITS} is not a function.", "See coderepos.limits.default_limits.")
@@ -139,9 +138,9 @@ def _wrong_limits() -> Iterator[checks.CheckMessage]:
 
 def _wrong_disk_rules() -> Iterator[checks.CheckMessage]:
     try:
-        rules = import_string(conf.RETENTION)
-    except ImportError as problem:
-        yield error(52, f"CODEREPOS['RETENTION'] cannot be imported: {problem}", "Give the dotted path of a function.")
+        rules = imported("RETENTION")
+    except ConfigurationError as problem:
+        yield error(52, str(problem), "Give the dotted path of a function.")
     else:
         if not callable(rules):
             yield error(52, f"{conf.RETENTION} is not a function.", "See coderepos.retention.keep_all.")

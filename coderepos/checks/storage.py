@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from django.core import checks
-from django.core.files.storage import FileSystemStorage, InvalidStorageError, storages
+from django.core.files.storage import FileSystemStorage
 
 from coderepos.checks.messages import error
 from coderepos.checks.types import are_usable
-from coderepos.conf import conf
+from coderepos.conf import ConfigurationError, conf
+from coderepos.services.pack_storage import named_storage
 
 MOST_MEMORY_BYTES = 8 * 2**20
 
@@ -20,9 +21,9 @@ def check_storage(**_: Any) -> list[checks.CheckMessage]:
         return []
     alias = conf.PACK_STORAGE
     try:
-        storage = storages[alias]
-    except (InvalidStorageError, ImportError, TypeError) as problem:
-        return [error(53, f"CODEREPOS['PACK_STORAGE']: {problem}", "Give an alias of STORAGES; see scaling-out.md.")]
+        storage = named_storage()
+    except ConfigurationError as problem:
+        return [error(53, str(problem), "Give an alias of STORAGES; see scaling-out.md.")]
     if isinstance(storage, FileSystemStorage):
         hint = "Take coderepos.storage.DirectoryStorage: this one writes in place, and gives taken names another one."
         return [error(54, f"STORAGES[{alias!r}] cannot keep packs.", hint)]

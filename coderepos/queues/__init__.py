@@ -13,9 +13,8 @@ from typing import Final
 
 from django.apps import apps
 from django.db import transaction
-from django.utils.module_loading import import_string
 
-from coderepos.conf import ConfigurationError, conf
+from coderepos.conf import ConfigurationError, conf, imported
 from coderepos.models import Job, alias
 from coderepos.queues.protocol import PERIODIC, Problem, Queue, QueueFacts
 
@@ -52,10 +51,13 @@ def _load(path: str) -> Queue:
         raise ConfigurationError(
             f'Add "{needed}" to INSTALLED_APPS: coderepos clones in its workers. Or let QUEUE name another queue.'
         )
+    kind = imported("QUEUE")
+    if not isinstance(kind, type) or Queue not in kind.__mro__:
+        raise ConfigurationError(f"CODEREPOS['QUEUE'], {path!r}, does not derive from coderepos.queues.protocol.Queue.")
     try:
-        queue: Queue = import_string(path)()
-    except (ImportError, TypeError) as error:
-        raise ConfigurationError(f"CODEREPOS['QUEUE'], {path!r}, is no queue: {error}") from error
+        queue: Queue = kind()
+    except Exception as error:
+        raise ConfigurationError(f"CODEREPOS['QUEUE'], {path!r}, cannot be used: {error}") from error
     return queue
 
 

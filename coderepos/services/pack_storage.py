@@ -15,7 +15,7 @@ from io import BytesIO
 from typing import IO, Any, Final, TypeVar
 
 from django.core.files.base import File
-from django.core.files.storage import InvalidStorageError, Storage, storages
+from django.core.files.storage import Storage, storages
 
 from coderepos.conf import ConfigurationError, conf
 from coderepos.crypto.redaction import safe_remote_text
@@ -174,12 +174,18 @@ def pack_storage() -> PackStorage | None:
 
     :raises ConfigurationError: there is no such storage.
     """
-    if not conf.PACK_STORAGE:
-        return None
+    return PackStorage(named_storage()) if conf.PACK_STORAGE else None
+
+
+def named_storage() -> Storage:
+    """Return what the alias in ``PACK_STORAGE`` stands for.
+
+    :raises ConfigurationError: there is no such alias, or what it names can't be imported or made.
+    """
     try:
-        return PackStorage(storages[conf.PACK_STORAGE])
-    except InvalidStorageError as error:
-        raise ConfigurationError(f"CODEREPOS['PACK_STORAGE']: {error}") from error
+        return storages[str(conf.PACK_STORAGE)]
+    except Exception as error:
+        raise ConfigurationError(f"CODEREPOS['PACK_STORAGE'], {conf.PACK_STORAGE!r}: {error}") from error
 
 
 def _require_answers() -> None:

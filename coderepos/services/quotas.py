@@ -8,9 +8,8 @@ from typing import Any, Final
 
 from django.db.models import QuerySet, Sum
 from django.db.models.functions import Coalesce
-from django.utils.module_loading import import_string
 
-from coderepos.conf import ConfigurationError, conf
+from coderepos.conf import ConfigurationError, conf, imported
 from coderepos.exceptions import JOBS_SECONDS, NotFound, StorageQuotaExceeded, TooManyJobs, TooManyRepositories
 from coderepos.limits import Limits, Quota
 from coderepos.models import CloneStatus, CodeRepository, Job, all_projects
@@ -100,7 +99,7 @@ def allowance_of(project: Any, user: Any) -> Allowance:
 
     :raises ConfigurationError: what ``LIMITS`` names does not return limits.
     """
-    limits = import_string(conf.LIMITS)(project, user)
+    limits = imported("LIMITS")(project, user)
     if not isinstance(limits, Limits):
         raise ConfigurationError(f"{conf.LIMITS} must return coderepos.limits.Limits.")
     return Allowance(limits=limits, project_id=project.pk, user_id=user.pk)

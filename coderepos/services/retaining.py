@@ -15,9 +15,8 @@ from typing import Any, Final
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
-from django.utils.module_loading import import_string
 
-from coderepos.conf import AppSettings, conf
+from coderepos.conf import AppSettings, conf, imported
 from coderepos.exceptions import CloneEvicted, CloneExpired, CodeReposError, RequestError
 from coderepos.models import CloneStatus, CodeRepository, Job, PackState, Purge, StoredPack, alias, all_projects
 from coderepos.models.disk import Room, leaving_bytes, waiting_for_disk
@@ -201,7 +200,7 @@ class _Protected:
 def rules_of(project: Any) -> Retention:
     """Return the rules for a project; a function of the host that fails keeps everything."""
     try:
-        rules = import_string(conf.RETENTION)(project)
+        rules = imported("RETENTION")(project)
     except Exception:
         logger.exception("%s fails for project %s, whose clones are all kept", conf.RETENTION, project.pk)
         return Retention()

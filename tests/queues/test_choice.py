@@ -24,7 +24,9 @@ class Bell(Queue):
         return QueueFacts(reachable=True, waiting=None)
 
 
-@pytest.mark.parametrize("path", ["", "nowhere", "nowhere.Queue", "coderepos.queues.Missing", "coderepos.conf.conf"])
+@pytest.mark.parametrize(
+    "path", ["", "nowhere", "nowhere.Queue", "coderepos.queues.Missing", "coderepos.conf.conf", "builtins.dict"]
+)
 def test_what_is_no_queue_is_an_error_of_the_check(settings: Settings, path: str) -> None:
     """A path that leads to no class is one clear message."""
     settings.CODEREPOS = {**settings.CODEREPOS, "QUEUE": path}
