@@ -64,7 +64,7 @@ class AppSettings:
     )
     MAX_PROBES: int = setting(
         20,
-        Number(least=1, most=10_000, unit="probes"),
+        Number(least=1, most=10_000, unit="probes", whole=True),
         "Most calls of the whole site that test a repository against its Git host at once.",
     )
     SANDBOX_BASE_PATH: str = setting(
@@ -84,7 +84,9 @@ class AppSettings:
         "GB of 10⁹ bytes that stay free on the disk of the sandboxes; no clone begins that might take them.",
     )
     SANDBOX_MIN_LEVEL: int = setting(
-        1, Number(least=1, most=3, unit="isolation level"), "Isolation level (1, 2 or 3) below which no clone runs."
+        1,
+        Number(least=1, most=3, unit="isolation level", whole=True),
+        "Isolation level (1, 2 or 3) below which no clone runs.",
     )
     MASTER_ENCRYPTION_KEY: str | None = setting(None, Secret(), "Base64 of the 32-byte master key.")
     DECRYPT_ONLY_MASTER_KEYS: Sequence[str] = setting(
@@ -101,7 +103,7 @@ class AppSettings:
     )
     CLONE_MAX_RETRIES: int = setting(
         3,
-        Number(least=0, most=10, unit="retries"),
+        Number(least=0, most=10, unit="retries", whole=True),
         "Retries after the first attempt, at least 60, 120 and 240 s apart.",
     )
     ALLOWED_GIT_HOSTS: Sequence[str] = setting(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from coderepos.setting_types import Number, require_number
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quota:
@@ -49,11 +51,12 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Refuse values by which nothing would ever run."""
-        if not 0.001 <= self.weight <= 1_000 or (self.slots is not None and self.slots < 1):
-            raise ValueError("A weight must be from 0.001 to 1000, and slots at least 1.")
+        require_number("weight", self.weight, Number(least=0.001, most=1_000, unit="turns"))
+        require_number("slots", self.slots, Number(least=1, most=10**6, unit="clones", optional=True, whole=True))
         for quota in (self.project, self.user):
-            if any((getattr(quota, each.name) or 0) < 0 for each in fields(quota)):
-                raise ValueError("A quota must not be negative.")
+            for each in fields(quota):
+                value, rule = getattr(quota, each.name), Number(least=0, most=10**18, unit=each.name, optional=True)
+                require_number(each.name, value, rule)
 
 
 def default_limits(project: Any, user: Any) -> Limits:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from coderepos.setting_types import Number, require_number
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retention:
@@ -16,7 +18,7 @@ class Retention:
 
     A clone that is in use or cloned again is never removed, and the repository with its token always stays.
 
-    :raises ValueError: a number is negative.
+    :raises ValueError: a number is negative, or none.
     """
 
     keep_newest: int | None = None
@@ -30,8 +32,9 @@ class Retention:
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
-        if min(self.keep_newest or 0, self.unused_days or 0) < 0:
-            raise ValueError("keep_newest and unused_days must not be negative.")
+        newest = Number(least=0, most=10**9, unit="clones", optional=True, whole=True)
+        require_number("keep_newest", self.keep_newest, newest)
+        require_number("unused_days", self.unused_days, Number(least=0, most=36_500, unit="days", optional=True))
 
     @property
     def expires(self) -> bool:

@@ -29,17 +29,32 @@ class Number:
     optional: bool = False
     """Whether it may be ``None``."""
 
+    whole: bool = False
+    """Whether it has no fraction."""
+
     def fault(self, read: Callable[[], object]) -> Fault | None:
         """Return what is wrong with the value that ``read`` returns; ``None`` where nothing is."""
         value = read()
-        if value is None and self.optional:
+        if (value is None and self.optional) or self._is_one(value):
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.least <= value <= self.most:
-            nothing = " or None" if self.optional else ""
-            return Fault(
-                f"must be a number from {self.least} to {self.most} ({self.unit}){nothing}.", f"It is {value!r}."
-            )
-        return None
+        kind = "a whole number" if self.whole else "a number"
+        bounds = f"from {self.least:,} to {self.most:,} ({self.unit})"
+        return Fault(f"must be {kind} {bounds}{' or None' if self.optional else ''}.", f"It is {value!r}.")
+
+    def _is_one(self, value: object) -> bool:
+        # NaN is within no bounds, and infinity beyond all.
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        return self.least <= value <= self.most
+
+
+def require_number(name: str, value: object, rule: Number) -> None:
+    """Refuse a value that is none, of whatever type.
+
+    :raises ValueError: with its name and what it must be.
+    """
+    if fault := rule.fault(lambda: value):
+        raise ValueError(f"{name} {fault.message} {fault.hint}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ set to nothing counts as absent. Messages name the variable and never repeat its
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -51,15 +52,23 @@ def boolean(name: str) -> bool | None:
         raise ImproperlyConfigured(f"{name} must be true, false, 1 or 0.") from None
 
 
-def number(name: str) -> float | None:
-    """Return the variable as a number, an ``int`` where it is written as one, or None when it is absent."""
+def number(name: str, rule: Number | None = None) -> float | None:
+    """Return the variable as a number, an ``int`` where it is written as one, or None when it is absent.
+
+    :raises ImproperlyConfigured: it is none, or none that the rule allows.
+    """
     value = text(name)
     if value is None:
         return None
     try:
-        return int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
+        found = int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
     except ValueError:
         raise ImproperlyConfigured(f"{name} must be a number.") from None
+    if not math.isfinite(found):
+        raise ImproperlyConfigured(f"{name} must be a number.")
+    if rule and (fault := rule.fault(lambda: found)):
+        raise ImproperlyConfigured(f"{name} {fault.message}")
+    return found
 
 
 def items(name: str) -> list[str] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from coderepos.conf import AppSettings
 from coderepos.queue_timeouts import least_retry_seconds, least_timeout_seconds
+from coderepos.setting_types import Number
 from config import environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -57,7 +58,7 @@ if DEBUG and not {"MASTER_ENCRYPTION_KEY", "KMS_KEY_ID"} & CODEREPOS.keys():
 
 # The queue: the table of jobs is the source of truth, django-q2 only notifies workers ------------------------------
 
-_workers = int(environment.number("CLONE_CONCURRENCY") or 4)
+_workers = int(environment.number("CLONE_CONCURRENCY", Number(least=1, most=1_000, unit="workers", whole=True)) or 4)
 _timeout_seconds = math.ceil(least_timeout_seconds(CODEREPOS.get("GIT_CLONE_TIMEOUT", AppSettings.GIT_CLONE_TIMEOUT)))
 
 Q_CLUSTER = {

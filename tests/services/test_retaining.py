@@ -317,8 +317,9 @@ def test_what_changed_meanwhile_is_left_alone(event: str) -> None:
     assert list(CodeRepository.objects.values_list("clone_status", "error_code")) == before
 
 
-@pytest.mark.parametrize("values", [{"keep_newest": -1}, {"unused_days": -0.5}])
-def test_negative_rules_are_refused(values: dict[str, Any]) -> None:
-    """They would remove what is in use."""
-    with pytest.raises(ValueError, match="negative"):
-        Retention(**values)
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, "3"])
+@pytest.mark.parametrize("name", ["keep_newest", "unused_days"])
+def test_rules_that_are_no_numbers_are_refused(name: str, value: Any) -> None:
+    """They would remove what is in use, or end the upkeep of everything else."""
+    with pytest.raises(ValueError, match="must be a"):
+        Retention(**{name: value})

@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from coderepos.conf import conf
 from coderepos.crypto.process import close_process
+from coderepos.management.numbers import seconds
 from coderepos.models import Node
 from coderepos.services.draining import Remainder, remainder_of, set_draining
 
@@ -30,7 +31,12 @@ class Command(BaseCommand):
         parser.add_argument("node", nargs="?", default="", help="its NODE_ID; this machine by default")
         parser.add_argument("--wait", action="store_true", help="until it can be switched off")
         parser.add_argument(
-            "--for", type=float, default=math.inf, metavar="SECONDS", dest="for_seconds", help="wait no longer"
+            "--for",
+            type=seconds(least=0),
+            default=math.inf,
+            metavar="SECONDS",
+            dest="for_seconds",
+            help="wait no longer",
         )
         parser.add_argument("--lose", action="store_true", help="accept what is lost or left with it")
         parser.add_argument("--resume", action="store_true", help="let it claim jobs again")

@@ -6,9 +6,10 @@ import math
 from argparse import ArgumentParser
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 
 from coderepos.crypto.process import close_process
+from coderepos.management.numbers import seconds
 from coderepos.services.upkeep_thread import ROUND_SECONDS
 from coderepos.services.worker import maintain, run_rounds
 
@@ -29,19 +30,21 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Offer how often, and for how long."""
         parser.add_argument("--once", action="store_true", help="do what is due, and end; errors end it with status 1")
-        parser.add_argument("--every", type=float, default=ROUND_SECONDS, metavar="SECONDS", help="between two rounds")
+        every_seconds = seconds(least=ROUND_SECONDS, most=MOST_SECONDS)
         parser.add_argument(
-            "--for", type=float, default=math.inf, metavar="SECONDS", dest="for_seconds", help="end after that time"
+            "--every", type=every_seconds, default=ROUND_SECONDS, metavar="SECONDS", help="between two rounds"
+        )
+        parser.add_argument(
+            "--for",
+            type=seconds(least=1),
+            default=math.inf,
+            metavar="SECONDS",
+            dest="for_seconds",
+            help="end after that time",
         )
 
     def handle(self, *args: Any, once: bool, every: float, for_seconds: float, **options: Any) -> None:
-        """Do it.
-
-        :raises CommandError: a time is out of its range.
-        """
-        if not ROUND_SECONDS <= every <= MOST_SECONDS or not for_seconds > 0:
-            bounds = f"{ROUND_SECONDS} to {MOST_SECONDS:,}"
-            raise CommandError(f"--every is from {bounds} seconds, and --for more than 0.", returncode=2)
+        """Do it."""
         close_process()
         if not once:
             run_rounds(first_after_seconds=0, every_seconds=every, for_seconds=for_seconds)

@@ -11,11 +11,14 @@ from django.db import router
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.rotation import BATCH_ROWS, Outcome, count_by_kid, count_waiting, rekey, sealed_columns
 from coderepos.exceptions import EncryptionUnavailable
+from coderepos.management.numbers import number
 from coderepos.models import AuditEntry, AuditEvent
+from coderepos.setting_types import Number
 
 EXIT_ROWS_LEFT: Final = 3
 EXIT_KEY_UNAVAILABLE: Final = 4
 SHOWN_ROWS: Final = 20
+MOST_BATCH_ROWS: Final = 100_000
 
 
 class Command(BaseCommand):
@@ -34,7 +37,8 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Offer a rehearsal, the size of a batch and the database."""
         parser.add_argument("--dry-run", action="store_true", help="try every token, write nothing")
-        parser.add_argument("--batch-rows", type=int, default=BATCH_ROWS, help="rows per transaction")
+        rows = number(Number(least=1, most=MOST_BATCH_ROWS, unit="rows", whole=True))
+        parser.add_argument("--batch-rows", type=rows, default=BATCH_ROWS, help="rows per transaction")
         parser.add_argument("--database", help="alias of the database; the one of each table where it is left out")
 
     def handle(self, *args: Any, dry_run: bool, batch_rows: int, database: str | None, **options: Any) -> None:
@@ -42,8 +46,6 @@ class Command(BaseCommand):
 
         :raises CommandError: tokens are left under other keys, or a key is currently unavailable.
         """
-        if batch_rows < 1:
-            raise CommandError("--batch-rows is at least 1.")
         self._counts: dict[str, dict[str, dict[str, int]]] = {}
         try:
             primary = keyring().require_primary().kid

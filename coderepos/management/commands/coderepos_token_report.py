@@ -10,8 +10,10 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
+from coderepos.management.numbers import number
 from coderepos.models import CodeRepository
 from coderepos.models.token_status import EXPIRING_DAYS
+from coderepos.setting_types import Number
 
 EXIT_TOKENS_LISTED: Final = 3
 MOST_DAYS: Final = 36_500
@@ -30,7 +32,8 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Offer how far to look ahead, and the database."""
-        parser.add_argument("--days", type=int, default=EXPIRING_DAYS, help="days to look ahead")
+        ahead = number(Number(least=0, most=MOST_DAYS, unit="days", whole=True))
+        parser.add_argument("--days", type=ahead, default=EXPIRING_DAYS, help="days to look ahead")
         parser.add_argument("--database", help="alias of the database; that of the tables where it is left out")
 
     def handle(self, *args: Any, days: int, database: str | None, **options: Any) -> None:
@@ -38,8 +41,6 @@ class Command(BaseCommand):
 
         :raises CommandError: there is any.
         """
-        if not 0 <= days <= MOST_DAYS:
-            raise CommandError(f"--days is from 0 to {MOST_DAYS:,}.", returncode=2)
         due = Q(token_accepted=False) | Q(token_expires_at__lte=Now() + timedelta(days=days))
         rows = CodeRepository.objects.using(database).without_token().with_token_status().filter(due)
         count = 0

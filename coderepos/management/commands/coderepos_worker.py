@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
 
 from coderepos import queues
 from coderepos.conf import conf
+from coderepos.management.numbers import seconds
 from coderepos.supervision.supervisor import STOP_SECONDS, Supervisor
+
+MOST_SECONDS: Final = 86_400
 
 
 class Command(BaseCommand):
@@ -29,7 +32,7 @@ class Command(BaseCommand):
         """Offer how long a stop may take."""
         parser.add_argument(
             "--stop-seconds",
-            type=float,
+            type=seconds(least=0, most=MOST_SECONDS),
             default=STOP_SECONDS,
             help="how long running tasks may take to end after SIGTERM; those that do not are killed, and their jobs "
             "taken by other workers (default: %(default)s)",
