@@ -23,7 +23,7 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
-from rest_framework.throttling import BaseThrottle, UserRateThrottle
+from rest_framework.throttling import BaseThrottle
 from rest_framework.viewsets import GenericViewSet
 
 from coderepos import access, services
@@ -44,7 +44,7 @@ from coderepos.api.serializers import (
     StatusSerializer,
     TokenSerializer,
 )
-from coderepos.conf import conf
+from coderepos.api.throttling import ConnectThrottle
 from coderepos.exceptions import NotFound
 from coderepos.models import AuditEntry, CodeRepository, Job
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
@@ -78,7 +78,9 @@ class CodeReposViewSet(GenericViewSet[Any]):
 
     def get_throttles(self) -> list[BaseThrottle]:
         """Add our limit to the host's, for calls that try credentials on a remote."""
-        return [*super().get_throttles(), *([ConnectThrottle()] if self.action in ASKING_ACTIONS else [])]
+        ours = [ConnectThrottle()] if self.action in ASKING_ACTIONS else []
+        self._ours = ours
+        return [*super().get_throttles(), *ours]
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
         """Read bodies and query strings as UTF-8, whatever codec of Python the content type names."""
@@ -98,8 +100,13 @@ class CodeReposViewSet(GenericViewSet[Any]):
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Handle a request; while it waits for a Git host it holds no connection to a database."""
-        with probing.connections_closed():
-            return super().dispatch(request, *args, **kwargs)
+        self._ours = []
+        with probing.connections_closed() as call:
+            answer = super().dispatch(request, *args, **kwargs)
+        if answer.status_code >= 400 and not call.asked:
+            for throttle in self._ours:
+                throttle.give_back()
+        return answer
 
     @sensitive_variables()
     def _read(self, request: Request) -> dict[str, Any]:
@@ -109,20 +116,6 @@ class CodeReposViewSet(GenericViewSet[Any]):
             raise ValidationError(dict(serializer.errors))
         checked: dict[str, Any] = serializer.validated_data
         return checked
-
-
-class ConnectThrottle(UserRateThrottle):
-    """Counts the calls of one user that try credentials on a remote against ``CONNECT_RATE_PER_USER``."""
-
-    scope = "coderepos_connect"
-
-    def get_rate(self) -> str:
-        """Return the rate that is set right now."""
-        return conf.CONNECT_RATE_PER_USER
-
-    def parse_rate(self, rate: str | None) -> tuple[int, int]:
-        """Return how many calls in how many seconds."""
-        return access.parse_rate(rate or "")
 
 
 @method_decorator(sensitive_post_parameters("access_token"), name="dispatch")

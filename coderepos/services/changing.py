@@ -9,7 +9,7 @@ from typing import Any, Final, TypedDict, Unpack
 from django.db import IntegrityError
 from django.db.models.functions import Now
 
-from coderepos import access, engine
+from coderepos import engine
 from coderepos.access import Action
 from coderepos.conf import conf
 from coderepos.crypto.secret import Secret
@@ -82,7 +82,6 @@ def change_repository(*, user: Any, repository: CodeRepository, **changes: Unpac
         if repository.jobs.unfinished().exists():
             raise JobRunning
         reject_duplicate(repository)
-        access.spend_connect_quota(repository.project_id)
         allowance = allowance_of_repository(repository, user)
         allowance.check_jobs(new=1)
         token = _open_token(repository, user)

@@ -120,7 +120,6 @@ def _connect(allowance: Allowance, repository: CodeRepository, access_token: Sec
     url = parse_git_url(repository.git_url, network_policy())
     repository.url_key, repository.platform = url.key, platform_of(url)
     reject_duplicate(repository)
-    access.spend_connect_quota(repository.project_id)
     allowance.check_repositories(new=1)
     allowance.check_jobs(new=1)
     keyring().require_primary()

@@ -6,10 +6,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Final
 
 from django.db import connections
 
+from coderepos import access
 from coderepos.conf import conf
 from coderepos.models import ProbeSlot
 from coderepos.services.afterwards import failures_logged
@@ -18,14 +20,26 @@ from coderepos.services.quotas import Allowance
 MARGIN_SECONDS: Final = 5
 """How long after the time of its probe a slot is free again whose process was killed."""
 
-_closes_connections: ContextVar[bool] = ContextVar("closes_connections", default=False)
+
+@dataclass(kw_only=True, slots=True)
+class Call:
+    """A request that may have a Git host asked."""
+
+    asked: bool = False
+    """Whether it was."""
+
+
+_call: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 @contextmanager
 def slot(allowance: Allowance) -> Iterator[None]:
     """Run a probe in a ``with`` block, in one of the site's slots, with no transaction open.
 
+    It counts against the rate of the project, which what is refused before it does not.
+
     :raises TooManyProbes: none is free, or the project or the user has as many as it may.
+    :raises Throttled: the project has used up its rate.
     """
     token = uuid.uuid4()
     limits = allowance.limits
@@ -36,9 +50,11 @@ def slot(allowance: Allowance) -> Iterator[None]:
         project=(str(allowance.project_id), limits.project.probes),
         user=(str(allowance.user_id), limits.user.probes),
     )
-    if _closes_connections.get():
-        _close_connections()
     try:
+        access.spend_connect_quota(allowance.project_id)
+        if (call := _call.get()) is not None:
+            call.asked = True
+            _close_connections()
         yield
     finally:
         with failures_logged("A slot of a probe can't be given back; it is free again when its time is over"):
@@ -46,16 +62,17 @@ def slot(allowance: Allowance) -> Iterator[None]:
 
 
 @contextmanager
-def connections_closed() -> Iterator[None]:
+def connections_closed() -> Iterator[Call]:
     """Close the database connections of this thread while a probe runs that is begun in a ``with`` block.
 
     For requests, of which many may wait for Git hosts at once. Other callers may read from a cursor meanwhile.
     """
-    reset = _closes_connections.set(True)
+    call = Call()
+    reset = _call.set(call)
     try:
-        yield
+        yield call
     finally:
-        _closes_connections.reset(reset)
+        _call.reset(reset)
 
 
 def _close_connections() -> None:

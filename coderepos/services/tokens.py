@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db.models.functions import Now
 
-from coderepos import access, engine
+from coderepos import engine
 from coderepos.access import Action
 from coderepos.conf import conf
 from coderepos.crypto.keyring import keyring
@@ -63,7 +63,6 @@ def replace_token(
     repository.username = check_username(repository.username if username is None else username, access_token)
     with busy_reported():
         try:
-            access.spend_connect_quota(repository.project_id)
             keyring().require_primary()
             with probing.slot(allowance_of_repository(repository, user)):
                 expires_at = _expiry(repository, access_token)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.cache import cache
 from django.db import transaction
 from django.db.models.functions import Now
 from pytest_django import Settings
@@ -123,6 +124,28 @@ def test_repository_beyond_every_disk_is_refused(site: Site, server: GitServer, 
     assert CodeRepository.objects.count() == 1
     with pytest.raises(RepositoryTooLarge):
         services.change_repository(user=owner, repository=repository, depth=1)
+
+
+def test_refusal_before_a_host_is_asked_costs_nothing(site: Site, server: GitServer, settings: Settings) -> None:
+    """Neither the user nor the project; a probe that failed at its host does, and refusals have their own bound."""
+    cache.clear()
+    site.trust(server, LIMITS=f"{__name__}.limits", CONNECT_RATE_PER_USER="2/day", CONNECT_RATE_PER_PROJECT="2/day")
+    chosen["user"] = Quota(probes=0)
+    bad = {"depth": 0}
+    refused = [site.connect(server.url("one"), **(bad if number % 2 else {})).status_code for number in range(19)]
+    assert refused == [429, 400] * 9 + [429]
+    chosen.clear()
+
+    assert site.connect(server.url("missing")).status_code == 422
+    assert site.connect(server.url("one")).status_code == 201
+    last = site.connect(server.url("two"))
+    assert (last.status_code, last.json()["detail"]["error"]) == (429, "throttled")
+
+    cache.clear()
+    codes = [site.connect(server.url("one")).json()["detail"]["error"] for _ in range(21)]
+    assert codes == ["already_connected"] * 20 + ["throttled"]
+    assert 0 < int(site.connect(server.url("two"))["Retry-After"]) <= 86_400
+    cache.clear()
 
 
 def test_cleaning_makes_room_in_the_quota(site: Site, server: GitServer, owner: User) -> None:
