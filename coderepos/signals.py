@@ -19,19 +19,21 @@ A version was published.
 """
 
 repository_failed = Signal()
-"""Sent with ``repository_id``, ``project_id``, ``job_id`` and ``error_code`` when a job failed for good.
+"""Sent with ``repository_id``, ``project_id``, ``job_id``, ``error_code``, ``commit_id`` and ``version``.
 
-A repository that was COMPLETED before the job stays so, with the version that it had.
+A job failed for good. A repository that was COMPLETED before the job stays so, with the version that it had, which is
+named; both are empty where there was none.
 """
 
 repository_cancelled = Signal()
-"""Sent with ``repository_id``, ``project_id`` and ``job_id`` when a job was cancelled by request.
+"""Sent with ``repository_id``, ``project_id``, ``job_id``, ``commit_id`` and ``version``.
 
-``repository_failed`` is not sent for it. A repository that was COMPLETED before the job stays so.
+A job was cancelled by request; ``repository_failed``, which has the same commit and version, is not sent for it. A
+repository that was COMPLETED before the job stays so.
 """
 
 repository_cleaned = Signal()
-"""Sent with ``repository_id``, ``project_id`` and ``commit_id``, of what was cloned last.
+"""Sent with ``repository_id``, ``project_id``, ``commit_id`` and ``version``, of what was cloned last.
 
 A repository was cleaned: no machine has a clone of it any more.
 """

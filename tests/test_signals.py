@@ -88,7 +88,9 @@ def test_life_of_a_repository(heard: list[tuple[str, dict[str, Any]]], settings:
         assert set(sent) == DOCUMENTED[name], name
         assert (sent["repository_id"], sent["project_id"]) == (repository.pk, project.pk)
     assert (told["repository_cloned"]["commit_id"], told["repository_cloned"]["version"]) == (commit_id, version)
-    assert told["repository_cleaned"]["commit_id"] == commit_id
+    for kind in ("cancelled", "failed", "cleaned"):
+        sent = told[f"repository_{kind}"]
+        assert (sent["commit_id"], sent["version"]) == (commit_id, version), kind
     assert told["repository_failed"]["error_code"] == "remote_not_found"
     assert not CodeRepository.objects.exists()
 

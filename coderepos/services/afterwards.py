@@ -25,6 +25,12 @@ def failures_logged(message: str, *arguments: object) -> Iterator[None]:
         logger.exception(message, *arguments)
 
 
+def published(repository: CodeRepository) -> dict[str, str]:
+    """Return what signals say of the version that was published last, empty where there is none."""
+    version = repository.version
+    return {"commit_id": repository.commit_id if version else "", "version": version}
+
+
 def announce(signal: Signal, *, using: str | None = None, **arguments: Any) -> None:
     """Send a signal of :mod:`coderepos.signals` once what it tells is committed; at once outside of a transaction.
 

@@ -10,7 +10,7 @@ from coderepos.access import Action
 from coderepos.exceptions import Cancelled, InvalidState
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
 from coderepos.models.locking import busy_reported, row_transaction
-from coderepos.services.afterwards import announce
+from coderepos.services.afterwards import announce, published
 from coderepos.services.arguments import own_copy
 from coderepos.services.purging import request_purge
 from coderepos.services.trail import require
@@ -44,6 +44,7 @@ def cancel_repository(*, user: Any, repository: CodeRepository) -> Job:
             repository_id=job.repository_id,
             project_id=job.repository.project_id,
             job_id=job.pk,
+            **published(job.repository),
         )
         job = Job.objects.select_related("repository").get(pk=job.pk)
     logger.info("job %s: cancelled", job.pk)

@@ -98,5 +98,13 @@ def _finish(repository: CodeRepository) -> bool:
         repository_id=repository.pk,
         project_id=repository.project_id,
         commit_id=repository.commit_id,
+        version=_cleaned_version(repository),
     )
     return True
+
+
+def _cleaned_version(repository: CodeRepository) -> str:
+    """Return the version that was cleaned; readers lost it when that began, and the row with it."""
+    entries = AuditEntry.objects.filter(repository_id=repository.pk, event=AuditEvent.CLEANED).newest_first()
+    details = entries.values_list("details", flat=True).first() or {}
+    return str(details.get("version", ""))

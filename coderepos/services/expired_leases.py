@@ -10,7 +10,7 @@ from coderepos.exceptions import WorkerLost
 from coderepos.git.confinement.profiles import available_level
 from coderepos.models import Flow, Job, JobState
 from coderepos.models.job_states import OVERDUE_SECONDS
-from coderepos.services.afterwards import announce, failures_logged
+from coderepos.services.afterwards import announce, failures_logged, published
 from coderepos.services.health.signs import read_signs
 from coderepos.services.purging import request_purge
 from coderepos.services.upkeep import register_node
@@ -56,6 +56,7 @@ def _expire_lease(job: Job) -> JobState | None:
             project_id=job.repository.project_id,
             job_id=job.pk,
             error_code=error.code,
+            **published(job.repository),
         )
     return state
 

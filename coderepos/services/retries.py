@@ -14,7 +14,7 @@ from coderepos import queues, signals
 from coderepos.exceptions import CodeReposError, RemoteAuthFailed, WorkerLost
 from coderepos.models import AuditEvent, Job, JobState, LeaseLost, alias
 from coderepos.models.locking import row_transaction
-from coderepos.services.afterwards import announce, failures_logged
+from coderepos.services.afterwards import announce, failures_logged, published
 from coderepos.services.leases import Lease
 from coderepos.services.trail import audit_failure
 
@@ -64,6 +64,7 @@ def _announce_failure(job: Job, error: CodeReposError) -> None:
         project_id=job.repository.project_id,
         job_id=job.pk,
         error_code=error.code,
+        **published(job.repository),
     )
 
 

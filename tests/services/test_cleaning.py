@@ -388,7 +388,7 @@ def test_signals_are_sent_once(repository: CodeRepository, root: Any, heard: lis
     assert not heard
     for _ in range(2):
         round_of_upkeep()
-    assert heard == [("repository_cleaned", about)]
+    assert heard == [("repository_cleaned", {**about, "version": "one"})]
 
     services.disconnect_repository(user=root, repository=repository)
     assert heard[1:] == [("repository_disconnected", {**about, "version": ""})]
