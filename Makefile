@@ -18,6 +18,9 @@ WORKERS ?= 2
 MEASURED ?=
 QUIETLY := -q --no-header -n $(WORKERS)
 
+# The tests start hundreds of processes, and each would compile the same modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed-$(shell cksum < requirements.txt | tr ' ' '-')
 

@@ -16,6 +16,7 @@ from pytest_django import DjangoAssertNumQueries, DjangoCaptureOnCommitCallbacks
 
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import remove_root
+from tests.support import emptying
 from tests.support.database import ALIAS, connection
 
 pytest_plugins = ["tests.support.selection"]
@@ -23,6 +24,8 @@ pytest_plugins = ["tests.support.selection"]
 # Another thread, of a server or a worker, may hold a lock of the tracer that measures coverage; a process that a test
 # forks at that moment would wait for it for ever. A function of Python would be traced itself.
 os.register_at_fork(after_in_child=partial(sys.settrace, None))
+
+emptying.install()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

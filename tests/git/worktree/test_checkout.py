@@ -278,8 +278,8 @@ def nested(depth: int, width: int, bottom: Object, mode: bytes = FILE) -> list[O
     """Return trees in each other, ``width`` times the same one at each level, the outermost last."""
     made = [bottom]
     for level in range(depth):
-        kind = mode if not level else FOLDER
-        made.append(packs.tree(*(Line(kind, b"%d" % number, made[-1].id) for number in range(width))))
+        kind, inner = mode if not level else FOLDER, made[-1].id
+        made.append(packs.tree(*(Line(kind, b"%d" % number, inner) for number in range(width))))
     return made
 
 
