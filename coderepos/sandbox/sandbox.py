@@ -223,6 +223,7 @@ class Sandbox:
         older_than_seconds: float,
         keep_current: bool = True,
         is_known: bool | None = None,
+        found: Collection[str] | None = None,
     ) -> int:
         """Remove old versions and incoming directories that the database does not know; return how many.
 
@@ -231,6 +232,8 @@ class Sandbox:
             the link may be ahead of the database.
         :param is_known: whether the database knows the repository; if not, the whole sandbox is removed once everything
             in it is old. By default, whether there is anything to keep.
+        :param found: names that were there before the database was asked. Others stay, however old they are: a job may
+            have published one while the caller was frozen.
         """
         is_known = bool(keep) if is_known is None else is_known
         with self._if_exists() as directory:
@@ -238,11 +241,12 @@ class Sandbox:
                 return 0
             kept = {*keep, current_token(directory)} if is_known and keep_current else set(keep)
             all_is_old = age_seconds(os.fstat(directory)) > older_than_seconds
-            old = {name for name, age in ages_seconds(directory).items() if age > older_than_seconds}
+            old, old_versions = (
+                {name for name, age in ages.items() if age > older_than_seconds and (found is None or name in found)}
+                for ages in (ages_seconds(directory), ages_seconds(directory, VERSIONS))
+            )
             temporaries = {name for name in old if name.removeprefix(_INCOMING) not in kept}
-            versions = {
-                name for name, age in ages_seconds(directory, VERSIONS).items() if age > older_than_seconds
-            } - kept
+            versions = old_versions - kept
             if not is_known and current_token(directory) in versions:
                 remove_tree(CURRENT, parent=directory)
             removed = _remove_temporaries(temporaries, directory) + remove_versions(versions, directory)

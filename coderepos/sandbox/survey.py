@@ -30,8 +30,8 @@ class SandboxSnapshot:
     complete: frozenset[str]
     """The versions that have both a working tree and Git data."""
 
-    has_temporaries: bool
-    """Whether there is anything besides versions and links."""
+    temporaries: frozenset[str]
+    """Names of what is there besides versions and links."""
 
     has_links: bool
     """Whether the links are there that never change."""
@@ -39,7 +39,7 @@ class SandboxSnapshot:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was built in it, or all of that is gone."""
-        return self.current is None and not self.versions and not self.has_temporaries
+        return self.current is None and not self.versions and not self.temporaries
 
 
 class Survey:
@@ -99,6 +99,6 @@ def _snapshot(sandbox: Sandbox, directory: int) -> SandboxSnapshot:
         current=current_token(directory) if CURRENT in names else None,
         versions=frozenset(versions),
         complete=frozenset(complete),
-        has_temporaries=not names <= _PERMANENT,
+        temporaries=frozenset(names - _PERMANENT),
         has_links=LINKS.keys() <= names,
     )

@@ -126,9 +126,13 @@ class _Sweep:
         if snapshot.is_empty and not row.building:
             snapshot.sandbox.remove_empty(older_than_seconds=self._older_than_seconds)
         keep = {*row.building, row.version} - {""}
-        if snapshot.has_temporaries or not snapshot.versions <= keep:
+        if snapshot.temporaries or not snapshot.versions <= keep:
             self.removed += snapshot.sandbox.sweep(
-                keep=keep, is_known=True, keep_current=row.is_here, older_than_seconds=self._older_than_seconds
+                keep=keep,
+                is_known=True,
+                keep_current=row.is_here,
+                older_than_seconds=self._older_than_seconds,
+                found=snapshot.versions | snapshot.temporaries,
             )
 
     def _rows(self, repository_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, _Row]:

@@ -309,6 +309,30 @@ def test_queries_do_not_grow_with_sandboxes(
         assert services.worker.sweep() == "0 removed, 0 missing, 0 found again"
 
 
+def test_clone_published_while_the_sweep_was_frozen_stays(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came after the sweep asked the database stays, however old it is when the sweep goes on."""
+    repository = cloned(project, "old", node="")
+    CodeRepository.objects.filter(pk=repository.pk).update(clone_status=CloneStatus.PENDING, version="")
+    sandbox = engine.sandbox_of(repository)
+    sandbox.create_incoming("left-behind")
+    asked = sweeping._Sweep._rows
+
+    def asked_then_frozen(self: Any, ids: Any) -> Any:
+        rows = asked(self, ids)
+        publish(sandbox, "new")
+        sandbox.create_incoming("building")
+        CodeRepository.objects.filter(pk=repository.pk).update(
+            clone_status=CloneStatus.COMPLETED, version="new", node=upkeep.register_node().name
+        )
+        return rows
+
+    monkeypatch.setattr(sweeping._Sweep, "_rows", asked_then_frozen)
+    assert services.worker.sweep() == "2 removed, 0 missing, 0 found again"
+
+    assert sandbox.has_version("new")
+    assert {*sandbox.incomings()} == {"building"}
+
+
 def removed(path: Path) -> None:
     """Remove what is read-only, as an operator would."""
     for directory, names, _ in os.walk(path):
