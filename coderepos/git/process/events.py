@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from coderepos.exceptions import (
+    CloneEvicted,
+    CloneExpired,
     CodeReposError,
     GitError,
     InternalError,
@@ -19,6 +21,11 @@ from coderepos.exceptions import (
     RefNotFound,
     RemoteError,
     RemoteMoved,
+    SandboxMissing,
+    SandboxRootMissing,
+    StorageUnavailable,
+    StoreDamaged,
+    WaitingForDisk,
     error_classes,
 )
 from coderepos.git.network_policy import NetworkPolicy
@@ -37,11 +44,29 @@ _LARGEST: Final = 2**53
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 _SHORT: Final = re.compile(r"[A-Za-z0-9_ .-]{1,80}\Z")
 _TRACE: Final = re.compile(r"[A-Za-z0-9_.<>/-]{1,120}:[0-9]{1,6} [A-Za-z0-9_.<>]{1,80}\Z")
-_RESERVED: Final = frozenset({"message", "self"})  # a message would replace the sentence that users read
+_RESERVED: Final = frozenset({"message", "error", "self"})  # these would replace what users and programs read
 _MOST_FIELDS: Final = 12
 _MOST_FRAMES: Final = 40
 
-_ERRORS: Final = error_classes(GitError) | error_classes(InternalError)
+OURS_ALONE: Final = frozenset(
+    {
+        CloneEvicted,
+        CloneExpired,
+        SandboxMissing,
+        SandboxRootMissing,
+        StorageUnavailable,
+        StoreDamaged,
+        WaitingForDisk,
+    }
+)
+"""Errors that this side finds out by itself, and acts upon: a child must not have it begin again, or forget a pack."""
+
+ERRORS: Final = {
+    code: kind
+    for code, kind in (error_classes(GitError) | error_classes(InternalError)).items()
+    if kind not in OURS_ALONE
+}
+"""Errors that a child may say, by their codes."""
 
 
 def isolation(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +109,7 @@ def error(
     :raises ValueError: an unknown code, or fields that are not short plain values.
     """
     code, fields = event.get("code"), event.get("fields", {})
-    kind = _ERRORS.get(code) if isinstance(code, str) else None
+    kind = ERRORS.get(code) if isinstance(code, str) else None
     if kind is None or not isinstance(fields, dict):
         raise ValueError("error")
     texts = _remote_texts(kind, fields) | _moved_to(kind, fields, url, policy)

@@ -11,8 +11,6 @@ import pytest
 from coderepos.exceptions import (
     AskedToWait,
     CodeReposError,
-    GitError,
-    InternalError,
     RemoteError,
     RepositoryTooLarge,
     UnsafeRepository,
@@ -78,13 +76,23 @@ def test_odd_confinement_is_refused(facts: object) -> None:
         events.isolation({"isolation": facts})
 
 
-@pytest.mark.parametrize("code", sorted(error_classes(GitError) | error_classes(InternalError)))
+@pytest.mark.parametrize("code", sorted(events.ERRORS))
 def test_every_error_of_a_child_is_rebuilt(code: str) -> None:
     """Each error that a child may have comes out as its own class with its public sentence."""
     rebuilt = events.error({"event": "error", "code": code, "fields": {}}, child="build")
 
     assert type(rebuilt) is error_classes()[code]
     assert rebuilt.message == type(rebuilt)().message
+
+
+@pytest.mark.parametrize(
+    "code", [*sorted(kind.code for kind in events.OURS_ALONE), "cancelled", "worker_lost", "not_found"]
+)
+def test_what_only_this_side_can_know_is_not_believed(code: str) -> None:
+    """A child that took the job back to the queue, again and again, would never use up its attempts."""
+    fields = {"needed_bytes": 1, "begins_again": True}
+    with pytest.raises(ValueError, match="error"):
+        events.error({"event": "error", "code": code, "fields": fields}, child="build")
 
 
 def test_figures_are_part_of_the_sentence() -> None:
@@ -118,6 +126,7 @@ def test_figures_are_part_of_the_sentence() -> None:
                     [],
                     {"message": "what the server said"},
                     {"self": 1},
+                    {"error": "not_found"},
                     {"kind": {}},
                     {"reason": "x" * 81},
                     {"reason": ""},
