@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from coderepos.exceptions import SandboxRefused, SandboxRootMissing
+from coderepos.exceptions import CodeReposError, SandboxRefused, SandboxRootMissing
 from coderepos.sandbox.ancestors import require_safe_ancestors
 from coderepos.sandbox.directories import ages_seconds, open_directory, remove_if_empty, set_mode, translate_errors
 from coderepos.sandbox.marker import MARKER, MARKER_DRAFT, read_marker, write_marker
@@ -142,6 +142,18 @@ class SandboxRoot:
                 yield file, reader
         finally:
             os.close(reader)
+
+    def takes(self, size_bytes: int) -> bool:
+        """Return whether the file system takes so many bytes more: a quota shows in no figure of it."""
+        try:
+            with translate_errors(self.path), self.scratch_file() as (file, _):
+                rest = memoryview(os.urandom(size_bytes))
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+        except CodeReposError:
+            return False
+        return True
 
     @contextmanager
     def opened(self) -> Iterator[int]:

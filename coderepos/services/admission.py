@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from coderepos import engine
 from coderepos.conf import conf
-from coderepos.exceptions import CodeReposError, RepositoryTooLarge, SandboxFull, WaitingForDisk
+from coderepos.exceptions import CodeReposError, RepositoryTooLarge, SandboxFull, SandboxUnavailable, WaitingForDisk
 from coderepos.git.limits import Limits
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, LeaseLost, Node
 from coderepos.models import disk as rows
@@ -131,14 +131,21 @@ def space_columns(space: Space) -> dict[str, Any]:
 
 
 @contextmanager
-def outgrown_reported(lease: Lease, limits: Limits) -> Iterator[None]:
+def outgrown_reported(lease: Lease, limits: Limits, root: SandboxRoot) -> Iterator[None]:
     """Run a clone under ``limits``, and tell a repository that outgrew its reservation from one that is too large.
 
     :raises WaitingForDisk: it needs more than was reserved for it.
     :raises RepositoryTooLarge: it is larger than the settings, or the machine that allows most, allow.
+    :raises SandboxUnavailable: a child says that the disk is full, and it is not.
     """
     try:
         yield
+    except SandboxFull as error:
+        # A full disk pauses the whole machine: no child decides that.
+        if root.takes(STEP_BYTES):
+            logger.warning("job %s: the disk is said to be full, and takes more", lease.job.pk)
+            raise SandboxUnavailable from error
+        raise
     except RepositoryTooLarge as error:
         most_bytes = lease.persist(lambda: _limits_on_machines(lease.job)).disk_bytes
         if limits.disk_bytes >= most_bytes:

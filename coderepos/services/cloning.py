@@ -97,7 +97,7 @@ def _attempt(lease: Lease) -> None:
     left_behind = _left_behind(lease, sandbox)
     incoming = sandbox.create_incoming(version)
     try:
-        with admission.outgrown_reported(lease, limits):
+        with admission.outgrown_reported(lease, limits, root):
             report = make(incoming)
         lease.check()
         sandbox.finish_incoming(version)
