@@ -39,6 +39,9 @@ DEAF_SECONDS: Final = 3
 GONE_SECONDS: Final = 5
 """How long the kernel may take to end what is left of a killed cluster."""
 
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that stop the cluster in order: of systemd and containers, of Ctrl-C, and of a terminal that is closed."""
+
 _CANNOT_START: Final = 3
 _SENTINEL_DIED: Final = 4
 
@@ -62,8 +65,10 @@ class Supervisor:
 
     def run(self) -> int:
         """Run the cluster until it ends, and return the exit status: 0 after a stop, 1 where it failed."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        for number in STOPPING:
+            # nohup(1) has SIGHUP ignored, and that is meant.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
         # An app of the host may have asked its database while Django started: no connection survives being shared.
         connections.close_all()
         if not self._wait_for_database():
@@ -121,8 +126,9 @@ class Supervisor:
     def _be_cluster(self, reports: Reports, parent: int) -> NoReturn:
         status = _CANNOT_START
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
+            for number in STOPPING:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, signal.SIG_DFL)
             # What is sent to the group of the supervisor is for that alone, which passes it on.
             os.setsid()
             die_with_parent(parent)

@@ -139,6 +139,21 @@ def test_a_stop_lets_running_tasks_end(worker: Any, everybody: bool) -> None:
     assert Task.objects.filter(func="time.sleep", success=True).count() == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_terminal_stops_in_order(worker: Any, number: int) -> None:
+    """One that is closed as well as Ctrl-C: running tasks end, and nothing is a failure."""
+    with worker() as running:
+        running.ready()
+        start_sleeping(running, 2)
+        pids = {*running.pids()}
+        running.process.send_signal(number)
+
+        assert running.ended(seconds=30) == 0
+        nothing_is_left_of(pids)
+    assert Task.objects.filter(func="time.sleep", success=True).count() == 1
+    assert "Traceback" not in running.text
+
+
 @pytest.mark.slow
 def test_a_stop_has_an_end(worker: Any) -> None:
     """A task that takes longer is killed, and the log says so."""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
+import uuid
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, get_commands, load_command_class
+from django.db.models import Q
 from django.db.models.functions import Now
 from django_q.models import OrmQ
 from model_bakery import baker
 
 from coderepos import services
 from coderepos.crypto.secret import Secret
-from coderepos.models import CodeRepository, Job, JobState, Node, get_project_model
-from tests.support.cluster import ROOT
+from coderepos.models import CodeRepository, Job, JobState, Node, NodeState, Purge, get_project_model
+from tests.support.cluster import ROOT, wait_until
 from tests.support.database import connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -42,6 +48,40 @@ def test_cron_takes_back_what_a_dead_worker_held(child_environment: dict[str, st
     assert node.last_seen is not None
     assert node.swept_at is not None
     assert done.stdout == b""
+
+
+@pytest.mark.parametrize("command", [["coderepos_maintain"], ["coderepos_drain", "here", "--wait"]])
+def test_ctrl_c_is_no_error(child_environment: dict[str, str], command: list[str], tmp_path: Path) -> None:
+    """Not a word, and the status that a shell knows it by."""
+    Node.objects.create(name="here")
+    Purge.objects.request(uuid.uuid4(), project_key="p", nodes=["here"])
+    with (tmp_path / "log").open("wb") as log:
+        arguments = [sys.executable, "manage.py", *command]
+        running = subprocess.Popen(arguments, env=child_environment, cwd=ROOT, stdout=log, stderr=log)
+        nodes = Node.objects.filter(Q(upkeep_at__isnull=False) | Q(state=NodeState.DRAINING))
+        wait_until(nodes.exists, seconds=60, what="its work")
+        running.send_signal(signal.SIGINT)
+
+        assert running.wait(timeout=60) == 130
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name, app in get_commands().items() if app == "coderepos"])
+def test_no_command_shows_a_traceback_after_ctrl_c(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever it is, the process ends as after any interruption."""
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    command = load_command_class("coderepos", name)
+    monkeypatch.setattr(type(command), "handle", interrupt)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit) as ended:
+        command.run_from_argv(["manage.py", name])
+    assert ended.value.code == 130
 
 
 def test_ten_at_once_are_one() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from coderepos.exceptions import CodeReposError
+from coderepos.management import base
 from coderepos.services.upkeep import adopt_root
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     """Mark the sandbox root of this machine anew."""
 
     help = (

@@ -7,10 +7,11 @@ import time
 from argparse import ArgumentParser
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from coderepos.conf import conf
 from coderepos.crypto.process import close_process
+from coderepos.management import base
 from coderepos.management.numbers import seconds
 from coderepos.models import Node
 from coderepos.services.draining import Remainder, remainder_of, set_draining
@@ -18,7 +19,7 @@ from coderepos.services.draining import Remainder, remainder_of, set_draining
 LOOK_SECONDS: Final = 2.0
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     """Drain a machine, and say what it still has that no other has."""
 
     help = (

@@ -6,12 +6,11 @@ import base64
 import os
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
 from coderepos.crypto.message import KEY_BYTES
+from coderepos.management import base
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     """Print a new master key and nothing else, so that it can be piped into a secret store."""
 
     help = "Prints a new random key for MASTER_ENCRYPTION_KEY: base64 of 32 bytes."

@@ -9,13 +9,14 @@ from argparse import ArgumentParser
 from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from coderepos.management import base
 from coderepos.services.health.finding import Finding, Level, worst
 from coderepos.services.health.report import examine
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     """Print the whole report; exit status 0 it is healthy, 1 it is not."""
 
     help = (

@@ -6,9 +6,8 @@ import math
 from argparse import ArgumentParser
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand
-
 from coderepos.crypto.process import close_process
+from coderepos.management import base
 from coderepos.management.numbers import seconds
 from coderepos.services.upkeep_thread import ROUND_SECONDS
 from coderepos.services.worker import maintain, run_rounds
@@ -16,7 +15,7 @@ from coderepos.services.worker import maintain, run_rounds
 MOST_SECONDS: Final = 86_400
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     """Do the periodic work of this machine: as a service, or from a cron."""
 
     help = (

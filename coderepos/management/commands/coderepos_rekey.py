@@ -5,12 +5,13 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import router
 
 from coderepos.crypto.keyring import keyring
 from coderepos.crypto.rotation import BATCH_ROWS, Outcome, count_by_kid, count_waiting, rekey, sealed_columns
 from coderepos.exceptions import EncryptionUnavailable
+from coderepos.management import base
 from coderepos.management.numbers import number
 from coderepos.models import AuditEntry, AuditEvent
 from coderepos.setting_types import Number
@@ -21,7 +22,7 @@ SHOWN_ROWS: Final = 20
 MOST_BATCH_ROWS: Final = 100_000
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     """Rotate the master key without downtime; safe to stop, to repeat, and to run while the site does its work.
 
     Exit status: 0, every token is under the primary key; 3, some are not; 4, a key is currently unavailable;
@@ -107,7 +108,7 @@ class _Bar:
 
     WIDTH: Final = 40
 
-    def __init__(self, command: BaseCommand, total: int) -> None:
+    def __init__(self, command: base.Command, total: int) -> None:
         self._command = command
         self._total = total
         self._rows = 0

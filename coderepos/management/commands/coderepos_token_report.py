@@ -6,10 +6,11 @@ from argparse import ArgumentParser
 from datetime import timedelta
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
+from coderepos.management import base
 from coderepos.management.numbers import number
 from coderepos.models import CodeRepository
 from coderepos.models.token_status import EXPIRING_DAYS
@@ -19,7 +20,7 @@ EXIT_TOKENS_LISTED: Final = 3
 MOST_DAYS: Final = 36_500
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     """List what has to be replaced, for a cron that tells somebody; no token is read for it.
 
     Exit status: 0, there is nothing to do; 3, there is; 1 or 2, as of any command, it did not get that far.

@@ -7,15 +7,16 @@ from typing import Any
 
 from django.apps import apps
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from coderepos.conf import ConfigurationError
 from coderepos.exceptions import CodeReposError
+from coderepos.management import base
 from coderepos.models import alias
 from coderepos.services.uninstalling import other_nodes, remove_sandboxes, remove_stored_packs, remove_traces
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     """Remove sandboxes, tables, schedules, waiting tasks, permissions and content types."""
 
     help = (

@@ -6,26 +6,27 @@ import sys
 from argparse import ArgumentParser
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from coderepos import queues
 from coderepos.conf import conf
+from coderepos.management import base
 from coderepos.management.numbers import seconds
 from coderepos.supervision.supervisor import STOP_SECONDS, Supervisor
 
 MOST_SECONDS: Final = 86_400
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     """Run a cluster of django-q2 in the foreground, for systemd or a container to restart.
 
-    Exit status: 0 after SIGTERM or SIGINT; 1 where the cluster failed, and a line in the log says how.
+    Exit status: 0 after SIGTERM, SIGINT or SIGHUP; 1 where the cluster failed, and a line in the log says how.
     """
 
     help = (
         "Runs the workers in the foreground, and ends them where they fail: restart it always. Exit status: 0 after "
-        "SIGTERM or SIGINT; 1 where due jobs were not taken although workers were free, or the cluster died or could "
-        "not start."
+        "SIGTERM, SIGINT (Ctrl-C) or SIGHUP; 1 where due jobs were not taken although workers were free, or the "
+        "cluster died or could not start."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
