@@ -43,7 +43,7 @@ from coderepos.storage import MARKER, DirectoryStorage
 from tests.support.cluster import wait_until
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
-from tests.support.two_machines import TwoMachines
+from tests.support.two_machines import TwoMachines, newest_job
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -375,6 +375,51 @@ def test_drained_machine_claims_nothing_and_loses_nothing(machines: TwoMachines,
     assert machines.work("a", Job.objects.create(repository=repository, kind=JobKind.UPDATE)) == "succeeded"
     with pytest.raises(CommandError, match="no machine 'c'"):
         drain("c")
+
+
+def test_machine_that_never_comes_back_is_given_up(machines: TwoMachines, repository: CodeRepository) -> None:
+    """What is stored is restored elsewhere, what is not is missing and may be cloned again, and nobody waits for it."""
+    machines.store("a")
+    alone = baker.make(
+        CodeRepository,
+        project=repository.project,
+        git_url="https://h/alone",
+        url_key="https://h/alone",
+        token_ciphertext=Secret(""),
+        clone_status=CloneStatus.COMPLETED,
+        version="v",
+        node="a",
+    )
+    cleaning = baker.make(
+        CodeRepository,
+        project=repository.project,
+        git_url="https://h/cleaning",
+        url_key="https://h/cleaning",
+        token_ciphertext=Secret(""),
+        clone_status=CloneStatus.CLEANING,
+    )
+    Purge.objects.request(cleaning.pk, project_key="p", nodes=["a"])
+    with pytest.raises(CommandError, match="is at work"):
+        drain("a", "--gone")
+    Node.objects.filter(name="a").update(last_seen=Now() - timedelta(minutes=2))
+    busy = Job.objects.create(repository=alone, kind=JobKind.UPDATE)
+    with pytest.raises(CommandError, match="1 of the clones of a are being replaced"):
+        drain("a", "--gone")
+    busy.cancel(Cancelled())
+
+    assert "a is given up" in drain("a", "--gone")
+
+    assert not Node.objects.filter(name="a").exists()
+    with machines.on("b") as node:
+        upkeep.prepare_root(node)
+        node.refresh_from_db()
+        assert relocating.relocate(node) == 1
+        services.worker.maintain()
+    assert machines.work("b", newest_job(repository)) == "succeeded"
+    for row in (alone, cleaning):
+        row.refresh_from_db()
+    assert (alone.clone_status, alone.error_code) == (CloneStatus.FAILED, "sandbox_missing")
+    assert cleaning.clone_status == CloneStatus.CLEANED
 
 
 @pytest.mark.django_db

@@ -11,10 +11,11 @@ from django.core.management.base import CommandError
 
 from coderepos.conf import conf
 from coderepos.crypto.process import close_process
+from coderepos.exceptions import InvalidState
 from coderepos.management import base
 from coderepos.management.numbers import seconds
 from coderepos.models import Node
-from coderepos.services.draining import Remainder, remainder_of, set_draining
+from coderepos.services.draining import Remainder, give_up, remainder_of, set_draining
 
 LOOK_SECONDS: Final = 2.0
 
@@ -24,7 +25,8 @@ class Command(base.Command):
 
     help = (
         "Lets the workers of a machine claim no more jobs; those that run end, and what is not stored yet is stored. "
-        "Exits with 0 once the machine can be switched off, with 1 while it can't. --resume undoes it."
+        "Exits with 0 once the machine can be switched off, with 1 while it can't. --resume undoes it. "
+        "--gone is for a machine that never comes back."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -41,6 +43,9 @@ class Command(base.Command):
         )
         parser.add_argument("--lose", action="store_true", help="accept what is lost or left with it")
         parser.add_argument("--resume", action="store_true", help="let it claim jobs again")
+        parser.add_argument(
+            "--gone", action="store_true", help="wait for it no more: its disk is lost, others replace its clones"
+        )
 
     def handle(self, *args: Any, node: str, **options: Any) -> None:
         """Do it.
@@ -52,6 +57,9 @@ class Command(base.Command):
         found = Node.objects.filter(name=name).first()
         if found is None:
             raise CommandError(f"There is no machine {name!r}: see the machines in the admin.", returncode=2)
+        if options["gone"]:
+            self._give_up(found)
+            return
         set_draining(found, draining=not options["resume"])
         if options["resume"]:
             self.stdout.write(f"{name} claims jobs again.")
@@ -62,6 +70,18 @@ class Command(base.Command):
             time.sleep(min(LOOK_SECONDS, max(0.0, ends_at - time.monotonic())))
             rest = remainder_of(found)
         self._report(name, rest, lose=options["lose"])
+
+    def _give_up(self, node: Node) -> None:
+        try:
+            left = give_up(node)
+        except InvalidState as error:
+            raise CommandError(error.message, returncode=2) from None
+        if left:
+            raise CommandError(f"{left} of the clones of {node.name} are being replaced now: run this again later.")
+        self.stdout.write(
+            f"{node.name} is given up. What it had is restored where it is stored; its other clones are missing and "
+            "can be cloned again. Empty its SANDBOX_BASE_PATH before it ever joins again."
+        )
 
     def _report(self, name: str, rest: Remainder, *, lose: bool) -> None:
         self.stdout.write(
