@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from django.db import models, router
+from django.db.models import Exists
 from django.db.models.functions import Now
 
 from coderepos.exceptions import CodeReposError, SandboxMissing
 from coderepos.models.error_columns import error_columns
 from coderepos.models.locking import row_transaction
+from coderepos.models.purge import Purge
 from coderepos.models.worker_fields import WorkerFieldsModel
 
 
@@ -141,6 +143,7 @@ class CloneTransitions(WorkerFieldsModel):
         return self._transition(
             (CloneStatus.CLEANING,),
             CloneStatus.CLEANED,
+            ~Exists(Purge.objects.filter(repository_id=self.pk)),
             node="",
             repository_size_mb=None,
             substitutions={},
@@ -154,13 +157,13 @@ class CloneTransitions(WorkerFieldsModel):
         self,
         sources: tuple[CloneStatus, ...],
         target: CloneStatus,
-        *,
+        *conditions: Any,
         having: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> bool:
         won = (
             self._rows()
-            .filter(pk=self.pk, clone_status__in=sources, **(having or {}))
+            .filter(*conditions, pk=self.pk, clone_status__in=sources, **(having or {}))
             .update(clone_status=target, updated_at=Now(), **values)
         )
         return won == 1

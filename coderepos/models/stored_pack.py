@@ -175,6 +175,8 @@ class StoredPack(models.Model):
         :returns: whether the repository has a use for it; if not, it leaves.
         """
         with row_transaction(alias()):
+            # Its row before ours, as whoever removes it takes them: else each of the two waits for the other.
+            CodeRepository.objects.filter(pk=self.repository_id).update(updated_at=F("updated_at"))
             if not self._update(state=PackState.STORED, stored_at=Now(), error="", tries=0):
                 return False
             others = Q(repository_id=self.repository_id) & ~Q(pk=self.pk)

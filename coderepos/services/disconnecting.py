@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
-from django.db import IntegrityError
+from django.db import IntegrityError, connections
 from django.db.models import F, ProtectedError, Q, RestrictedError
 
 from coderepos import signals
@@ -56,6 +56,17 @@ def _delete(repository: CodeRepository) -> None:
     own_copy(repository).delete()
 
 
+def _lock(repository: CodeRepository, *, using: str) -> None:
+    """Lock a repository until the end of the transaction, after its job, as a publication does, and before all else.
+
+    A cascade of the host would begin with rows that others lock last: each of the two would wait for the other.
+    """
+    if connections[using].features.has_select_for_update:
+        jobs = Job.objects.using(using).unfinished().filter(repository_id=repository.pk)
+        for rows in (jobs, CodeRepository.objects.using(using).filter(pk=repository.pk)):
+            rows.select_for_update().values_list("pk", flat=True).first()
+
+
 @contextmanager
 def disconnecting_as(user: Any) -> Iterator[None]:
     """Name ``user`` in the audit trail as the actor of deletions in a ``with`` block."""
@@ -74,6 +85,7 @@ def record_disconnection(repository: CodeRepository, *, using: str) -> None:
 
     :param using: alias of the database that the row is deleted from; all is written in the same transaction.
     """
+    _lock(repository, using=using)
     AuditEntry.objects.using(using).record(
         AuditEvent.DISCONNECTED,
         repository=repository,

@@ -243,6 +243,18 @@ def test_request_outlives_the_confirmation_of_an_older_one(repository: CodeRepos
     assert Purge.objects.get().request_id != seen.request_id
 
 
+def test_upkeep_that_was_frozen_ends_no_later_cleaning(repository: CodeRepository, root: Any) -> None:
+    """It found a repository without any bytes, and wakes when that was cloned again and is cleaned again."""
+    services.clean_repository(user=root, repository=repository)
+    found = CodeRepository.objects.get(pk=repository.pk)
+
+    assert not found.end_cleaning()
+
+    assert status_of(repository) == CloneStatus.CLEANING
+    round_of_upkeep()
+    assert status_of(repository) == CloneStatus.CLEANED
+
+
 def test_frozen_purge_removes_nothing_of_the_next_clone(
     repository: CodeRepository, root: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

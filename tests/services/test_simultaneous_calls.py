@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
+from django.db.models import Q
 from model_bakery import baker
 
 from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError
-from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, Purge
+from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, Purge, StoredPack, alias
 from coderepos.models.job_states import UNFINISHED
 from coderepos.projects.models import Project
+from coderepos.services.disconnecting import record_disconnection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -82,6 +85,54 @@ def test_clean_and_clone(root: Any) -> None:
         assert repository.clone_status == (CloneStatus.CLEANING if is_cleaned else CloneStatus.COMPLETED)
         assert Job.objects.filter(repository=repository).exists() is not is_cleaned
         assert Purge.objects.filter(repository_id=repository.pk).exists() is is_cleaned
+
+
+@pytest.mark.parametrize("ends", ["cleaned", "deleted with its project"])
+def test_removal_while_a_pack_is_stored(ends: str) -> None:
+    """Who stores waits for the repository first, whoever removes it comes to the pack last: neither is in the way."""
+    if connections[alias()].vendor != "postgresql":
+        pytest.skip("SQLite has one lock for all")
+    repository = completed()
+    stored = StoredPack.objects.create(repository_id=repository.pk, version="one", node="here")
+    failures: list[BaseException] = []
+
+    def store() -> None:
+        try:
+            stored.finish()
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=store)
+    with transaction.atomic(using=alias()):
+        if ends == "cleaned":
+            repository.begin_cleaning()
+        else:
+            record_disconnection(repository, using=alias())
+        thread.start()
+        wait_for_a_waiting_session()
+        if ends == "cleaned":
+            StoredPack.objects.leave(Q(repository_id=repository.pk))
+        else:
+            CodeRepository.objects.filter(pk=repository.pk).update(clone_status=CloneStatus.CLEANED)
+    thread.join()
+
+    assert not failures
+    assert not StoredPack.objects.present().exists()
+
+
+def wait_for_a_waiting_session() -> None:
+    """Wait until another session waits for a lock of this one."""
+    deadline = time.monotonic() + 10
+    with connections[alias()].cursor() as cursor:
+        while time.monotonic() < deadline:
+            cursor.execute("SELECT pg_stat_clear_snapshot()")
+            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+            if cursor.fetchone()[0]:
+                return
+            time.sleep(0.02)
+    raise AssertionError("nobody waits")
 
 
 def test_two_deletions(root: Any) -> None:
