@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Self
 
-from django.db import models
+from django.db import connections, models
 from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, Value, When
 from django.db.models.functions import Coalesce, Greatest, Now
 
@@ -22,6 +22,10 @@ from coderepos.models.locking import row_transaction
 
 WOKEN_AT_ONCE: Final = 100
 """Most flows that one claim wakes, or one repair finds; the next one goes on."""
+
+FORGOTTEN_AT_ONCE: Final = 500
+MOST_FORGOTTEN: Final = 50_000
+"""Most flows that are deleted at once, and by one sweep."""
 
 SECONDS_PER_COST: Final = 30
 """Running time that moves a flow on as far as another job does."""
@@ -94,13 +98,65 @@ class FlowQuerySet(PrimaryQuerySet["Flow"]):
 
         That is so where a process died between the commit of a job and :meth:`join`.
         """
-        known = self.filter(Q(active=True) | Q(ready_at__lte=Now()), key=OuterRef("flow"))
-        keys = Job.objects.due().exclude(Exists(known)).order_by("flow").values_list("flow", flat=True).distinct()
-        found = list(keys[:WOKEN_AT_ONCE])
+        found = self._unaware()
         for key in found:
             if job := Job.objects.oldest_due().filter(flow=key).first():
                 self.join(job)
         return len(found)
+
+    def forget_idle(self) -> int:
+        """Delete flows that nothing waits or runs in, such as those of deleted projects, and return how many.
+
+        None of them loses or wins a turn: it would begin level with the others, as a new one does. One that was served
+        more than the others stays.
+        """
+        unfinished = Job.objects.filter(flow=OuterRef("key"))
+        idle = self.filter(
+            ~Exists(unfinished.filter(state=JobState.QUEUED)),
+            ~Exists(unfinished.filter(state=JobState.RUNNING)),
+            active=False,
+            ready_at=None,
+            virtual_time__lte=_present_time(self),
+        )
+        forgotten = 0
+        while keys := list(idle.values_list("pk", flat=True)[:FORGOTTEN_AT_ONCE]):
+            # Once more by its conditions: a job may have joined one of them.
+            forgotten += (deleted := idle.filter(pk__in=keys).delete()[0])
+            if not deleted or forgotten >= MOST_FORGOTTEN:
+                break
+        return forgotten
+
+    def _unaware(self) -> list[str]:
+        """Return keys of flows that have a due job and do not know of it.
+
+        By one look at the index for each flow with queued jobs, however many each of them has.
+        """
+        connection = connections[self.db]
+        compiler = self.query.get_compiler(using=self.db)
+        now, parameters = compiler.compile(Now())
+        tables = {"jobs": Job._meta.db_table, "flows": self.model._meta.db_table}
+        names = {name: connection.ops.quote_name(table) for name, table in tables.items()}
+        with connection.cursor() as cursor:
+            cursor.execute(_UNAWARE.format(now=now, **names), [*parameters, *parameters, WOKEN_AT_ONCE])
+            return [key for (key,) in cursor.fetchall()]
+
+
+_UNAWARE: Final = """
+WITH RECURSIVE queued(flow) AS (
+    SELECT MIN(flow) FROM {jobs} WHERE state = 'QUEUED'
+    UNION ALL
+    SELECT (SELECT MIN(later.flow) FROM {jobs} later WHERE later.state = 'QUEUED' AND later.flow > queued.flow)
+    FROM queued WHERE queued.flow IS NOT NULL
+)
+SELECT queued.flow FROM queued
+WHERE queued.flow IS NOT NULL
+AND NOT EXISTS (SELECT 1 FROM {flows} known WHERE known.key = queued.flow AND (known.active OR known.ready_at <= {now}))
+AND EXISTS (
+    SELECT 1 FROM {jobs} due
+    WHERE due.state = 'QUEUED' AND due.flow = queued.flow AND COALESCE(due.next_attempt_at, due.created_at) <= {now}
+)
+LIMIT %s
+"""
 
 
 def _present_time(flows: FlowQuerySet) -> Any:

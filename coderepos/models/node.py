@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from django.db import models
 from django.db.models import ExpressionWrapper, F, Q
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 
 from coderepos.models.database import PrimaryQuerySet
 
@@ -34,7 +34,8 @@ class NodeQuerySet(PrimaryQuerySet["Node"]):
     def lost(self, *, after_seconds: float) -> Self:
         """Nodes that have been silent for longer, whose sandbox root no other has taken over under a new name."""
         recently = self.filter(last_seen__gte=Now() - timedelta(seconds=after_seconds))
-        silent = self.filter(last_seen__lt=Now() - timedelta(seconds=after_seconds))
+        since = Coalesce("last_seen", "created_at")  # a machine may be lost before it was ever seen at work
+        silent = self.alias(since=since).filter(since__lt=Now() - timedelta(seconds=after_seconds))
         return silent.exclude(root_id__in=recently.values("root_id"))
 
 

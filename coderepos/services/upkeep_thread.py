@@ -22,7 +22,7 @@ from django.db import connections
 
 from coderepos.conf import conf
 from coderepos.exceptions import CodeReposError
-from coderepos.models import Node
+from coderepos.models import Flow, Node
 from coderepos.services import cleaning, expired_leases, purging, upkeep
 from coderepos.services.afterwards import failures_logged
 from coderepos.services.disk_upkeep import run_disk_round
@@ -90,6 +90,8 @@ def sweep_if_due(node: Node, *, every_seconds: float = SWEEP_SECONDS) -> str:
 
 
 def _sweep() -> str:
+    with failures_logged("Flows that nothing waits in can't be forgotten now"):
+        Flow.objects.forget_idle()
     try:
         return upkeep.sweep()
     except CodeReposError as error:

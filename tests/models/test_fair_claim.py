@@ -19,6 +19,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import RemoteTimeout
 from coderepos.limits import Limits
 from coderepos.models import CodeRepository, Flow, Job, JobState
+from coderepos.models import flow as flow_module
 from coderepos.models.fair_claim import claim_next
 from coderepos.projects.models import Project
 from coderepos.services import leases
@@ -180,6 +181,40 @@ def test_job_that_no_flow_knows_of_is_found(*, has_row: bool) -> None:
     Tenant("one").queue(2, joins=False)
 
     assert flows_of(5) == ["one", "one"]
+
+
+def test_flow_that_knows_of_its_jobs_is_not_found() -> None:
+    """Nor one whose jobs are not due yet; each of the others is, however many jobs are before it."""
+    Tenant("aware").queue(30)
+    Tenant("later").queue(2, joins=False, next_attempt_at=Now() + timedelta(hours=1))
+    Tenant("lost").queue(3, joins=False)
+    Tenant("zero").queue(1, joins=False)
+    Flow.objects.create(key="zero")
+
+    assert Flow.objects.repair() == 2
+    assert Flow.objects.repair() == 0
+    assert set(Flow.objects.filter(active=True).values_list("key", flat=True)) == {"aware", "lost", "zero"}
+
+
+def test_flows_that_nothing_waits_in_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for those that owe turns, and those with a job that waits, waits for its time, or runs."""
+    monkeypatch.setattr(flow_module, "FORGOTTEN_AT_ONCE", 2)
+    for number in range(5):
+        Flow.objects.create(key=f"gone {number}", virtual_time=number)
+    Flow.objects.create(key="ahead", virtual_time=1_000)
+    Tenant("waits").queue(2)
+    Tenant("runs").queue(1)
+    Tenant("later").queue(1, joins=False, next_attempt_at=Now() + timedelta(hours=1))
+    Flow.objects.create(key="later")
+    Flow.objects.filter(key__in=["waits", "runs"]).update(virtual_time=10)
+    assert {job.flow for job in (claim(), claim()) if job} == {"runs", "waits"}
+
+    assert Flow.objects.forget_idle() == 5
+
+    assert set(Flow.objects.values_list("key", flat=True)) == {"ahead", "waits", "runs", "later"}
+    Job.objects.all().delete()
+    Flow.objects.update(active=False, ready_at=None)
+    assert Flow.objects.forget_idle() == 4
 
 
 def test_job_without_attempts_does_not_stop_its_flow() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import filecmp
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.db.models.functions import Now
 from model_bakery import baker
 from pytest_django import Settings
 
@@ -23,7 +25,7 @@ from coderepos.models import (
     PackState,
     StoredPack,
 )
-from coderepos.services import relocating
+from coderepos.services import relocating, upkeep
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
 from tests.support.two_machines import TwoMachines, connected, newest_job
@@ -212,6 +214,18 @@ def test_nothing_is_taken_over_without_a_storage(
     machines.lose("a")
     assert machines.relocate("b") == 0
     assert CodeRepository.objects.get().clone_status == CloneStatus.COMPLETED
+
+
+def test_machine_that_was_never_seen_may_be_lost(machines: TwoMachines, repository: CodeRepository) -> None:
+    """It cloned, and died before its first round of upkeep ended."""
+    machines.store("a")
+    Node.objects.filter(name="a").update(last_seen=None)
+    with machines.on("b") as node:
+        upkeep.prepare_root(node)
+        node.refresh_from_db()
+        assert relocating.relocate(node) == 0
+        Node.objects.filter(name="a").update(created_at=Now() - timedelta(hours=1))
+        assert relocating.relocate(node) == 1
 
 
 def test_renamed_machine_is_not_lost(machines: TwoMachines, repository: CodeRepository) -> None:
