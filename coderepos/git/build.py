@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import IO, Final
 
 from coderepos.disk_errors import disk_error
@@ -19,22 +19,23 @@ from coderepos.exceptions import (
     OutOfMemory,
     RemoteProtocolError,
     SandboxUnavailable,
-    UnsafeRepository,
+    StoreDamaged,
 )
 from coderepos.git.confinement import linux, profiles
+from coderepos.git.descriptors import write_all
 from coderepos.git.limits import Limits
 from coderepos.git.pack.bare_repository import BareRepository
 from coderepos.git.pack.connectivity import check_connected
 from coderepos.git.pack.delta_tree import DeltaTree
 from coderepos.git.pack.index import index_size, positions_by_id
+from coderepos.git.pack.indexed_pack import CheckedObjects, IndexedPack, PositionsById
 from coderepos.git.pack.indexer import Indexer
-from coderepos.git.pack.pack_file import COMMIT, Pack
-from coderepos.git.pack.peeling import Peeler, commit_and_tree
-from coderepos.git.pack.published_refs import published_refs
+from coderepos.git.pack.object_links import Links
+from coderepos.git.pack.pack_file import PIECE_BYTES, Pack
 from coderepos.git.pack.resolver import Resolver
 from coderepos.git.pack.scanner import PackScanner
 from coderepos.git.process.emitter import Emit, emit_to, error_event
-from coderepos.git.substitutions import Substitutions
+from coderepos.git.text import ref_bytes
 from coderepos.git.wire import (
     MESSAGE_BYTES,
     BuildReport,
@@ -44,10 +45,7 @@ from coderepos.git.wire import (
     load_line,
     message_fields,
 )
-from coderepos.git.worktree.checkout import Checkout
-from coderepos.git.worktree.trees import read_trees
-
-TREE_NAME: Final = b"tree"
+from coderepos.git.worktree.version import Objects, Version, write_version
 
 _PROGRESS_SECONDS: Final = 0.25
 
@@ -103,10 +101,11 @@ def read_outcome(control: IO[bytes], limits: Limits) -> FetchOutcome:
 
 
 def build(request: BuildRequest, pack_fd: int, wait_for_outcome: Callable[[], FetchOutcome], emit: Emit) -> BuildReport:
-    """Run :func:`make` in ``request.incoming``; that it reaches the disk is the part of who publishes it."""
+    """Build in ``request.incoming``; that it reaches the disk is the part of who publishes it."""
     incoming = os.open(request.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        return make(request, incoming, pack_fd, wait_for_outcome, emit)
+        maker = make_by_index if request.index_bytes else make
+        return maker(request, incoming, pack_fd, wait_for_outcome, emit)
     finally:
         os.close(incoming)
 
@@ -133,39 +132,92 @@ def make(
             resolver.finish()
             clock.done("resolve")
         with Indexer(pack, git, resolver.links) as indexer:
-            delta_tree = DeltaTree(pack, limits)
-            by_id = positions_by_id(pack)
+            objects = Objects(pack=pack, by_id=positions_by_id(pack), delta_tree=DeltaTree(pack, limits))
             outcome = wait_for_outcome()
             if outcome.pack_bytes != pack.size_bytes:
                 raise RemoteProtocolError(reason="size of the pack")
             emit({"event": "progress", "phase": "writing"})
-            peeler, substitutions = Peeler(pack, by_id, delta_tree), Substitutions()
-            wanted_id = bytes.fromhex(outcome.wanted_id)
-            commit_id, tree_id = commit_and_tree(wanted_id, pack, by_id, delta_tree, peeler)
-            refs = published_refs(outcome, commit_id.hex(), pack, by_id, peeler, substitutions)
-            shallow = [one for one in outcome.shallow if _is_in(pack, bytes.fromhex(one), by_id)]
-            git_bytes = pack.size_bytes + index_size(pack) + git.add_refs(refs, shallow)
-            trees = read_trees(tree_id, pack, by_id, delta_tree, limits, other_bytes=git_bytes)
-            if trees.lacks_empty_tree:
-                git_bytes += git.add_empty_tree()
-            checkout = Checkout(incoming, TREE_NAME, trees, pack, substitutions, group_readable=request.group_readable)
-            checkout.write(delta_tree)
+            pack_bytes = pack.size_bytes + index_size(pack)
+            version = write_version(request, git, incoming, objects, outcome, pack_bytes=pack_bytes)
             clock.done("checkout")
-            tips = [by_id[bytes.fromhex(one)] for one in (refs.commit_id, *refs.ids.values(), *refs.peeled.values())]
-            ends = {by_id[bytes.fromhex(one)] for one in shallow}
-            indexer.finish(lambda: check_connected(resolver.links, pack, by_id, delta_tree, tips, ends))
+            indexer.finish(lambda: _check_connected(resolver.links, objects, version))
         git.finish()
         clock.done("index")
     finally:
         os.close(pack_file)
+    return _report(pack, version, clock)
+
+
+def make_by_index(
+    request: BuildRequest, incoming: int, pack_fd: int, wait_for_outcome: Callable[[], FetchOutcome], emit: Emit
+) -> BuildReport:
+    """Write the same as :func:`make`, from a pack and the index of it that an earlier build has written.
+
+    :param pack_fd: descriptor that gives the bytes of the pack, then those of the index.
+    :raises StoreDamaged: the index is not that of the pack, or an object is not that of its id.
+    :raises GitError: the subclass for what is wrong with the pack or its trees.
+    :raises OSError: the disk is full or fails.
+    """
+    limits, clock, outcome = request.limits, _Clock(), wait_for_outcome()
+    git = BareRepository(incoming, group_readable=request.group_readable)
+    pack_file = git.open_pack()
+    try:
+        for piece in _pieces(pack_fd, outcome.pack_bytes):
+            write_all(pack_file, piece)
+        linux.start_writeback(pack_file)
+        index = b"".join(_pieces(pack_fd, request.index_bytes))
+        clock.done("copy")
+        emit({"event": "progress", "phase": "writing"})
+        pack = IndexedPack(pack_file, outcome.pack_bytes, index, limits)
+        git.write_index(pack.trailer, index)
+        objects = Objects(pack=pack, by_id=PositionsById(pack), delta_tree=CheckedObjects(pack, limits))
+        pack_bytes = outcome.pack_bytes + len(index)
+        version = write_version(request, git, incoming, objects, outcome, pack_bytes=pack_bytes)
+        if not _has_all_refs(version, outcome):
+            raise StoreDamaged
+        git.name_pack(pack.trailer)
+        git.finish()
+        clock.done("checkout")
+    finally:
+        os.close(pack_file)
+    return _report(pack, version, clock)
+
+
+def _has_all_refs(version: Version, outcome: FetchOutcome) -> bool:
+    """Return whether nothing was left out that the version had before; an index may lack what it is to be found by."""
+    names = {ref_bytes(name) for name, _ in outcome.tags}
+    return names <= version.refs.ids.keys() and len(version.shallow) == len(outcome.shallow)
+
+
+def _pieces(source: int, size_bytes: int) -> Iterator[bytes]:
+    """Yield the next bytes of a descriptor.
+
+    :raises StoreDamaged: there are less.
+    """
+    while size_bytes:
+        piece = os.read(source, min(PIECE_BYTES, size_bytes))
+        if not piece:
+            raise StoreDamaged
+        size_bytes -= len(piece)
+        yield piece
+
+
+def _check_connected(links: Links, objects: Objects, version: Version) -> None:
+    by_id, refs = objects.by_id, version.refs
+    tips = [by_id[bytes.fromhex(one)] for one in (refs.commit_id, *refs.ids.values(), *refs.peeled.values())]
+    ends = {by_id[bytes.fromhex(one)] for one in version.shallow}
+    check_connected(links, objects.pack, by_id, objects.delta_tree, tips, ends)
+
+
+def _report(pack: Pack, version: Version, clock: _Clock) -> BuildReport:
     return BuildReport(
-        commit_id=commit_id.hex(),
-        git_bytes=git_bytes,
-        tree_bytes=trees.total.disk_bytes,
+        commit_id=version.refs.commit_id,
+        git_bytes=version.git_bytes,
+        tree_bytes=version.total.disk_bytes,
         objects=len(pack),
-        entries=trees.total.entries,
-        substitutions=substitutions.counts,
-        substituted_paths=tuple(substitutions.paths),
+        entries=version.total.entries,
+        substitutions=version.substitutions.counts,
+        substituted_paths=tuple(version.substitutions.paths),
         seconds=clock.seconds,
     )
 
@@ -182,17 +234,6 @@ def _scan(pack_fd: int, pack: Pack, limits: Limits, resolver: Resolver, emit: Em
 
     PackScanner(pack_fd, pack, limits, on_progress, resolver.add_links).scan()
     emit({"event": "progress", "phase": "resolving", "objects": len(pack), "total_objects": len(pack)})
-
-
-def _is_in(pack: Pack, commit_id: bytes, by_id: Mapping[bytes, int]) -> bool:
-    """Return whether a shallow commit is in the pack; Git ignores those that are not.
-
-    :raises UnsafeRepository: the object is in the pack, but is not a commit.
-    """
-    position = by_id.get(commit_id)
-    if position is not None and pack.kinds[position] != COMMIT:
-        raise UnsafeRepository(reason="history ends at no commit")
-    return position is not None
 
 
 class _Clock:

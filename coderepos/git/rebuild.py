@@ -1,6 +1,7 @@
 """Builds a version from a pack that is at hand, without any Git host: the same confined build child as of a clone.
 
-The child is told what a fetch child would have found out, and reads the pack from a file as if it came from the wire.
+The child is told what a fetch child would have found out, and reads the pack from a file: as if it came from the wire,
+or by its index, where an earlier build has written both.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class RebuildRequest:
     """What to build, and what it may cost."""
 
     pack_fd: int
-    """Descriptor that gives the bytes of the pack, from the first on; it stays the caller's."""
+    """Descriptor that gives the bytes of the pack, then those of the index, if any; it stays the caller's."""
 
     outcome: FetchOutcome
     limits: Limits
@@ -36,6 +37,9 @@ class RebuildRequest:
 
     group_readable: bool
     """Whether the sandbox's group may read what is written."""
+
+    index_bytes: int = 0
+    """Size of the index, by which objects are looked up; 0 to read the whole pack as from the wire."""
 
 
 def rebuild(
@@ -63,6 +67,7 @@ def rebuild(
                     limits=request.limits,
                     min_level=request.min_level,
                     group_readable=request.group_readable,
+                    index_bytes=request.index_bytes,
                 )
             )
             + dump_line({"event": "outcome", **message_fields(request.outcome)}),

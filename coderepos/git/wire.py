@@ -71,6 +71,9 @@ class BuildRequest:
     group_readable: bool = False
     """Whether the sandbox's group may read what is written (0550/0440 instead of 0500/0400)."""
 
+    index_bytes: int = 0
+    """Size of the index that comes after the pack, where an earlier build has written both; 0 where none comes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchRequest:
@@ -155,7 +158,7 @@ class BuildReport:
     """Up to a hundred of them as ``reason: path``, printable."""
 
     seconds: dict[str, float]
-    """Wall clock per phase: ``scan``, ``resolve``, ``index``, ``checkout``."""
+    """Wall clock per phase: ``scan`` or ``copy``, ``resolve``, ``index``, ``checkout``."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

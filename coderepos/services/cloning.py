@@ -92,8 +92,9 @@ def _attempt(lease: Lease) -> None:
     node = lease.persist(register_node)
     root = lease.persist(lambda: prepare_root(node))
     limits = admission.admit(lease, node, root)
-    make = _restorer(lease, limits, root) if job.kind == JobKind.RESTORE else _cloner(lease, limits)
     sandbox = engine.sandbox_of(repository)
+    is_restore = job.kind == JobKind.RESTORE
+    make = _restorer(lease, limits, root, sandbox) if is_restore else _cloner(lease, limits)
     left_behind = _left_behind(lease, sandbox)
     incoming = sandbox.create_incoming(version)
     try:
@@ -124,11 +125,19 @@ def _cloner(lease: Lease, limits: Limits) -> Callable[[Path], CloneReport]:
     return make
 
 
-def _restorer(lease: Lease, limits: Limits, root: SandboxRoot) -> Callable[[Path], CloneReport]:
+def _restorer(lease: Lease, limits: Limits, root: SandboxRoot, sandbox: Sandbox) -> Callable[[Path], CloneReport]:
     """Return what restores from the storage for packs."""
-    return lambda incoming: restoring.restore(
-        lease, limits, root=root, incoming=incoming, on_progress=Heartbeat(lease).on_progress
-    )
+    version = str(lease.job.lease_token)
+
+    def empty() -> None:
+        sandbox.discard_incoming(version)
+        sandbox.create_incoming(version)
+
+    def make(incoming: Path) -> CloneReport:
+        destination = restoring.Destination(root=root, incoming=incoming, empty=empty)
+        return restoring.restore(lease, limits, destination, on_progress=Heartbeat(lease).on_progress)
+
+    return make
 
 
 def _left_behind(lease: Lease, sandbox: Sandbox) -> set[str]:

@@ -19,7 +19,8 @@ from django.core.files.storage import Storage, storages
 
 from coderepos.conf import ConfigurationError, conf
 from coderepos.crypto.redaction import safe_remote_text
-from coderepos.exceptions import StorageUnavailable, StoreDamaged
+from coderepos.disk_errors import disk_error
+from coderepos.exceptions import CodeReposError, StorageUnavailable, StoreDamaged
 
 CALL_SECONDS: Final = 20.0
 """How long a call may take that moves next to nothing."""
@@ -76,6 +77,7 @@ class PackStorage:
         :param on_wait: called twice a second with the number of bytes so far; what it raises goes through.
         :raises StoreDamaged: it is missing, or holds other bytes.
         :raises StorageUnavailable: it can't be read, or that took too long.
+        :raises CodeReposError: the disk of ``target`` is full or fails.
         """
         copied_bytes = 0
 
@@ -92,7 +94,7 @@ class PackStorage:
                     if copied_bytes > size_bytes:
                         return None
                     digest.update(chunk)
-                    target.write(chunk)
+                    write_whole(target, chunk)
             target.flush()
             return digest.hexdigest()
 
@@ -141,6 +143,7 @@ class PackStorage:
         """Run an action in a thread, and wait for it no longer than it may take.
 
         :raises StorageUnavailable: it failed, or took too long; the log says how.
+        :raises CodeReposError: the action says so.
         """
         _require_answers()
         results: list[Result] = []
@@ -161,6 +164,8 @@ class PackStorage:
                 _hanging.append(thread)
         if results:
             return results[0]
+        if errors and isinstance(errors[0], CodeReposError):
+            raise errors[0]
         if errors:
             text = safe_remote_text(str(errors[0]))
             logger.error("The storage for packs fails: %s: %s", type(errors[0]).__name__, text)
@@ -201,6 +206,19 @@ def _wait(thread: threading.Thread, *, seconds: float, on_wait: Callable[[], Non
         thread.join(min(WAIT_SECONDS, left))
         if thread.is_alive():
             on_wait()
+
+
+def write_whole(target: IO[bytes], data: bytes) -> None:
+    """Write all of it to a file that may take less at once, as one without a buffer does where its disk is nearly full.
+
+    :raises CodeReposError: the disk is full or fails.
+    """
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[target.write(rest) :]
+    except OSError as error:
+        raise disk_error(error) from error
 
 
 def _chunks(stored: File[Any]) -> Iterator[bytes]:

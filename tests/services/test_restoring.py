@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import hashlib
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from coderepos.models import (
     PackState,
     StoredPack,
 )
-from coderepos.services import relocating, upkeep
+from coderepos.services import pack_storage, purging, relocating, upkeep
+from coderepos.services.manifest import index_name, pack_name
+from tests.support.cluster import wait_until
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
 from tests.support.two_machines import TwoMachines, connected, newest_job
@@ -80,6 +83,7 @@ def test_version_is_restored_as_it_was(
     assert machines.work("b", job) == "succeeded", Job.objects.get(pk=job.pk).error_message
 
     repository.refresh_from_db()
+    assert was_by_index(repository)
     assert (repository.clone_status, repository.node) == (CloneStatus.COMPLETED, "b")
     assert AuditEntry.objects.filter(event=AuditEvent.TOKEN_OPENED).count() == opened
     kept = ("commit_id", "ref_name", "substitutions", "cloned_at", "stored_pack", "repository_size_mb")
@@ -93,6 +97,13 @@ def test_version_is_restored_as_it_was(
     machines.lose("b")
     assert machines.relocate("a") == 1
     assert machines.work("a", newest_job(repository)) == "succeeded"
+
+
+def was_by_index(repository: CodeRepository) -> bool:
+    """Return whether the last job built by the stored index."""
+    phases = newest_job(repository).result["seconds"].keys()
+    assert len(phases & {"scan", "copy"}) == 1
+    return "copy" in phases
 
 
 def flip(path: Path) -> None:
@@ -147,6 +158,124 @@ def test_damaged_bytes_are_never_published(
     assert machines.store("b") == "1 stored, 0 removed"
     assert CodeRepository.objects.get().stored_pack not in (None, old)
     assert not [name for name in machines.stored_names() if str(old) in name]
+
+
+def make_unreadable(path: Path) -> None:
+    """Put something in its place that no storage can read."""
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [flip, cut, lengthen, remove, make_unreadable])
+def test_without_its_index_all_is_built_anew(
+    machines: TwoMachines, repository: CodeRepository, damage: object, tmp_path: Path
+) -> None:
+    """The pack is enough: the same is restored, more slowly, and what is stored stays."""
+    assert callable(damage)
+    (name,) = [name for name in machines.stored_names() if name.endswith(".idx")]
+    damage(machines.packs / name)
+    (tmp_path / "served").rename(tmp_path / "gone")
+
+    assert machines.work("b", lost(machines, repository)) == "succeeded"
+    assert not was_by_index(repository)
+    path = f"{repository.project_id}/{repository.pk}"
+    assert same(machines.root("a") / path / "repository", machines.root("b") / path / "repository")
+    assert same(machines.root("a") / path / "git", machines.root("b") / path / "git")
+    assert StoredPack.objects.get().state == PackState.STORED
+
+
+@pytest.mark.parametrize("lie", ["a flipped bit", "of another pack", "no index"])
+def test_index_that_was_stored_with_lies_is_not_believed(
+    machines: TwoMachines, repository: CodeRepository, lie: str, tmp_path: Path
+) -> None:
+    """With the right SHA-256, since the disk lied before it was taken: nothing of a first try is left in the second."""
+    stored = StoredPack.objects.get()
+    index = machines.packs / index_name(stored)
+    if lie == "a flipped bit":
+        flip(index)
+    elif lie == "of another pack":
+        git("commit", "--quiet", "--allow-empty", "-m", "one more", cwd=tmp_path / "served/repository")
+        git("repack", "-adq", cwd=tmp_path / "served/repository")
+        (other,) = (tmp_path / "served/repository").rglob("*.idx")
+        index.write_bytes(other.read_bytes())
+    else:
+        index.write_bytes(b"no index")
+    content = index.read_bytes()
+    StoredPack.objects.update(index_sha256=hashlib.sha256(content).hexdigest(), index_bytes=len(content))
+    index.rename(machines.packs / index_name(StoredPack.objects.get()))
+
+    assert machines.work("b", lost(machines, repository)) == "succeeded"
+    assert not was_by_index(repository)
+    path = f"{repository.project_id}/{repository.pk}"
+    assert same(machines.root("a") / path / "git", machines.root("b") / path / "git")
+    assert [path.name for path in machines.root("b").glob("*/*/*")].count(".incoming") == 0
+    assert len([*machines.root("b").glob("*/*/versions/*")]) == 1
+
+
+def test_pack_that_was_stored_with_lies_is_not_published(
+    machines: TwoMachines, repository: CodeRepository, server: GitServer, tmp_path: Path
+) -> None:
+    """A sound pack and index of another repository, with their SHA-256 in the row: neither way makes anything of it."""
+    make_repository(tmp_path / "served/other", commits=5)
+    other = connected(server, name="other")
+    assert machines.work("a", newest_job(other)) == "succeeded"
+    assert machines.store("a") == "1 stored, 0 removed"
+    mine, foreign = (StoredPack.objects.get(repository_id=one.pk) for one in (repository, other))
+    for name_of in (pack_name, index_name):
+        content = (machines.packs / name_of(foreign)).read_bytes()
+        kind = "pack" if name_of is pack_name else "index"
+        setattr(mine, f"{kind}_sha256", hashlib.sha256(content).hexdigest())
+        setattr(mine, f"{kind}_bytes", len(content))
+        (machines.packs / name_of(mine)).write_bytes(content)
+    mine.save()
+
+    machines.lose("a")
+    assert machines.relocate("b") == 2
+    outcomes = [machines.work("b", newest_job(one)) for one in (repository, other)]
+    assert sorted(outcomes) == ["retry_scheduled", "succeeded"]
+    assert newest_job(repository).error_code == "store_damaged"
+    assert len([*machines.root("b").glob("*/*/versions/*")]) == 1
+    assert not [*machines.root("b").glob("*/*/.incoming-*")]
+
+
+def test_storage_that_hangs_in_the_middle_leaves_nothing(
+    machines: TwoMachines, repository: CodeRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt ends, says why, and the next one restores."""
+    job = lost(machines, repository)
+    monkeypatch.setattr(pack_storage, "CALL_SECONDS", 0.3)
+    monkeypatch.setattr(pack_storage, "SLOWEST_BYTES_PER_SECOND", 10**9)
+    held = machines.hold()
+    try:
+        assert machines.work("b", job) == "retry_scheduled"
+        assert Job.objects.get(pk=job.pk).error_code == "storage_unavailable"
+        assert not [*machines.root("b").glob("*/*/.incoming-*")]
+    finally:
+        held.unlink()
+    for thread in pack_storage._hanging:
+        thread.join(10)
+    assert machines.work("b", job) == "succeeded"
+
+
+def test_repository_that_is_deleted_meanwhile_leaves_nothing(
+    machines: TwoMachines, repository: CodeRepository, child_environment: dict[str, str]
+) -> None:
+    """Neither on the disk of the machine that restored it, nor in the storage."""
+    job = lost(machines, repository)
+    held = machines.hold()
+    process = machines.program("b", child_environment, "run", str(job.pk))
+    try:
+        wait_until(held.with_name("held.reached").exists, seconds=30, what="the restore")
+        CodeRepository.objects.get().delete()
+    finally:
+        held.unlink()
+        process.wait(60)
+    with machines.on("b") as node:
+        purging.purge(node)
+    machines.store("b")
+    assert not [*machines.root("b").glob("*/*")]
+    assert machines.stored_names() == []
+    assert not Job.objects.exists()
 
 
 def test_pack_of_another_version_is_not_taken(

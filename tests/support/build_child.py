@@ -6,17 +6,19 @@ import os
 import select
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from coderepos.git.build import make
+from coderepos.git.build import make, make_by_index
 from coderepos.git.limits import MB, Limits
 from coderepos.git.pack import index as pack_index
 from coderepos.git.pack.pack_file import Pack
 from coderepos.git.pack.resolver import Resolver
 from coderepos.git.pack.scanner import PackScanner
 from coderepos.git.process.child import Child, starting
+from coderepos.git.published import opened_pack
+from coderepos.git.published import outcome_of as published_outcome
 from coderepos.git.wire import BuildReport, BuildRequest, FetchOutcome, dump_line, request_line
 from tests.support import packs
 from tests.support.packs import Object
@@ -88,6 +90,42 @@ def built_here(
         return make(request, folder, source, lambda: outcome, lambda _event: None)
     finally:
         os.close(source)
+        os.close(folder)
+
+
+def rebuilt_here(
+    version: Path,
+    incoming: Path,
+    limits: Limits = LIMITS,
+    *,
+    index: bytes | None = None,
+    group_readable: bool = False,
+) -> BuildReport:
+    """Build what an earlier build wrote once more, by its index or another one, in this process."""
+    pack, own_index, outcome = published(version)
+    index = own_index if index is None else index
+    incoming.mkdir()
+    source = packs.descriptor(pack + index)
+    request = BuildRequest(
+        incoming=str(incoming), limits=limits, min_level=1, group_readable=group_readable, index_bytes=len(index)
+    )
+    folder = os.open(incoming, os.O_RDONLY)
+    try:
+        return make_by_index(request, folder, source, lambda: outcome, lambda _event: None)
+    finally:
+        os.close(source)
+        os.close(folder)
+
+
+def published(version: Path) -> tuple[bytes, bytes, FetchOutcome]:
+    """Return pack and index of a version, and the outcome that leads to it."""
+    folder = os.open(version, os.O_RDONLY)
+    try:
+        with opened_pack(folder) as (pack_file, index_file):
+            pack, index = pack_file.read(), index_file.read()
+        limits = replace(LIMITS, wire_bytes=len(pack))
+        return pack, index, published_outcome(folder, pack_bytes=len(pack), limits=limits)
+    finally:
         os.close(folder)
 
 

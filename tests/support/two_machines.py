@@ -25,12 +25,14 @@ from tests.support.servers.git_http_backend import GitServer
 STORED: Final = "packs"
 
 
-def connected(server: GitServer, *, ref: str = "", depth: int | None = None) -> CodeRepository:
+def connected(
+    server: GitServer, *, name: str = "repository", ref: str = "", depth: int | None = None
+) -> CodeRepository:
     """Return a repository with a queued clone."""
     repository: CodeRepository = baker.make(
         CodeRepository,
         project=baker.make(get_project_model()),
-        git_url=server.url("repository"),
+        git_url=server.url(name),
         token_ciphertext=Secret("t" * 30),
         ref=ref,
         depth=depth,

@@ -12,8 +12,11 @@ from typing import Final
 
 from coderepos.git.pack.pack_file import ID_BYTES, Pack
 
-_MAGIC: Final = b"\xfftOc\x00\x00\x00\x02"
-_LARGE: Final = 0x80000000
+MAGIC: Final = b"\xfftOc\x00\x00\x00\x02"
+LARGE: Final = 0x80000000
+"""Least offset that is in the table of 64-bit offsets."""
+
+FAN_OUT: Final = struct.Struct(">256I")
 
 _ID: Final = range(ID_BYTES)
 _OFFSET: Final = range(20, 28)
@@ -32,8 +35,8 @@ def positions_by_id(pack: Pack) -> dict[bytes, int]:
 
 def index_size(pack: Pack) -> int:
     """Return the size in bytes of the index that :func:`index_of` returns."""
-    large = sum(offset >= _LARGE for offset in pack.offsets[:-1]) if pack.offsets[-1] >= _LARGE else 0
-    return len(_MAGIC) + 256 * 4 + len(pack) * (ID_BYTES + 8) + large * 8 + 2 * ID_BYTES
+    large = sum(offset >= LARGE for offset in pack.offsets[:-1]) if pack.offsets[-1] >= LARGE else 0
+    return len(MAGIC) + FAN_OUT.size + len(pack) * (ID_BYTES + 8) + large * 8 + 2 * ID_BYTES
 
 
 def index_of(pack: Pack) -> bytes:
@@ -45,11 +48,11 @@ def index_of(pack: Pack) -> bytes:
     count = len(pack)
     rows = _split(_interleaved(pack), _ROW_BYTES)
     rows.sort()
-    fan_out = struct.pack(">256I", *(bisect_left(rows, bytes([byte])) for byte in range(1, 256)), count)
+    fan_out = FAN_OUT.pack(*(bisect_left(rows, bytes([byte])) for byte in range(1, 256)), count)
     table = b"".join(rows)
     content = b"".join(
         (
-            _MAGIC,
+            MAGIC,
             fan_out,
             _column(table, _ID, count),
             _column(table, _CRC, count),
@@ -99,12 +102,12 @@ def _offset_tables(offsets: array[int]) -> Iterator[bytes]:
     """
     if sys.byteorder == "little":
         offsets.byteswap()
-    if max(offsets, default=0) < _LARGE:
+    if max(offsets, default=0) < LARGE:
         yield _big_endian(array("I", offsets))
         return
-    large = array("Q", (offset for offset in offsets if offset >= _LARGE))
-    numbers = iter(range(_LARGE, _LARGE + len(large)))
-    yield _big_endian(array("I", (offset if offset < _LARGE else next(numbers) for offset in offsets)))
+    large = array("Q", (offset for offset in offsets if offset >= LARGE))
+    numbers = iter(range(LARGE, LARGE + len(large)))
+    yield _big_endian(array("I", (offset if offset < LARGE else next(numbers) for offset in offsets)))
     yield _big_endian(large)
 
 

@@ -25,7 +25,7 @@ class Peeler:
         self._pack: Final = pack
         self._by_id: Final = by_id
         self._delta_tree: Final = delta_tree
-        self._targets: dict[int, int | None] | None = None
+        self._targets: Final[dict[int, int | None]] = {}
         self._peeled: Final[dict[int, int | None]] = {}
         self._malformed: Final[set[int]] = set()
 
@@ -55,14 +55,23 @@ class Peeler:
         return at in self._malformed
 
     def _target(self, tag: int) -> int | None:
-        """Return the position of what a tag names; the first call reads all tags of the pack, each once."""
-        if self._targets is None:
-            tags, at = set(), self._pack.kinds.find(TAG)
-            while at >= 0:
-                tags.add(at)
-                at = self._pack.kinds.find(TAG, at + 1)
-            self._targets = {position: self._parse(position, data) for position, data in self._delta_tree.objects(tags)}
+        """Return the position of what a tag names.
+
+        The first call reads all tags that the pack is known to have, each once. A pack that was not scanned may have
+        more, to which these lead.
+        """
+        if tag not in self._targets:
+            tags = {tag} if self._targets else self._known_tags()
+            for position, data in self._delta_tree.objects(tags):
+                self._targets[position] = self._parse(position, data)
         return self._targets[tag]
+
+    def _known_tags(self) -> set[int]:
+        tags, at = set(), self._pack.kinds.find(TAG)
+        while at >= 0:
+            tags.add(at)
+            at = self._pack.kinds.find(TAG, at + 1)
+        return tags
 
     def _parse(self, tag: int, data: bytes) -> int | None:
         found = _TAG.match(data)
