@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from rest_framework import serializers
@@ -229,6 +230,17 @@ class StatusSerializer(serializers.Serializer[Any]):
         allow_null=True, help_text="Jobs of the same project ahead of this one, while it waits."
     )
     updated_at = UtcTimeField(source="repository.updated_at")
+
+
+@cache
+def _status_serializer() -> StatusSerializer:
+    # Programs ask for a status all the time, and to make its fields takes longer than to show them.
+    return StatusSerializer()
+
+
+def status_body(status: Status) -> dict[str, Any]:
+    """Return the body of the answer to a status call."""
+    return dict(_status_serializer().to_representation(status))
 
 
 class JobStartedSerializer(serializers.Serializer[Any]):

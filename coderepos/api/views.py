@@ -41,8 +41,8 @@ from coderepos.api.serializers import (
     JobStartedSerializer,
     ReplaceTokenSerializer,
     RepositorySerializer,
-    StatusSerializer,
     TokenSerializer,
+    status_body,
 )
 from coderepos.api.throttling import ConnectThrottle
 from coderepos.exceptions import NotFound
@@ -157,7 +157,7 @@ class RepositoryViewSet(CodeReposViewSet):
 
     def status(self, request: Request, **kwargs: str) -> Response:
         """Say what happens to a repository now, and why."""
-        return Response(dict(StatusSerializer(self._status()).data))
+        return Response(status_body(self._status()))
 
     def jobs(self, request: Request, **kwargs: str) -> Response:
         """List the jobs of a repository, the newest first."""

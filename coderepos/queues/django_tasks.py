@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Final
 
+from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
@@ -18,14 +19,18 @@ from django.utils.module_loading import import_string
 
 try:
     from django.tasks import task_backends
+    from django.tasks.backends.dummy import DummyBackend
+    from django.tasks.backends.immediate import ImmediateBackend
 except ImportError:  # before Django 6.0
     from django_tasks import task_backends  # type: ignore[no-redef]
+    from django_tasks.backends.dummy import DummyBackend  # type: ignore[no-redef]
+    from django_tasks.backends.immediate import ImmediateBackend  # type: ignore[no-redef]
 
 from coderepos.conf import conf
 from coderepos.queues.protocol import Problem, Queue, QueueFacts, TaskName
 
 TASKS: Final = "coderepos.tasks.django_tasks."
-WORKERLESS: Final = {"ImmediateBackend": "clones inside the web request", "DummyBackend": "never clones"}
+WORKERLESS: Final = {ImmediateBackend: "clones inside the web request", DummyBackend: "never clones"}
 
 
 class DjangoTasks(Queue):
@@ -64,10 +69,10 @@ class DjangoTasks(Queue):
             )
             return
         hint = "Use a backend with workers, such as django_tasks_db.DatabaseBackend."
-        for kind in type(backend).__mro__:
-            if kind.__name__ in WORKERLESS:
+        for kind, why_not in WORKERLESS.items():
+            if isinstance(backend, kind):
                 where = f"TASKS[{conf.QUEUE_BACKEND!r}]"
-                yield _unusable(f"{where} is a {kind.__name__}, which {WORKERLESS[kind.__name__]}.", hint)
+                yield _unusable(f"{where} is a {kind.__name__}, which {why_not}.", hint)
         if backend.queues and self._place()["queue_name"] not in backend.queues:
             message = f"QUEUE_NAME {self._place()['queue_name']!r} is none of QUEUES in TASKS[{conf.QUEUE_BACKEND!r}]."
             yield _unusable(message, "Add it there, or let QUEUE_NAME name another one.")
@@ -106,9 +111,13 @@ class DjangoTasks(Queue):
 
     def _stored_tasks(self) -> Any:
         """Return the tasks in the database; ``None`` where the backend keeps them elsewhere."""
-        if type(self._backend()).__module__.partition(".")[0] != "django_tasks_db":
+        if not apps.is_installed("django_tasks_db"):
             return None
+        from django_tasks_db import DatabaseBackend
         from django_tasks_db.models import DBTaskResult
+
+        if not isinstance(self._backend(), DatabaseBackend):
+            return None
 
         return DBTaskResult.objects.all()
 

@@ -44,8 +44,8 @@ class QueueFacts:
     waiting: int | None
     """Tasks that wait for a worker, the host's own included; ``None`` where the queue cannot tell."""
 
-    missing_periodic: tuple[str, ...] = ()
-    """Periodic tasks that this queue should call, and does not know."""
+    missing_periodic: tuple[str, ...] | None = None
+    """Periodic tasks that this queue should call, and does not know; ``None`` where it calls none."""
 
 
 class Queue(Protocol):

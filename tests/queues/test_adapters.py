@@ -14,6 +14,7 @@ from celery import signals
 from celery.exceptions import SoftTimeLimitExceeded
 from django.utils import timezone
 from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
+from django.utils.module_loading import import_string
 from pytest_django import Settings
 
 from coderepos import tasks
@@ -29,6 +30,19 @@ KEY = uuid.UUID(int=7)
 LIBRARY = type(vars(django_tasks)["task_backends"]).__module__
 DUMMY = f"{LIBRARY}.backends.dummy.DummyBackend"
 IMMEDIATE = f"{LIBRARY}.backends.immediate.ImmediateBackend"
+ImmediateBackend: Any = import_string(IMMEDIATE)
+BaseTaskBackend: Any = import_string(f"{LIBRARY}.backends.base.BaseTaskBackend")
+
+
+class InRequest(ImmediateBackend):  # type: ignore[misc]  # its library has no types
+    """A backend of a host that works in the web request."""
+
+
+class DummyBackend(BaseTaskBackend):  # type: ignore[misc]
+    """A backend of a host with workers, which is called as one that has none."""
+
+    def enqueue(self, *arguments: Any) -> None:
+        """Send nothing."""
 
 
 def backends(monkeypatch: pytest.MonkeyPatch, **given: Any) -> Any:
@@ -45,6 +59,8 @@ def backends(monkeypatch: pytest.MonkeyPatch, **given: Any) -> Any:
         ({"BACKEND": DUMMY}, {}, [50]),
         ({"BACKEND": "nowhere.Backend"}, {}, [50]),
         ({"BACKEND": IMMEDIATE}, {}, [50]),
+        ({"BACKEND": f"{__name__}.InRequest"}, {}, [50]),
+        ({"BACKEND": f"{__name__}.DummyBackend"}, {}, []),
         ({"BACKEND": "django_tasks_db.DatabaseBackend"}, {"QUEUE_BACKEND": "code"}, [50]),
         ({"BACKEND": "django_tasks_db.DatabaseBackend"}, {"QUEUE_NAME": "code"}, [50]),
         ({"BACKEND": "django_tasks_db.DatabaseBackend", "QUEUES": []}, {"QUEUE_NAME": "code"}, []),

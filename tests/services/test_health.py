@@ -150,6 +150,19 @@ def test_missing_schedules_are_named() -> None:
 
 
 @pytest.mark.django_db
+def test_queue_without_schedules_says_who_keeps_it_up(settings: Settings) -> None:
+    """And when that last happened on this machine."""
+    settings.CODEREPOS = {**settings.CODEREPOS, "QUEUE": "tests.queues.test_choice.Bell", "NODE_ID": "here"}
+    assert "keeps none" in found("schedules").text
+    assert "has begun no round here" in found("schedules").text
+
+    Node.objects.create(name="here").begin_upkeep(every_seconds=1)
+
+    assert "began here 0 s ago" in found("schedules").text
+    assert found("schedules").level == Level.OK
+
+
+@pytest.mark.django_db
 def test_a_key_that_does_not_seal_is_red(settings: Settings) -> None:
     """Nothing of a key is printed."""
     assert found("key").level == Level.OK

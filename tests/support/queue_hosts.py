@@ -121,14 +121,20 @@ class QueueHost:
 
 
 class TasksHost(QueueHost):
-    """A host with Django's own tasks in its database, and without django-q2."""
+    """A host with Django's own tasks in its database, by a backend that it derived, and without django-q2."""
 
     settings = """
     INSTALLED_APPS += ["django_tasks_db"]
-    TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+    TASKS = {"default": {"BACKEND": "mysite.backend.Backend"}}
     CODEREPOS["QUEUE"] = "coderepos.queues.django_tasks.DjangoTasks"
     """
     worker = ("manage.py", "db_worker", "--interval", "0.2", "--no-startup-delay")
+
+    def prepare(self) -> None:
+        """Write the backend, and go on as any host."""
+        source = "from django_tasks_db import DatabaseBackend\n\nclass Backend(DatabaseBackend):\n    pass\n"
+        Path(self.host.folder, "mysite/backend.py").write_text(source)
+        super().prepare()
 
     @contextmanager
     def broken(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from coderepos.models import Job, Node, alias, tables_exist
 from coderepos.models.disk import waiting_for_disk
 from coderepos.models.job_states import OVERDUE_SECONDS
 from coderepos.models.node import ALIVE_SECONDS, NodeState
-from coderepos.services.health.finding import Finding, failing, ok, warning
+from coderepos.services.health.finding import Finding, failing, ok, span, warning
 from coderepos.services.health.signs import Signs, read_signs
 
 _GB: Final = 10**9
@@ -64,11 +64,11 @@ def _jobs(signs: Signs) -> Finding:
     seconds = round(oldest.total_seconds()) if oldest else 0
     values = {"oldest_due_seconds": seconds}
     if signs.stand_still:
-        return failing("jobs", f"one has been due for {_span(seconds)}, and no worker is at any", **values)
+        return failing("jobs", f"one has been due for {span(seconds)}, and no worker is at any", **values)
     if not oldest:
         return ok("jobs", "none is due", **values)
     backlog = " behind others that run" if seconds > OVERDUE_SECONDS else ""
-    return ok("jobs", f"the oldest that is due waits for {_span(seconds)}{backlog}", **values)
+    return ok("jobs", f"the oldest that is due waits for {span(seconds)}{backlog}", **values)
 
 
 def _leases() -> Finding:
@@ -83,7 +83,7 @@ def _upkeep(signs: Signs) -> Finding:
     newest = Node.objects.order_by("-last_seen").exclude(last_seen=None)
     age = newest.annotate(age=_age("last_seen")).values_list("age", flat=True).first()
     seconds = None if age is None else round(age.total_seconds())
-    text = "no machine has ever finished a round" if seconds is None else f"the last round ended {_span(seconds)} ago"
+    text = "no machine has ever finished a round" if seconds is None else f"the last round ended {span(seconds)} ago"
     if signs.node_alive:
         return ok("upkeep", text, age_seconds=seconds)
     if signs.job_reported:
@@ -97,7 +97,7 @@ def _room() -> Finding:
     if since is None:
         return ok("room", "no job waits for room on a disk", waiting=0)
     seconds, count = round(since.total_seconds()), waiting.count()
-    text = f"{count} jobs wait for room on a disk, the first of them for {_span(seconds)}"
+    text = f"{count} jobs wait for room on a disk, the first of them for {span(seconds)}"
     level = warning if seconds > LONG_WAIT_SECONDS else ok
     return level("room", text, waiting=count, longest_seconds=seconds)
 
@@ -117,7 +117,7 @@ def _node(node: Mapping[str, Any]) -> Finding:
         "isolation_level": level,
         **_disk_values(node),
     }
-    text = f"{node['name']}: seen {_span(seconds)} ago, isolation level {level}{_disk_text(node)}"
+    text = f"{node['name']}: seen {span(seconds)} ago, isolation level {level}{_disk_text(node)}"
     if seconds > ALIVE_SECONDS:
         return warning("node", f"{text}; its workers are gone, and what only it has can't be read", **values)
     if level < conf.SANDBOX_MIN_LEVEL:
@@ -140,11 +140,3 @@ def _disk_text(node: Mapping[str, Any]) -> str:
 
 def _age(column: str) -> ExpressionWrapper[Any]:
     return ExpressionWrapper(Now() - F(column), output_field=models.DurationField())
-
-
-def _span(seconds: int) -> str:
-    """Return a length of time as people read it, such as ``2 min``."""
-    for unit_seconds, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * unit_seconds:
-            return f"{seconds // unit_seconds} {unit}"
-    return f"{max(0, seconds)} s"

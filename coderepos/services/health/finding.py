@@ -48,3 +48,11 @@ def failing(check: str, text: str, **values: Any) -> Finding:
 def worst(findings: list[Finding]) -> Level:
     """Return the level of the whole report, in which a warning is no failure."""
     return Level.FAILING if any(one.level == Level.FAILING for one in findings) else Level.OK
+
+
+def span(seconds: int) -> str:
+    """Return a length of time as people read it, such as ``2 min``."""
+    for unit_seconds, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit_seconds:
+            return f"{seconds // unit_seconds} {unit}"
+    return f"{max(0, seconds)} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from coderepos.crypto.message import Context
 from coderepos.exceptions import CodeReposError
 from coderepos.models import Node
 from coderepos.sandbox.space import space_of
-from coderepos.services.health.finding import Finding, failing, ok, warning
+from coderepos.services.health.finding import Finding, failing, ok, span, warning
 
 _GB: Final = 10**9
 _TRIAL: Final = Context(table="health", field="trial", row_id="0", project_id="0")
@@ -30,11 +31,18 @@ def queue_findings() -> Iterator[Finding]:
     waiting = "an unknown number of" if facts.waiting is None else str(facts.waiting)
     broker = "the broker answers" if facts.reachable else "the queue does not tell whether its broker answers"
     yield ok("queue", f"{broker}, {waiting} tasks wait", waiting=facts.waiting)
-    missing = list(facts.missing_periodic)
+    yield _schedules(facts.missing_periodic)
+
+
+def _schedules(missing: tuple[str, ...] | None) -> Finding:
+    if missing is None:
+        node = Node.objects.filter(name=conf.node_id).first()
+        age_seconds = math.inf if node is None else node.upkeep_age_seconds()
+        last = "has begun no round here" if age_seconds == math.inf else f"began here {span(round(age_seconds))} ago"
+        return ok("schedules", f"this queue keeps none: the upkeep of workers, or of coderepos_maintain, {last}")
     if missing:
-        yield failing("schedules", f"{' and '.join(missing)} are not there: run migrate", missing=missing)
-    else:
-        yield ok("schedules", "all are there", missing=missing)
+        return failing("schedules", f"{' and '.join(missing)} are not there: run migrate", missing=list(missing))
+    return ok("schedules", "all are there", missing=[])
 
 
 def key_findings() -> Iterator[Finding]:
