@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from django.core.management import get_commands, load_command_class
+from packaging.requirements import Requirement
 
 from coderepos.conf import SETTINGS, AppSettings
 from config import settings as host_settings
@@ -140,6 +142,47 @@ def test_image_copies_what_is_there() -> None:
 
     assert sources
     assert all((DEPLOY.parents[1] / source).exists() for source in sources)
+
+
+def test_image_installs_what_runs_and_no_more(tmp_path: Path) -> None:
+    """Neither tests nor tools are in it, and every package of those that it names has a pinned version."""
+    shutil.copy(DEPLOY.parents[1] / "requirements.txt", tmp_path)
+    steps = re.findall(r"(sed .* > \w+\.txt)", (DEPLOY / "Dockerfile").read_text())
+    subprocess.run(["sh", "-ec", "\n".join(steps)], cwd=tmp_path, check=True, timeout=30)
+    lines = (tmp_path / "wanted.txt").read_text().splitlines()
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    pins = {canonical(line) for line in (tmp_path / "pins.txt").read_text().splitlines() if "==" in line}
+
+    names = {canonical(line) for line in wanted}
+    assert names >= {"django", "django-q2", "gunicorn", "psycopg", "whitenoise", "hvac", "django-storages"}
+    assert names.isdisjoint({"pytest", "moto", "flask", "mypy", "ruff", "coverage", "celery", "uvicorn"})
+    assert needed(wanted) <= pins
+    assert "[" not in (tmp_path / "pins.txt").read_text()
+
+
+def canonical(requirement: str) -> str:
+    """Return the name of a package as indexes have it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\s\[=<>!~;]", requirement.strip())[0]).lower()
+
+
+def needed(requirements: list[str]) -> set[str]:
+    """Return the names of all packages that these need, and those need, here."""
+    found: set[str] = set()
+    waiting = [Requirement(line) for line in requirements]
+    while waiting:
+        requirement = waiting.pop()
+        extras = ["", *requirement.extras]
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+            continue
+        if (name := canonical(requirement.name)) in found and not requirement.extras:
+            continue
+        found.add(name)
+        for line in metadata.requires(requirement.name) or ():
+            inner = Requirement(line)
+            if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in extras):
+                inner.marker = None
+                waiting.append(inner)
+    return found
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not here")
