@@ -57,7 +57,7 @@ class AppSettings:
     MIN_RATE_KB: float = setting(
         16,
         Number(least=0, most=100_000, unit="kB per second"),
-        "Least speed of a Git host in kB (1,000 bytes) per second, below which an attempt is given up.",
+        "Lowest speed of a Git host in kB (1,000 bytes) per second, below which an attempt is given up.",
     )
     PROBE_TIMEOUT: float = setting(
         20, Number(least=1, most=3_600, unit="seconds"), "Seconds for the whole probe of a connect call."
@@ -65,7 +65,7 @@ class AppSettings:
     MAX_PROBES: int = setting(
         20,
         Number(least=1, most=10_000, unit="probes", whole=True),
-        "Most calls of the whole site that test a repository against its Git host at once.",
+        "Most calls that may test a repository against its Git host at once, in the whole site.",
     )
     SANDBOX_BASE_PATH: str = setting(
         "/tmp/repos",  # noqa: S108  the documented default; its owner and mode are checked before use
@@ -76,12 +76,12 @@ class AppSettings:
     SANDBOX_MAX_GB: float | None = setting(
         None,
         Number(least=0.001, most=1_000_000, unit="GB of 10⁹ bytes", optional=True),
-        "GB of 10⁹ bytes that all clones of one machine may take together, those that are being made included.",
+        "GB of 10⁹ bytes that all clones on one machine may take together, including those being made.",
     )
     SANDBOX_FREE_GB: float | None = setting(
         None,
         Number(least=0, most=1_000_000, unit="GB of 10⁹ bytes", optional=True),
-        "GB of 10⁹ bytes that stay free on the disk of the sandboxes; no clone begins that might take them.",
+        "GB of 10⁹ bytes to keep free on the disk of the sandboxes; no clone starts that might take them.",
     )
     SANDBOX_MIN_LEVEL: int = setting(
         1,
@@ -146,7 +146,7 @@ class AppSettings:
     RETENTION: str = setting(
         "coderepos.retention.keep_all",
         Text(),
-        "Dotted path of the function that says which clones of a project may be removed without being asked.",
+        "Dotted path of the function that says which clones of a project may be removed automatically.",
     )
     CONNECT_RATE_PER_USER: str = setting("60/hour", Rate(), "How often one user may connect.")
     CONNECT_RATE_PER_PROJECT: str = setting(

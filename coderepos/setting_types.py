@@ -68,7 +68,7 @@ class Text:
         """Return what is wrong with the value that ``read`` returns; ``None`` where nothing is."""
         if isinstance(read(), str) or (self.optional and read() is None):
             return None
-        return Fault(f"must be a text{' or None' if self.optional else ''}.", "Write it in quotes.")
+        return Fault(f"must be a string{' or None' if self.optional else ''}.", "Write it in quotes.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,7 @@ class TextList:
         # No variable: some of these are keys, and error reports print variables.
         if is_list(read) and all(issubclass(kind, str) for kind in map(type, read())):  # type: ignore[call-overload]
             return None
-        return Fault("must be a list of texts.", "Write ['one', 'two'], also for one item.")
+        return Fault("must be a list of strings.", "Write ['one', 'two'], or ['one'] for a single item.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -531,7 +531,7 @@ def test_cancelling_and_cleaning_are_confirmed(
     asked = act(admin_client, action, wanted, other)
     html = asked.content.decode()
 
-    assert asked.context["title"] in ("Cancel what is under way", "Remove clones from disk")
+    assert asked.context["title"] in ("Cancel running and waiting clones", "Remove clones from disk")
     assert (wanted.git_url in html, "&lt;b&gt;" in html, TOKEN in html) == (True, True, False)
     wanted.refresh_from_db()
     assert wanted.clone_status == status

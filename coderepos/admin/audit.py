@@ -23,7 +23,7 @@ class AuditEntryAdmin(LargeTableAdmin):
     list_filter = ("event", "created_at")
     fields = ("id", "created_at", "event", "actor_name", "actor_id", "project_id", "repository_id", "job_id", "details")
     search_fields = ("actor_name", "project_id", "repository_id", "job_id")
-    search_help_text = "Name of a user, or the id of a project, or how that of a repository or a job begins"
+    search_help_text = "Name of a user, id of a project, or the beginning of the id of a repository or a job"
     sortable_by = ("created_at",)
     ordering = ("-created_at", "-id")
 

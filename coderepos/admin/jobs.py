@@ -40,7 +40,7 @@ class JobAdmin(LargeTableAdmin):
     list_filter = ("state", ErrorCodeFilter, NodeFilter, "created_at")
     list_select_related = ("repository",)
     search_fields = ("id__startswith", "repository__git_url")
-    search_help_text = "URL of the repository, or how the id of the job begins"
+    search_help_text = "URL of the repository, or the beginning of the job's id"
     sortable_by = ("created_at",)
     ordering = ("-created_at", "id")
     fieldsets = (

@@ -41,7 +41,7 @@ class CodeRepositoryAdmin(LargeTableAdmin):
     list_filter = ("clone_status", TokenStatusFilter, PlatformFilter, ErrorCodeFilter, NodeFilter, "created_at")
     list_select_related = ("project",)
     search_fields = ("git_url", "ref", "commit_id", "id__startswith")
-    search_help_text = "URL, ref, commit, or how the id begins"
+    search_help_text = "URL, ref, commit, or the beginning of the id"
     sortable_by = ("git_url", "status", "size", "age")
     ordering = ("-created_at", "id")
     actions = (clone_again, cancel, clean)

@@ -17,12 +17,12 @@ from coderepos.admin.base import ModelAdmin
 from coderepos.exceptions import CodeReposError
 from coderepos.models import CodeRepository
 
-CANCEL: Final = "Cancel what is under way"
+CANCEL: Final = "Cancel running and waiting clones"
 CLEAN: Final = "Remove clones from disk"
 CONSEQUENCES: Final = {
-    CANCEL: "The clones that wait or run for these repositories will end. What was published before stays.",
-    CLEAN: "The clones of these repositories will be removed from disk, and nobody can read them then. The repositories"
-    " stay connected, with their tokens, and can be cloned again.",
+    CANCEL: "The clones that wait or run for these repositories will end. Clones published earlier stay.",
+    CLEAN: "The clones of these repositories will be removed from disk, and nobody will be able to read them. The"
+    " repositories stay connected, with their tokens, and can be cloned again.",
 }
 MOST_CONFIRMED: Final = 500
 """Most repositories on one page: its form has a field for each, and Django takes a thousand."""
@@ -61,7 +61,7 @@ def _confirmation(
 ) -> TemplateResponse | None:
     """Return the page that says what would happen to which repositories, and asks whether it shall."""
     if queryset.count() > MOST_CONFIRMED:
-        text = f"These are more than {MOST_CONFIRMED} repositories; choose fewer at once."
+        text = f"More than {MOST_CONFIRMED} repositories are selected; choose fewer at once."
         model_admin.message_user(request, text, messages.ERROR)
         return None
     context: dict[str, Any] = {

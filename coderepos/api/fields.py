@@ -91,7 +91,7 @@ class DepthField(serializers.IntegerField):
             allow_null=True,
             min_value=1,
             max_value=LARGEST_DEPTH,
-            help_text="Commits of history to clone; all when null.",
+            help_text="Number of commits of history to clone; null for all.",
             **kwargs,
         )
 

@@ -46,11 +46,11 @@ class RepositoryQuery(serializers.Serializer[Any]):
         allow_blank=True,
         max_length=200,
         validators=[no_control_characters],
-        help_text="Only repositories whose URL contains this, whatever the case.",
+        help_text="Only repositories whose URL contains this; case is ignored.",
     )
     ordering = _one_of(
         (sign + name for name in ORDERINGS for sign in ("", "-")),
-        help_text="Order of the repositories, `-` for descending; the newest come first without it.",
+        help_text="Order of the repositories, `-` for descending; by default the newest come first.",
     )
 
 

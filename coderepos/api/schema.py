@@ -224,7 +224,7 @@ class RepositoryExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call
                 summary="Delete a repository",
                 tags=TAGS,
                 parameters=[REPO_ID],
-                responses={204: OpenApiResponse(description="It is gone."), **error_responses(DISCONNECT)},
+                responses={204: OpenApiResponse(description="Deleted."), **error_responses(DISCONNECT)},
             ),
         )
 

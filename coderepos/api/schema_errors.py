@@ -105,7 +105,7 @@ class ErrorDetailSerializer(serializers.Serializer[Any]):
     """What went wrong; further names stand beside these two, such as `fields`, `repo_id` or `limit_mb`."""
 
     error = serializers.CharField(help_text="Stable code of the error.")
-    message = serializers.CharField(help_text="What to do about it, in one sentence.")
+    message = serializers.CharField(help_text="What is wrong, and usually what to do about it; for people.")
 
 
 class ErrorSerializer(serializers.Serializer[Any]):

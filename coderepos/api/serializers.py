@@ -54,7 +54,7 @@ class ConnectSerializer(TokenTakingSerializer):
     project_id = serializers.CharField(help_text="Project that the repository is connected to.")
     ref = RefField(default="")
     username = UserNameField(
-        default="", help_text="User name that goes with the token, where the platform's usual one is not wanted."
+        default="", help_text="User name to send with the token instead of the platform's usual one."
     )
     depth = DepthField(default=None)
 
@@ -62,10 +62,8 @@ class ConnectSerializer(TokenTakingSerializer):
 class ReplaceTokenSerializer(TokenTakingSerializer):
     """The body of a call that replaces a token."""
 
-    access_token = TokenField(required=True, help_text="The new token; empty where the repository is public now.")
-    username = UserNameField(
-        required=False, help_text="User name that goes with it; the stored one stays where this is left out."
-    )
+    access_token = TokenField(required=True, help_text="The new token; empty if the repository is public now.")
+    username = UserNameField(required=False, help_text="User name to send with it; if left out, the stored one stays.")
 
 
 class ChangeSerializer(serializers.Serializer[Any]):
@@ -74,7 +72,7 @@ class ChangeSerializer(serializers.Serializer[Any]):
     ref = RefField(required=False)
     depth = DepthField(required=False)
     username = UserNameField(
-        required=False, help_text="User name that goes with the token; empty for the platform's usual one."
+        required=False, help_text="User name to send with the token; empty for the platform's usual one."
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +104,7 @@ class ConnectedSerializer(serializers.Serializer[Any]):
     estimated_size_mb = MegabytesField(source="repository.estimated_size_mb", allow_null=True)
     size_source = serializers.CharField(
         source="repository.size_source",
-        help_text="Origin of the size: probe, platform where its figure is larger, or full_fetch: all was counted.",
+        help_text="Origin of the size: probe; platform, if its figure is larger; full_fetch, if all was counted.",
     )
     clone_status = NamedChoiceField(CloneStatus, source="repository.clone_status")
     created_at = UtcTimeField(source="repository.created_at")
@@ -125,7 +123,7 @@ class RepositorySerializer(serializers.ModelSerializer[CodeRepository]):
     )
     substituted_paths = serializers.ListField(
         child=serializers.CharField(),
-        help_text="Where it does, at most twenty times, as `reason: path`; the jobs have a hundred.",
+        help_text="Where it differs, as `reason: path`: at most twenty; the result of the job has up to a hundred.",
     )
     clone_status = NamedChoiceField(CloneStatus)
     estimated_size_mb = MegabytesField(allow_null=True)
@@ -196,7 +194,7 @@ class ProgressSerializer(serializers.Serializer[Any]):
     received_mb = MegabytesField()
     limit_mb = serializers.SerializerMethodField()
     objects = serializers.IntegerField(source="progress.objects")
-    percent = serializers.IntegerField(allow_null=True, help_text="Share of the phase that is done, where it is known.")
+    percent = serializers.IntegerField(allow_null=True, help_text="Percentage of the phase that is done, if known.")
 
     def get_attribute(self, instance: Status) -> Status | None:
         """Return the status itself; ``None`` unless an attempt is running."""

@@ -35,8 +35,8 @@ class RefNotFound(GitError):
         "only tags": "The repository has tags but no branch; name a tag",
         "only other refs": "The repository has neither branches nor tags; name a ref in full",
         "no ref name": "Git allows no branch or tag of this name; check the ref",
-        "short id": "A commit is found by its full id alone; give all 40 digits of it, or a branch or tag",
-        "hidden commit": "The Git host gives away only commits that a branch or tag names; name a branch or tag",
+        "short id": "A commit is found only by its full id; give all 40 digits of it, or a branch or tag",
+        "hidden commit": "The Git host serves only commits that a branch or tag points to; name a branch or tag",
         "no commit": "What the ref names is not a commit; name a branch, a commit, or a tag of a commit",
     }
 
@@ -62,7 +62,7 @@ class UnsafeRepository(GitError):
 
 
 class CloneTimeout(GitError):
-    """The clone did not finish in time; it is tried once more, and a smaller depth makes it faster."""
+    """The clone did not finish in time; it is tried once more. A smaller depth makes it faster."""
 
     code = "clone_timeout"
     retryable = True
@@ -70,7 +70,7 @@ class CloneTimeout(GitError):
 
 
 class OutOfMemory(GitError):
-    """The worker ran out of memory; it is tried again, and what always needs too much has to be smaller."""
+    """The worker ran out of memory; the clone is tried again. If that keeps failing, a smaller depth needs less."""
 
     code = "out_of_memory"
     retryable = True

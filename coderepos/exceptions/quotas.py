@@ -60,12 +60,12 @@ class StorageQuotaExceeded(QuotaExceeded):
 
 
 class TooManyJobs(QuotaExceeded):
-    """As many jobs of the project or the user wait or run as may; try again when some have ended."""
+    """The project or the user has as many unfinished jobs as it may have; try again when some have ended."""
 
     code = "too_many_jobs"
     retryable = True
     sentence = (
-        "With this one {figure:,} jobs of the {scope} would wait or run; the limit is {limit:,}. Try again when some"
+        "With this one the {scope} would have {figure:,} unfinished jobs; the limit is {limit:,}. Try again when some"
         " have ended."
     )
 
@@ -76,6 +76,6 @@ class TooManyProbes(QuotaExceeded):
     code = "too_many_probes"
     retryable = True
     sentence = (
-        "With this one {figure:,} repositories of the {scope} would be tested against their Git hosts at once; the"
+        "With this one, {figure:,} repositories of the {scope} would be tested against their Git hosts at once; the"
         " limit is {limit:,}. Try again in some seconds."
     )

@@ -23,7 +23,7 @@ class RemoteAuthFailed(GitError):
 
 
 class RemoteNotFound(GitError):
-    """The Git host knows no such repository, or the token may not see it; check the URL and the token."""
+    """The Git host has no such repository, or hides it from this token; check the URL and the token."""
 
     code = "remote_not_found"
 
@@ -50,7 +50,7 @@ class RemoteUnreachable(GitError):
     retryable = True
     sentences = {
         "server error": "The Git host answered with an error of its own; try again later.",
-        "proxy": "The proxy of this installation cannot reach the Git host, or may not; check the URL, or try later.",
+        "proxy": "This installation's proxy cannot reach the Git host, or refuses to; check the URL, or try later.",
     }
 
 
@@ -91,10 +91,10 @@ class AskedToWait(GitError):
 
 
 class RemoteThrottled(AskedToWait):
-    """The Git host had too many requests lately; try again later."""
+    """The Git host received too many requests lately; try again later."""
 
     code = "remote_throttled"
-    sentence = "The Git host had too many requests lately; it asks to wait {seconds} s before the next one."
+    sentence = "The Git host received too many requests lately; it asks to wait {seconds} s before the next one."
 
 
 class RemoteUnavailable(AskedToWait):
@@ -116,7 +116,7 @@ class ProxyUnavailable(GitError):
 
 
 class RemoteProtocolError(GitError):
-    """The answer is not one of a Git server that this app understands; check the URL."""
+    """The answer did not come from a Git server that this app understands; check the URL."""
 
     code = "remote_protocol_error"
     sentences = {
@@ -155,7 +155,7 @@ class RemoteTimeout(GitError):
 
 
 class RemoteTooSlow(GitError):
-    """The Git host sends too slowly; it is asked once more, and a smaller depth needs less of it."""
+    """The Git host sends too slowly; a clone is tried once more. A smaller depth transfers less."""
 
     code = "remote_too_slow"
     retryable = True

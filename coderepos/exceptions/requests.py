@@ -27,7 +27,7 @@ class PermissionDenied(RequestError):
 
 
 class AlreadyConnected(RequestError):
-    """This project already has this repository with this ref."""
+    """This repository is already connected to this project with this ref."""
 
     code = "already_connected"
 
@@ -45,7 +45,7 @@ class InvalidState(RequestError):
 
 
 class NotOnDisk(RequestError):
-    """What was cloned is not on the disk of this machine, and is being restored from the storage for packs.
+    """What was cloned is not on this machine's disk, and is being restored from the storage for packs.
 
     :param node: machine whose disk has it, where one has.
     :param retry_after_seconds: how long to wait, where it is being restored.
@@ -56,7 +56,7 @@ class NotOnDisk(RequestError):
 
 
 class Throttled(RequestError):
-    """Too many repositories were connected in this project lately; try again later."""
+    """Too many repositories were connected to this project lately; try again later."""
 
     code = "throttled"
 

@@ -6,14 +6,14 @@ from coderepos.exceptions.git import GitError
 
 
 class SandboxFull(GitError):
-    """The disk for sandboxes is full; it is tried again, and the operator has to free space."""
+    """The disk for sandboxes is full; the clone is tried again, and the operator has to free space."""
 
     code = "sandbox_full"
     retryable = True
 
 
 class WaitingForDisk(GitError):
-    """The disk for sandboxes has no room for this clone now; it begins by itself when there is some."""
+    """The disk for sandboxes has no room for this clone now; it starts by itself when there is some."""
 
     code = "waiting_for_disk"
     retryable = True
@@ -27,7 +27,7 @@ class SandboxRefused(GitError):
 
 
 class SandboxUnavailable(GitError):
-    """The disk for sandboxes cannot be used right now; it is tried again, and the log names the cause."""
+    """The disk for sandboxes cannot be used right now; the clone is tried again, and the log names the cause."""
 
     code = "sandbox_unavailable"
     retryable = True

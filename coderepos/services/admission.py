@@ -67,7 +67,7 @@ def admit(lease: Lease, node: Node, root: SandboxRoot) -> Limits:
     if granted_bytes is None:
         raise WaitingForDisk(
             f"The disk of the worker has no room for the {needed_bytes / 10**6:.0f} MB that this clone may take; "
-            "it begins by itself when there is some.",
+            "it starts by itself when there is some.",
             needed_bytes=needed_bytes,
         )
     return replace(
@@ -151,7 +151,7 @@ def outgrown_reported(lease: Lease, limits: Limits, root: SandboxRoot) -> Iterat
         if limits.disk_bytes >= most_bytes:
             raise
         raise WaitingForDisk(
-            "The repository is larger than was estimated; its clone begins again, with more room on the disk.",
+            "The repository is larger than estimated; its clone starts again, with more room on the disk.",
             needed_bytes=_stepped(most_bytes),
             begins_again=True,
         ) from error

@@ -39,7 +39,7 @@ def disconnect_repository(*, user: Any, repository: CodeRepository) -> None:
         with disconnecting_as(user), row_transaction(alias()):
             _delete(repository)
     except (ProtectedError, RestrictedError) as error:
-        raise InvalidState("Other data of this site needs the repository, so it cannot be deleted.") from error
+        raise InvalidState("Other data of this site depends on the repository, so it cannot be deleted.") from error
     except IntegrityError as error:  # something that refers to it was stored meanwhile
         raise DatabaseBusy(retry_after_seconds=BUSY_SECONDS) from error
 

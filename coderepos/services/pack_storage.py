@@ -58,7 +58,7 @@ class PackStorage:
                 got = self._storage.save(name, File(content, name=name))
             if got != name:
                 self._storage.delete(got)
-                raise ConfigurationError("The storage gives files other names; it must overwrite, as file_overwrite.")
+                raise ConfigurationError("The storage renames files; it must overwrite them, as with file_overwrite.")
             if (found_bytes := self._storage.size(name)) != size_bytes:
                 raise OSError(f"{found_bytes} of {size_bytes} bytes arrived")
 

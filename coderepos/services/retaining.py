@@ -70,7 +70,7 @@ def make_room(names: Sequence[str], room: Room) -> int:
     evictable = _evictable(names, at_least_bytes=missing_bytes)
     evictable_bytes = sum(one.size_bytes for one in evictable)
     if evictable_bytes < missing_bytes:
-        logger.warning("The disk lacks %d MB that must not go", (missing_bytes - evictable_bytes) // 10**6)
+        logger.warning("The disk lacks %d MB for which no clone may go", (missing_bytes - evictable_bytes) // 10**6)
         # One that would not fit if all of them went, and nothing ran, costs nobody a clone.
         most_bytes = room.idle_bytes + leaving + evictable_bytes
         missing_bytes = _missing_bytes([needed for needed in needed_bytes if needed <= most_bytes], room) - leaving

@@ -177,7 +177,7 @@ def _disk_round() -> str:
     try:
         return run_disk_round(upkeep.register_node())
     except CodeReposError as error:
-        logger.warning("The disk of %s is not looked after: %s", conf.SANDBOX_BASE_PATH, error.message)
+        logger.warning("The room on the disk of %s was not checked: %s", conf.SANDBOX_BASE_PATH, error.message)
         return error.code
 
 

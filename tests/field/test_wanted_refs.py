@@ -124,7 +124,7 @@ def test_commit_that_no_ref_names(site: Site, tmp_path: Path, protocol_v2: bool)
                 assert "branch" in message
         assert refused(site, server.url("repo"), hidden[:10]) == (
             "ref_not_found",
-            "A commit is found by its full id alone; give all 40 digits of it, or a branch or tag.",
+            "A commit is found only by its full id; give all 40 digits of it, or a branch or tag.",
         )
         assert cloned(site, server.url("repo"), "main").commit_id == git("rev-parse", "main", cwd=repo)
 

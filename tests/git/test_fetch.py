@@ -198,7 +198,7 @@ def test_commit_that_no_ref_names(tmp_path: Path) -> None:
         named = git("rev-parse", "main", cwd=repo)
         assert run_fetch(fetch_request(server, server.url("repo"), ref=named.upper())).outcome["wanted_id"] == named
         for ref in (hidden, unknown):
-            with pytest.raises(RefNotFound, match="gives away only commits that a branch or tag names; name a branch"):
+            with pytest.raises(RefNotFound, match="serves only commits that a branch or tag points to; name a branch"):
                 run_fetch(fetch_request(server, server.url("repo"), ref=ref))
             assert git_run(
                 "-c", "protocol.version=0", "fetch", server.url("repo"), ref, cwd=tmp_path / "other"

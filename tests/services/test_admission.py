@@ -214,7 +214,7 @@ def test_repository_that_outgrows_its_reservation_begins_again(job: Job, setting
     assert run(job) == "waiting_for_disk"
     job.refresh_from_db()
     assert (job.attempt, job.needed_bytes) == (0, 60 * MB)
-    assert "begins again" in job.error_message
+    assert "starts again" in job.error_message
     assert not engine.sandbox_of(job.repository).tokens()
     assert services.worker.run_clone(job_id=job.pk) == "succeeded"
 

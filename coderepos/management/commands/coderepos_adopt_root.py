@@ -16,7 +16,7 @@ class Command(base.Command):
 
     help = (
         "Marks SANDBOX_BASE_PATH as the sandbox root of this machine, after it was moved or emptied on purpose. "
-        "Workers refuse a root that has lost its marker: its disk may just be away. Run it on that machine, as "
+        "Workers refuse a root that has lost its marker: its disk may just not be mounted. Run it on that machine, as "
         "the user of the workers. Clones that are gone become FAILED with sandbox_missing at the next sweep."
     )
 

@@ -24,27 +24,27 @@ class Command(base.Command):
     """Drain a machine, and say what it still has that no other has."""
 
     help = (
-        "Lets the workers of a machine claim no more jobs; those that run end, and what is not stored yet is stored. "
-        "Exits with 0 once the machine can be switched off, with 1 while it can't. --resume undoes it. "
-        "--gone is for a machine that never comes back."
+        "Stops the workers of a machine from claiming jobs; running ones finish, and what is not stored yet is stored. "
+        "Exit status: 0 the machine can be switched off, 1 not yet, 2 there is no such machine, or --gone is refused. "
+        "--resume undoes it. --gone is for a machine that never comes back."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Offer which machine, and what to do."""
         parser.add_argument("node", nargs="?", default="", help="its NODE_ID; this machine by default")
-        parser.add_argument("--wait", action="store_true", help="until it can be switched off")
+        parser.add_argument("--wait", action="store_true", help="wait until it can be switched off")
         parser.add_argument(
             "--for",
             type=seconds(least=0),
             default=math.inf,
             metavar="SECONDS",
             dest="for_seconds",
-            help="wait no longer",
+            help="with --wait: wait no longer than this",
         )
-        parser.add_argument("--lose", action="store_true", help="accept what is lost or left with it")
+        parser.add_argument("--lose", action="store_true", help="accept losing what only it has")
         parser.add_argument("--resume", action="store_true", help="let it claim jobs again")
         parser.add_argument(
-            "--gone", action="store_true", help="wait for it no more: its disk is lost, others replace its clones"
+            "--gone", action="store_true", help="its disk is lost: nothing waits for it, and others replace its clones"
         )
 
     def handle(self, *args: Any, node: str, **options: Any) -> None:

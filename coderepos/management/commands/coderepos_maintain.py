@@ -22,16 +22,16 @@ class Command(base.Command):
         "Does the periodic work of this machine, as its workers do beside their clones where the queue lets them: "
         "expires leases, enqueues due jobs whose notification was lost, retries whose time has come, removes what was "
         "cleaned or deleted, and sweeps the sandbox root. Runs until it is stopped, unless --once or --for is given. "
-        "Any number may run at once: a round that another process of this machine did lately is left out. Run it as "
+        "Any number may run at once: a round that another process of this machine has just done is skipped. Run it as "
         "the user of the workers."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Offer how often, and for how long."""
-        parser.add_argument("--once", action="store_true", help="do what is due, and end; errors end it with status 1")
+        parser.add_argument("--once", action="store_true", help="do what is due, then exit; status 1 after an error")
         every_seconds = seconds(least=ROUND_SECONDS, most=MOST_SECONDS)
         parser.add_argument(
-            "--every", type=every_seconds, default=ROUND_SECONDS, metavar="SECONDS", help="between two rounds"
+            "--every", type=every_seconds, default=ROUND_SECONDS, metavar="SECONDS", help="time between two rounds"
         )
         parser.add_argument(
             "--for",
@@ -39,7 +39,7 @@ class Command(base.Command):
             default=math.inf,
             metavar="SECONDS",
             dest="for_seconds",
-            help="end after that time",
+            help="exit after this time",
         )
 
     def handle(self, *args: Any, once: bool, every: float, for_seconds: float, **options: Any) -> None:

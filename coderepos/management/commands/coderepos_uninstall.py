@@ -21,15 +21,15 @@ class Command(base.Command):
 
     help = (
         "Removes everything that the app keeps: the sandboxes of this machine, its tables, its schedules and waiting "
-        "tasks, its permissions and content types. Stop the workers first, and run it as their user. Where several "
-        "machines run workers, run it with --disk-only on each of the others before."
+        "tasks, its permissions and content types, and the packs in its storage. Stop the workers first, and run it "
+        "as their user. If several machines run workers, first run it with --disk-only on each of the others."
     )
     requires_system_checks = ()  # it is a way out of what they find, too
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Offer to ask nothing, and to leave the database alone."""
         parser.add_argument("--noinput", "--no-input", action="store_true", help="ask nothing")
-        parser.add_argument("--disk-only", action="store_true", help="remove the sandboxes of this machine alone")
+        parser.add_argument("--disk-only", action="store_true", help="remove only the sandboxes of this machine")
 
     def handle(self, *args: Any, noinput: bool, disk_only: bool, **options: Any) -> None:
         """Ask, and remove.
@@ -61,5 +61,5 @@ class Command(base.Command):
         what = "the sandboxes of this machine" if disk_only else "every repository, token, job and audit entry"
         if not disk_only and (others := other_nodes()):
             self.stdout.write(f"Sandboxes stay on other machines: {', '.join(others)}. See --disk-only.")
-        if input(f"This removes {what}, for ever. Are the workers stopped? Type 'yes' to go on: ") != "yes":
+        if input(f"This removes {what}, permanently. Are the workers stopped? Type 'yes' to go on: ") != "yes":
             raise CommandError("Nothing was removed.")

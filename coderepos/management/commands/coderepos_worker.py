@@ -24,8 +24,8 @@ class Command(base.Command):
     """
 
     help = (
-        "Runs the workers in the foreground, and ends them where they fail: restart it always. Exit status: 0 after "
-        "SIGTERM, SIGINT (Ctrl-C) or SIGHUP; 1 where due jobs were not taken although workers were free, or the "
+        "Runs the workers in the foreground, and exits when they fail, to be restarted. Exit status: 0 after "
+        "SIGTERM, SIGINT (Ctrl-C) or SIGHUP; 1 if due jobs were not taken although workers were free, or the "
         "cluster died or could not start."
     )
 
@@ -36,7 +36,7 @@ class Command(base.Command):
             type=seconds(least=0, most=MOST_SECONDS),
             default=STOP_SECONDS,
             help="how long running tasks may take to end after SIGTERM; those that do not are killed, and their jobs "
-            "taken by other workers (default: %(default)s)",
+            "are taken by other workers (default: %(default)s)",
         )
 
     def handle(self, *args: Any, stop_seconds: float, **options: Any) -> None:

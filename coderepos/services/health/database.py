@@ -53,9 +53,7 @@ def _transactions() -> Finding:
         cursor.execute("SHOW transaction_isolation")
         level: str = cursor.fetchone()[0]
     if level != "read committed":
-        return warning(
-            "transactions", f"isolation level {level}, where the app is tested with read committed", level=level
-        )
+        return warning("transactions", f"isolation level {level}; the app is tested with read committed", level=level)
     return ok("transactions", f"isolation level {level}", level=level)
 
 
@@ -64,11 +62,11 @@ def _jobs(signs: Signs) -> Finding:
     seconds = round(oldest.total_seconds()) if oldest else 0
     values = {"oldest_due_seconds": seconds}
     if signs.stand_still:
-        return failing("jobs", f"one has been due for {span(seconds)}, and no worker is at any", **values)
+        return failing("jobs", f"one has been due for {span(seconds)}, and no worker is working on any job", **values)
     if not oldest:
         return ok("jobs", "none is due", **values)
     backlog = " behind others that run" if seconds > OVERDUE_SECONDS else ""
-    return ok("jobs", f"the oldest that is due waits for {span(seconds)}{backlog}", **values)
+    return ok("jobs", f"the oldest that is due has waited for {span(seconds)}{backlog}", **values)
 
 
 def _leases() -> Finding:

@@ -30,7 +30,7 @@ class Signs:
         """What keeps jobs from getting done, or ``None`` where workers are there and take what is due."""
         if not (self.node_alive or self.job_reported):
             return "no worker is alive"
-        return "jobs are due, and no worker is at any" if self.stand_still else None
+        return "jobs are due, and no worker is working on any" if self.stand_still else None
 
 
 def read_signs() -> Signs:

@@ -50,7 +50,7 @@ def _backlog() -> Finding:
     if late > LATE_SECONDS:
         return warning("storage", f"{text}; the oldest has waited for {late // 60} min", **values)
     if overdue > LATE_SECONDS:
-        return warning("storage", f"{text}; the oldest should be gone since {overdue // 60} min", **values)
+        return warning("storage", f"{text}; the oldest should have been gone for {overdue // 60} min", **values)
     return ok("storage", text, **values)
 
 
