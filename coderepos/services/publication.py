@@ -106,7 +106,7 @@ def _content(job: Job, report: CloneReport) -> dict[str, Any]:
     if job.kind == JobKind.RESTORE:
         # Of one that was on no disk, somebody waits for it.
         used = {} if job.repository.version else {"last_used_at": Now()}
-        return {"cloned_at": F("cloned_at"), "stored_pack": F("stored_pack"), **used}
+        return {"cloned_at": F("cloned_at"), "stored_pack": job.repository.stored_pack, **used}
     build = report.build
     return {
         **({"last_used_at": Now()} if job.kind == JobKind.CLONE else {}),

@@ -78,9 +78,12 @@ def restore(
     storage = pack_storage()
     if storage is None:
         raise StorageUnavailable("There is no storage for packs on this worker.")
-    report = _Restore(storage, stored, limits, on_progress).run(destination)
+    work = _Restore(storage, stored, limits, on_progress)
+    report = work.run(destination)
     if report.build.commit_id != repository.commit_id:
         raise StoreDamaged
+    if work.is_index_damaged:
+        repository.stored_pack = None  # what is published from here is stored anew, with a sound index
     return report
 
 
@@ -113,6 +116,7 @@ class _Restore:
         self._stored: Final = stored
         self._limits: Final = limits
         self._on_progress: Final = on_progress
+        self.is_index_damaged = False
 
     def run(self, destination: Destination) -> CloneReport:
         manifest = self._manifest()
@@ -146,6 +150,7 @@ class _Restore:
                 stored.repository_id,
                 error.code,
             )
+        self.is_index_damaged = True
         destination.empty()
         scratch.truncate(stored.pack_bytes)
         os.lseek(request.pack_fd, 0, os.SEEK_SET)
@@ -191,4 +196,5 @@ class _Restore:
             )
         except (StoreDamaged, StorageUnavailable) as error:
             logger.error("repository %s: it is restored without index: %s", stored.repository_id, error.code)
+            self.is_index_damaged = isinstance(error, StoreDamaged)
             return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -201,6 +203,47 @@ def test_reader_may_wait(machines: TwoMachines, repository: CodeRepository, sett
             assert (services.open_clone(repository, wait_seconds=60) / "run").exists()
         finally:
             worker.join()
+
+
+def at_once(*deeds: Callable[[], object]) -> list[object]:
+    """Do all of these in threads of their own that begin together, and return what each returns or raises."""
+    barrier = threading.Barrier(len(deeds))
+
+    def do(deed: Callable[[], object]) -> object:
+        barrier.wait()
+        try:
+            return deed()
+        except Exception as error:
+            return error
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(len(deeds)) as pool:
+        return list(pool.map(do, deeds))
+
+
+def test_many_readers_have_it_restored_once(
+    machines: TwoMachines, repository: CodeRepository, settings: Settings
+) -> None:
+    """Each is told to wait, whoever was first."""
+    drop(machines, settings, repository)
+    told = at_once(*[lambda: services.open_clone(repository)] * 6)
+    assert {type(one) for one in told} == {NotOnDisk}
+    assert Job.objects.filter(kind=JobKind.RESTORE).count() == 1
+
+
+def test_reader_and_eviction_at_once(
+    machines: TwoMachines, repository: CodeRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever got a path keeps it: one of both wins, and the row says which."""
+    values = CodeRepository.objects.values("sandbox_path", "version", "node").get()
+    for _ in range(8):
+        CodeRepository.objects.update(**values)
+        Job.objects.filter(kind=JobKind.RESTORE).delete()
+        let_hours_pass()
+        monkeypatch.setattr(reading, "_recorded", reading._Recorded())
+        path, has_left = at_once(lambda: services.open_clone(repository), lambda: retaining._leave_disk(repository.pk))
+        assert _fresh(repository).is_stored_only is has_left is isinstance(path, NotOnDisk), (path, has_left)
 
 
 def test_waiting_ends_with_the_job(machines: TwoMachines, repository: CodeRepository, settings: Settings) -> None:
