@@ -133,6 +133,33 @@ def test_stored_copy_leaves_a_full_disk(machines: TwoMachines, repository: CodeR
     assert message == "Repository successfully cloned, and kept in storage alone; it is restored when it is read"
 
 
+def test_job_that_waits_for_room_gets_it(
+    machines: TwoMachines, repository: CodeRepository, server: GitServer, settings: Settings
+) -> None:
+    """Not before it is there; and what had to go for it comes back where there is room."""
+    size_bytes = used_bytes(machines, "a")
+    settings.CODEREPOS = {
+        **settings.CODEREPOS,
+        "MAX_REPO_SIZE_MB": 1,
+        "SANDBOX_MAX_GB": (10**6 + size_bytes / 2) / 10**9,
+    }
+    let_hours_pass()
+    other = connected(server, ref="light")
+    job = newest_job(other)
+    assert machines.work("a", job) == "waiting_for_disk"
+
+    assert disk_round(machines, "a") == "0 expired, 1 evicted, 0 woken"
+    assert disk_round(machines, "a") == "0 expired, 0 evicted, 0 woken"
+    purge(machines, "a")
+    assert disk_round(machines, "a") == "0 expired, 0 evicted, 1 woken"
+    with machines.on("a"):
+        assert services.worker.run_clone(job_id=job.pk) == "succeeded"
+
+    with pytest.raises(NotOnDisk):
+        services.open_clone(repository)
+    assert machines.work("b", newest_job(repository)) == "succeeded"
+
+
 def test_reader_brings_it_back(
     machines: TwoMachines, repository: CodeRepository, settings: Settings, tmp_path: Path
 ) -> None:
