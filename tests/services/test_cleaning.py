@@ -319,7 +319,7 @@ def test_repository_that_the_host_protects_stays(repository: CodeRepository, roo
 
     pre_delete.connect(protect, sender=CodeRepository)
     try:
-        with pytest.raises(InvalidState, match="needs the repository"):
+        with pytest.raises(InvalidState, match="depends on the repository"):
             services.disconnect_repository(user=root, repository=repository)
     finally:
         pre_delete.disconnect(protect, sender=CodeRepository)
