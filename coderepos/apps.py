@@ -51,7 +51,7 @@ def _after_migrate(*, using: str, **_: Any) -> None:
 
 
 def _before_delete(*, instance: Any, using: str, **_: Any) -> None:
-    from coderepos.services.disconnecting import record_disconnection
+    from coderepos.services.repositories.disconnecting import record_disconnection
 
     record_disconnection(instance, using=using)
 

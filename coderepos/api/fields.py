@@ -13,7 +13,7 @@ from coderepos.crypto.fields import MAX_TOKEN_CHARACTERS, validate_token
 from coderepos.crypto.secret import Secret
 from coderepos.hidden import HiddenText
 from coderepos.models.database_clock import utc_text
-from coderepos.services.arguments import (
+from coderepos.services.repositories.arguments import (
     LARGEST_DEPTH,
     MAX_USERNAME_CHARACTERS,
     at_most_ref_bytes,

@@ -13,7 +13,7 @@ from coderepos import access
 from coderepos.git.platforms import PLATFORMS
 from coderepos.models import CloneStatus
 from coderepos.models.repository_queryset import SIZE_OR_LEAST, SIZE_OR_MOST, CodeRepositoryQuerySet
-from coderepos.services.arguments import no_control_characters
+from coderepos.services.repositories.arguments import no_control_characters
 
 ORDERINGS: Final = ("created_at", "updated_at", "git_url", "clone_status", "repository_size_mb")
 

@@ -22,8 +22,8 @@ from coderepos.conf import conf
 from coderepos.crypto.redaction import redact
 from coderepos.crypto.secret import Secret
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, JobState, TokenStatus
-from coderepos.services.arguments import check_username
-from coderepos.services.status import Status, is_retryable
+from coderepos.services.repositories.arguments import check_username
+from coderepos.services.repositories.status import Status, is_retryable
 
 
 class TokenTakingSerializer(serializers.Serializer[Any]):

@@ -48,8 +48,8 @@ from coderepos.api.throttling import ConnectThrottle
 from coderepos.exceptions import NotFound
 from coderepos.models import AuditEntry, CodeRepository, Job
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
-from coderepos.services import probing
-from coderepos.services.status import Status, find_status
+from coderepos.services.repositories import probing
+from coderepos.services.repositories.status import Status, find_status
 from coderepos.services.trail import require
 
 ASKING_ACTIONS: Final = ("connect", "change", "replace")

@@ -10,7 +10,7 @@ from django.core.files.storage import FileSystemStorage
 from coderepos.checks.messages import error
 from coderepos.checks.types import are_usable
 from coderepos.conf import ConfigurationError, conf
-from coderepos.services.pack_storage import named_storage
+from coderepos.services.packs.storage import named_storage
 
 MOST_MEMORY_BYTES = 8 * 2**20
 

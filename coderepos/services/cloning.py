@@ -18,12 +18,14 @@ from coderepos.git.results import CloneReport
 from coderepos.models import AuditEntry, AuditEvent, JobKind, LeaseLost, Node
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import admission, leases, publication, purging, restoring, turns
+from coderepos.services import leases, turns
 from coderepos.services.afterwards import failures_logged
+from coderepos.services.disk import admission, publication, purging
+from coderepos.services.disk.this_machine import prepare_root, register_node
 from coderepos.services.leases import Heartbeat, Lease
+from coderepos.services.packs import restoring
 from coderepos.services.retries import give_back, record_failure
 from coderepos.services.trail import audit_failure
-from coderepos.services.upkeep import prepare_root, register_node
 
 logger = logging.getLogger(__name__)
 

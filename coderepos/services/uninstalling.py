@@ -13,7 +13,7 @@ from coderepos.conf import conf
 from coderepos.models import Node, StoredPack
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import remove_root
-from coderepos.services.pack_storage import pack_storage
+from coderepos.services.packs.storage import pack_storage
 
 APP_LABELS: Final = ("coderepos", "coderepos_projects")
 

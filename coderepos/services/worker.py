@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from coderepos.services.cloning import run_clone
-from coderepos.services.disk_upkeep import run_disk_round
-from coderepos.services.expired_leases import reap
-from coderepos.services.upkeep import register_node, sweep
-from coderepos.services.upkeep_thread import maintain, run_rounds, start_worker, sweep_if_due
+from coderepos.services.disk.this_machine import register_node, sweep
+from coderepos.services.rounds.disk_round import run_disk_round
+from coderepos.services.rounds.expired_leases import reap
+from coderepos.services.rounds.upkeep_thread import maintain, run_rounds, start_worker, sweep_if_due
 
 __all__ = [
     "maintain",

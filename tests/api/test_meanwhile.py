@@ -20,7 +20,7 @@ from coderepos.git.results import ProbeReport
 from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership, Role, locking
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
 from coderepos.projects.models import Project
-from coderepos.services import changing, connecting, tokens
+from coderepos.services.repositories import changing, connecting, tokens
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
 from tests.support.database import ALIAS, connection
 

@@ -20,7 +20,7 @@ from coderepos.exceptions import RepositoryTooLarge
 from coderepos.git.probe import probe
 from coderepos.models import AuditEntry, CodeRepository, Job, ProjectMembership, Role
 from coderepos.projects.models import Project
-from coderepos.services import tokens
+from coderepos.services.repositories import tokens
 from tests.api.conftest import ADDRESS, TOKEN, ClientOf, MakeRepository
 from tests.support.database import connection
 from tests.support.git import make_repository

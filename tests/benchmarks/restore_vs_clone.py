@@ -123,7 +123,8 @@ class _Race:
     def restore(self) -> float:
         """Return the seconds that a restore by the stored index takes, where no disk has the version."""
         from coderepos.models import CodeRepository
-        from coderepos.services import recalling, retaining
+        from coderepos.services.packs import recalling
+        from coderepos.services.rounds import retaining
 
         CodeRepository.objects.update(last_used_at="2020-01-01T00:00Z", cloned_at="2020-01-01T00:00Z")
         if not retaining._leave_disk(self._stored.pk):
@@ -151,7 +152,7 @@ class _Race:
         return time.perf_counter() - began
 
     def _purge(self) -> None:
-        from coderepos.services import purging
+        from coderepos.services.disk import purging
 
         with self._machines.on("a") as node:
             purging.purge(node)

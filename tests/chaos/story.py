@@ -15,7 +15,7 @@ from coderepos.conf import conf
 from coderepos.models import Job, Node
 from coderepos.models.job_states import UNFINISHED, JobState
 from coderepos.models.node import ALIVE_SECONDS
-from coderepos.services import upkeep
+from coderepos.services.disk import this_machine
 from coderepos.services.health.signs import read_signs
 from coderepos.services.leases import RENEW_SECONDS
 from tests.chaos.events import Events
@@ -53,7 +53,7 @@ class Story:
                 settled = self._settle()
         problems = [] if settled else ["not everything came to an end"]
         problems += [*self._users.problems, *left_behind(self._users.deleted)]
-        upkeep.SWEEP_AFTER_SECONDS = 0  # type: ignore[misc]  # a quarter of an hour passes
+        this_machine.SWEEP_AFTER_SECONDS = 0  # type: ignore[misc]  # a quarter of an hour passes
         swept = services.worker.sweep()
         problems += [*broken(self._room.sources), *repositories_are_sound(), *self._judge(watch), *dead_is_red()]
         print(f"{time.monotonic() - began:.0f} s; {dict(self._events.done)}; users: {dict(self._users.done)}")

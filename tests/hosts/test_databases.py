@@ -80,7 +80,7 @@ def test_own_writes_are_read_from_where_they_were_written(host: HostProject) -> 
         again = services.clone_repository(user=user, repository=CodeRepository.objects.get())
         assert Job.objects.claim(again.pk, node="here").pk == again.pk
         assert CodeRepository.objects.get().clone_status == "CLONING"
-        with mock.patch("coderepos.services.tokens._expiry", return_value=None):
+        with mock.patch("coderepos.services.repositories.tokens._expiry", return_value=None):
             replaced = services.replace_token(user=user, repository=repository, access_token=Secret("new"))
         assert replaced.token_ciphertext.reveal() == "new" and replaced.token_status == "ok"
         assert AuditEntry.objects.newest_first()[0].event == AuditEvent.TOKEN_REPLACED

@@ -14,7 +14,7 @@ from django.db import transaction
 from django.test.utils import CaptureQueriesContext, override_settings
 
 from coderepos import services
-from coderepos.services import upkeep
+from coderepos.services.disk import this_machine
 from tests.load import plans, sandboxes
 from tests.load.calls import Call, admin_calls, api_calls, empty_call, work_calls
 from tests.load.filling import Sizes, fill
@@ -104,7 +104,7 @@ def print_sweeps(sandboxes_here: int, runs: int) -> None:
 
 def _print_sweep(root: Path, directory: str, sandboxes_here: int, runs: int) -> None:
     with override_settings(CODEREPOS={**settings.CODEREPOS, "SANDBOX_BASE_PATH": str(root)}):
-        upkeep.prepare_root(services.worker.register_node())
+        this_machine.prepare_root(services.worker.register_node())
         count = sandboxes.publish(sandboxes_here)
         with CaptureQueriesContext(connection) as queries:
             said = services.worker.sweep()

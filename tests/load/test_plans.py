@@ -15,7 +15,7 @@ from pytest_django import Settings
 
 from coderepos import services
 from coderepos.api import urls
-from coderepos.services import upkeep
+from coderepos.services.disk import this_machine
 from tests.load import plans, sandboxes
 from tests.load.calls import Call, admin_calls, api_calls, work_calls
 from tests.load.filling import Sizes, analyze, fill
@@ -59,7 +59,7 @@ def test_nothing_reads_or_sorts_a_large_table(settings: Settings, tmp_path: Path
 def faults_of_sweep(settings: Settings, directory: Path) -> list[str]:
     """Sweep a machine that has a part of all repositories, and return what is wrong with the plans."""
     settings.CODEREPOS = {**settings.CODEREPOS, "SANDBOX_BASE_PATH": str(directory / "repos")}
-    upkeep.prepare_root(services.worker.register_node())
+    this_machine.prepare_root(services.worker.register_node())
     sandboxes.publish(400)
     analyze()
     said: list[str] = []

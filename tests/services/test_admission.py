@@ -33,7 +33,9 @@ from coderepos.models import (
     Purge,
     get_project_model,
 )
-from coderepos.services import admission, cloning, disk_upkeep, upkeep, upkeep_thread
+from coderepos.services import cloning
+from coderepos.services.disk import admission, this_machine
+from coderepos.services.rounds import disk_round, upkeep_thread
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
 
@@ -327,7 +329,7 @@ def test_hung_disk_stops_no_upkeep(monkeypatch: pytest.MonkeyPatch, settings: Se
 
     services.worker.register_node()
     Node.objects.update(swept_at=Now())
-    monkeypatch.setattr(disk_upkeep, "space_of", hang)
+    monkeypatch.setattr(disk_round, "space_of", hang)
     monkeypatch.setattr(upkeep_thread, "run_round", run_round)
     monkeypatch.setattr(upkeep_thread, "_sleep", lambda _: time.sleep(0.05))
     try:
@@ -363,7 +365,7 @@ def test_room_is_asked_for_by_what_is_known(job: Job, values: dict[str, Any], ne
 def test_missing_root_is_not_measured(job: Job, settings: Settings, tmp_path: Path) -> None:
     """What lies below a mount point that is empty is another disk."""
     node = services.worker.register_node()
-    root = upkeep.prepare_root(node)
+    root = this_machine.prepare_root(node)
     (root.path / ".coderepos-root").unlink()
 
     upkeep_thread._run_disk_round()

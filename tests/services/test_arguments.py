@@ -19,7 +19,7 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CodeReposError, PermissionDenied
 from coderepos.models import AuditEntry, CodeRepository, Job, JobState, ProjectMembership, Role
 from coderepos.projects.models import Project
-from coderepos.services.status import Status
+from coderepos.services.repositories.status import Status
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer
 

@@ -31,7 +31,8 @@ from coderepos.models import (
     get_project_model,
 )
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import leases, publication, purging
+from coderepos.services import leases
+from coderepos.services.disk import publication, purging
 from coderepos.services.leases import Heartbeat, Lease
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer

@@ -25,7 +25,9 @@ from coderepos.exceptions import InvalidState, JobRunning, NotFound, PermissionD
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, JobState, Node, Purge
 from coderepos.projects.models import Project
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import cleaning, purging, upkeep, upkeep_thread
+from coderepos.services.disk import purging, this_machine
+from coderepos.services.repositories import cleaning
+from coderepos.services.rounds import upkeep_thread
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer
 
@@ -36,8 +38,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def base(settings: Settings, tmp_path: Path) -> Path:
     """A sandbox root of this test's own."""
     settings.CODEREPOS = {**settings.CODEREPOS, "SANDBOX_BASE_PATH": str(tmp_path / "repos"), "NODE_ID": "here"}
-    node = upkeep.register_node()
-    upkeep.prepare_root(node)
+    node = this_machine.register_node()
+    this_machine.prepare_root(node)
     node.record_heartbeat()
     return tmp_path / "repos"
 
@@ -207,12 +209,12 @@ def test_disk_that_is_away_confirms_nothing(repository: CodeRepository, root: An
     base.rename(base.parent / "elsewhere")
 
     with pytest.raises(SandboxRootMissing):
-        purging.purge(upkeep.register_node())
+        purging.purge(this_machine.register_node())
     cleaning.finish_cleaning()
     assert status_of(repository) == CloneStatus.CLEANING
 
     (base.parent / "elsewhere").rename(base)
-    assert purging.purge(upkeep.register_node()) == "1 of 1 purged"
+    assert purging.purge(this_machine.register_node()) == "1 of 1 purged"
     assert not files_in(engine.sandbox_of(repository).path)
 
 
@@ -224,11 +226,11 @@ def test_sandbox_that_fails_holds_no_other_up(root: Any) -> None:
     place = engine.sandbox_of(bad).path
     place.chmod(0o777)
 
-    assert purging.purge(upkeep.register_node()) == "1 of 2 purged"
+    assert purging.purge(this_machine.register_node()) == "1 of 2 purged"
 
     assert not engine.sandbox_of(good).path.exists()
     place.chmod(0o700)
-    assert purging.purge(upkeep.register_node()) == "1 of 1 purged"
+    assert purging.purge(this_machine.register_node()) == "1 of 1 purged"
     assert not place.exists()
 
 
@@ -271,7 +273,7 @@ def test_frozen_purge_removes_nothing_of_the_next_clone(
         retract(self, token)
 
     monkeypatch.setattr(Sandbox, "retract", freeze)
-    purging.purge(upkeep.register_node())
+    purging.purge(this_machine.register_node())
 
     assert (sandbox.current(), sandbox.tokens()) == ("two", {"two"})
     assert len(files_in(sandbox.path)) == 2

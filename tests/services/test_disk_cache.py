@@ -32,8 +32,11 @@ from coderepos.models import (
     StoredPack,
 )
 from coderepos.retention import Retention
-from coderepos.services import cleaning, purging, reading, recalling, retaining
-from coderepos.services.relocating import LIMITS
+from coderepos.services.disk import purging
+from coderepos.services.packs import recalling
+from coderepos.services.packs.relocating import LIMITS
+from coderepos.services.repositories import cleaning, reading
+from coderepos.services.rounds import retaining
 from tests.support.servers.git_http_backend import GitServer
 from tests.support.two_machines import TwoMachines, connected, newest_job
 

@@ -17,7 +17,8 @@ from coderepos.crypto.secret import Secret
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.projects.models import Project
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import cloning, publication, upkeep
+from coderepos.services import cloning
+from coderepos.services.disk import publication, this_machine
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer
 
@@ -179,7 +180,7 @@ def test_clone_that_is_gone_is_got_back_before_anybody_noticed(job: Job) -> None
 
 def make_leftover(job: Job, sandbox: Sandbox) -> None:
     """Leave what workers leave that die: building, and after the version got its name."""
-    upkeep.prepare_root(upkeep.register_node())
+    this_machine.prepare_root(this_machine.register_node())
     for token in ("building", "published"):
         sandbox.create_incoming(token)
     sandbox.finish_incoming("published")

@@ -176,7 +176,7 @@ def test_a_disk_that_is_not_mounted_is_red(settings: Settings, tmp_path: Path) -
     """A root that was in use has its marker; one that never was is no fault of a web server."""
     settings.CODEREPOS = {**settings.CODEREPOS, "SANDBOX_BASE_PATH": str(tmp_path / "repos")}
     assert found("sandbox_root").level == Level.OK
-    root = services.upkeep.prepare_root(services.worker.register_node())
+    root = services.disk.this_machine.prepare_root(services.worker.register_node())
     assert "this machine's" in found("sandbox_root").text
     (root.path / ".coderepos-root").unlink()
 

@@ -18,7 +18,8 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import CloneTimeout, CodeReposError, RemoteTimeout, RemoteTooSlow, SandboxRefused
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, JobState, get_project_model
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import cloning, leases, publication, retries
+from coderepos.services import cloning, leases, retries
+from coderepos.services.disk import publication
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer
 

@@ -17,7 +17,7 @@ from pytest_django import Settings
 from coderepos import services
 from coderepos.models import AuditEntry, CodeRepository, Job, JobState, ProjectMembership, Role
 from coderepos.projects.models import Project
-from coderepos.services.changing import CHANGEABLE
+from coderepos.services.repositories.changing import CHANGEABLE
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
 

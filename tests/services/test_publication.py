@@ -20,7 +20,7 @@ from pytest_django import Settings
 from coderepos import engine, services
 from coderepos.crypto.secret import Secret
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, get_project_model
-from coderepos.services import purging
+from coderepos.services.disk import purging
 from tests.support.cluster import wait_until
 from tests.support.git import git, make_repository
 from tests.support.programs.interrupted import STEPS

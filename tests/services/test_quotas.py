@@ -30,8 +30,8 @@ from coderepos.git.probe import probe as probe_of_git
 from coderepos.limits import Limits, Quota
 from coderepos.models import CloneStatus, CodeRepository, Flow, Job, JobState, Node, ProbeSlot, locking
 from coderepos.projects.models import Project
-from coderepos.services import connecting, probing
-from coderepos.services.quotas import Allowance
+from coderepos.services.repositories import connecting, probing
+from coderepos.services.repositories.quotas import Allowance
 from tests.support.database import ALIAS, connection
 from tests.support.git import make_repository
 from tests.support.servers.git_http_backend import GitServer

@@ -17,7 +17,7 @@ from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import InvalidState, NotFound
 from coderepos.models import CloneStatus, CodeRepository, get_project_model
-from coderepos.services import reading
+from coderepos.services.repositories import reading
 from tests.support.database import ALIAS
 
 pytestmark = pytest.mark.django_db(transaction=True)

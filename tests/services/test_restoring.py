@@ -26,8 +26,10 @@ from coderepos.models import (
     PackState,
     StoredPack,
 )
-from coderepos.services import pack_storage, purging, relocating, upkeep
-from coderepos.services.manifest import index_name, pack_name
+from coderepos.services.disk import purging, this_machine
+from coderepos.services.packs import relocating
+from coderepos.services.packs import storage as pack_storage
+from coderepos.services.packs.manifest import index_name, pack_name
 from tests.support.cluster import wait_until
 from tests.support.git import git, make_repository
 from tests.support.servers.git_http_backend import GitServer
@@ -359,7 +361,7 @@ def test_machine_that_was_never_seen_may_be_lost(machines: TwoMachines, reposito
     machines.store("a")
     Node.objects.filter(name="a").update(last_seen=None)
     with machines.on("b") as node:
-        upkeep.prepare_root(node)
+        this_machine.prepare_root(node)
         node.refresh_from_db()
         assert relocating.relocate(node) == 0
         Node.objects.filter(name="a").update(created_at=Now() - timedelta(hours=1))

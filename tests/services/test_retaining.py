@@ -27,7 +27,9 @@ from coderepos.models import (
     get_project_model,
 )
 from coderepos.retention import Retention
-from coderepos.services import cleaning, purging, reading, retaining, upkeep
+from coderepos.services.disk import purging, this_machine
+from coderepos.services.repositories import cleaning, reading
+from coderepos.services.rounds import retaining
 
 pytestmark = pytest.mark.django_db
 
@@ -53,7 +55,7 @@ def root(settings: Settings, tmp_path: Path) -> Path:
         "RETENTION": f"{__name__}.rules",
     }
     RULES.clear()
-    upkeep.prepare_root(upkeep.register_node())
+    this_machine.prepare_root(this_machine.register_node())
     return tmp_path / "repos"
 
 

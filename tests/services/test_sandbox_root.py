@@ -21,7 +21,7 @@ from coderepos.models import CodeRepository, Job, Node
 from coderepos.projects.models import Project
 from coderepos.sandbox.mounts import mount_point_of
 from coderepos.sandbox.root import SandboxRoot
-from coderepos.services import upkeep
+from coderepos.services.disk import this_machine
 
 pytestmark = pytest.mark.django_db
 
@@ -36,7 +36,7 @@ def disk(settings: Settings, tmp_path: Path) -> Path:
 
 def prepare() -> SandboxRoot:
     """Do what every job does first."""
-    return upkeep.prepare_root(upkeep.register_node())
+    return this_machine.prepare_root(this_machine.register_node())
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_disk_that_is_mounted_again_is_used_again(disk: Path) -> None:
     disk.rmdir()
     (disk.parent / "unplugged").rename(disk)
 
-    assert prepare().read_marker() == str(upkeep.register_node().root_id)
+    assert prepare().read_marker() == str(this_machine.register_node().root_id)
 
 
 @pytest.mark.usefixtures("away")
@@ -94,7 +94,7 @@ def test_root_that_was_emptied_is_adopted(disk: Path, capsys: pytest.CaptureFixt
         call_command("coderepos_adopt_root")
 
     assert str(disk / "repos") in capsys.readouterr().out
-    assert prepare().read_marker() == str(upkeep.register_node().root_id)
+    assert prepare().read_marker() == str(this_machine.register_node().root_id)
 
 
 @pytest.mark.usefixtures("away")
@@ -172,7 +172,7 @@ def test_machine_that_comes_back_under_another_name_while_its_mount_is_gone(disk
 
         subprocess.run(mount, check=True)
         assert prepare().read_marker() == root_id
-        assert str(upkeep.register_node().root_id) == root_id
+        assert str(this_machine.register_node().root_id) == root_id
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
@@ -185,7 +185,7 @@ def test_another_machine_may_have_a_root_at_the_same_path(theirs: str, ours: str
     """Unless only the other one's is on a disk of its own."""
     path = "/srv/disk/repos"
     Node.objects.create(name="other").record_root(path, mount_point=theirs)
-    node = upkeep.register_node()
+    node = this_machine.register_node()
 
     assert node.may_mark(path, mount_point=ours) is is_new
     node.record_root(path, mount_point=ours)

@@ -19,7 +19,7 @@ from coderepos.exceptions import CodeReposError
 from coderepos.models import AuditEntry, CloneStatus, CodeRepository, Job, Purge, StoredPack, alias
 from coderepos.models.job_states import UNFINISHED
 from coderepos.projects.models import Project
-from coderepos.services.disconnecting import record_disconnection
+from coderepos.services.repositories.disconnecting import record_disconnection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -36,9 +36,12 @@ from coderepos.models import (
     StoredPack,
     get_project_model,
 )
-from coderepos.services import pack_storage, relocating, storing, uninstalling, upkeep
+from coderepos.services import uninstalling
+from coderepos.services.disk import this_machine
 from coderepos.services.health.storage import storage_findings
-from coderepos.services.pack_storage import PackStorage
+from coderepos.services.packs import relocating, storing
+from coderepos.services.packs import storage as pack_storage
+from coderepos.services.packs.storage import PackStorage
 from coderepos.storage import MARKER, DirectoryStorage
 from tests.support.cluster import wait_until
 from tests.support.git import git, make_repository
@@ -276,7 +279,7 @@ def test_lost_machine_of_many_floods_nobody(machines: TwoMachines, repository: C
     looking = []
     for name in ("b", "c"):
         with machines.on(name) as node:
-            upkeep.prepare_root(node)
+            this_machine.prepare_root(node)
             looking.append(node)
     with ThreadPoolExecutor(2) as pool:
         assert 1 <= sum(pool.map(_relocate, looking)) <= 2 * relocating.AT_ONCE
@@ -411,7 +414,7 @@ def test_machine_that_never_comes_back_is_given_up(machines: TwoMachines, reposi
 
     assert not Node.objects.filter(name="a").exists()
     with machines.on("b") as node:
-        upkeep.prepare_root(node)
+        this_machine.prepare_root(node)
         node.refresh_from_db()
         assert relocating.relocate(node) == 1
         services.worker.maintain()

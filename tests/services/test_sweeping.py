@@ -20,7 +20,7 @@ from coderepos.exceptions import RemoteAuthFailed
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.projects.models import Project
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import sweeping, upkeep
+from coderepos.services.disk import sweeping, this_machine
 from tests.support.database import connection
 
 pytestmark = pytest.mark.django_db
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.django_db
 def root(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sandbox root of this test's own, in which everything is old enough."""
     settings.CODEREPOS = {**settings.CODEREPOS, "SANDBOX_BASE_PATH": str(tmp_path / "repos")}
-    monkeypatch.setattr(upkeep, "SWEEP_AFTER_SECONDS", -1)
-    upkeep.prepare_root(upkeep.register_node())
+    monkeypatch.setattr(this_machine, "SWEEP_AFTER_SECONDS", -1)
+    this_machine.prepare_root(this_machine.register_node())
     return tmp_path / "repos"
 
 
@@ -60,7 +60,7 @@ def cloned(project: Any, version: str = "one", **values: Any) -> CodeRepository:
         url_key=str(uuid.uuid4()),
         token_ciphertext=Secret(""),
         clone_status=CloneStatus.COMPLETED,
-        **{"version": version, "node": upkeep.register_node().name, **values},
+        **{"version": version, "node": this_machine.register_node().name, **values},
     )
     sandbox = engine.sandbox_of(repository)
     publish(sandbox, version)
@@ -161,7 +161,7 @@ def test_machine_under_another_name_knows_its_clones(project: Any, settings: Set
 def test_disk_that_goes_during_the_sweep_reports_nothing(project: Any, root: Path) -> None:
     """What was not seen because the mount went away is not missing."""
     repository = cloned(project)
-    sweep = sweeping._Sweep(engine.sandbox_root(), upkeep.register_node(), 0)
+    sweep = sweeping._Sweep(engine.sandbox_root(), this_machine.register_node(), 0)
     root.rename(root.parent / "unplugged")
     root.mkdir(mode=0o700)
 
@@ -322,7 +322,7 @@ def test_clone_published_while_the_sweep_was_frozen_stays(project: Any, monkeypa
         publish(sandbox, "new")
         sandbox.create_incoming("building")
         CodeRepository.objects.filter(pk=repository.pk).update(
-            clone_status=CloneStatus.COMPLETED, version="new", node=upkeep.register_node().name
+            clone_status=CloneStatus.COMPLETED, version="new", node=this_machine.register_node().name
         )
         return rows
 

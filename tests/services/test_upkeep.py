@@ -21,7 +21,9 @@ from coderepos.exceptions import CodeReposError, SandboxRefused
 from coderepos.models import CloneStatus, CodeRepository, Job, JobState, Node
 from coderepos.projects.models import Project
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services import cloning, expired_leases, purging, upkeep
+from coderepos.services import cloning
+from coderepos.services.disk import purging, this_machine
+from coderepos.services.rounds import expired_leases
 
 pytestmark = pytest.mark.django_db
 
@@ -97,7 +99,7 @@ def test_what_a_dead_worker_left_goes_at_once(job: Job) -> None:
     """Its machine purges it, since the next attempt may run on another one; what that builds stays."""
     node = services.worker.register_node()
     sandbox = engine.sandbox_of(job.repository)
-    upkeep.prepare_root(node)
+    this_machine.prepare_root(node)
     tokens = []
     for _ in range(2):
         expire_lease(job)
@@ -232,7 +234,7 @@ def test_sweep_removes_what_no_row_knows(job: Job, sandbox_base: Path, monkeypat
     """Old versions and directories of deleted repositories are removed; published and building ones stay."""
     claimed = Job.objects.claim(job.pk, node="here")
     assert claimed
-    upkeep.prepare_root(services_node())
+    this_machine.prepare_root(services_node())
     sandbox = engine.sandbox_of(job.repository)
     for version in ("published", "lost"):
         incoming = sandbox.create_incoming(version)
@@ -258,7 +260,7 @@ def test_sweep_removes_what_no_row_knows(job: Job, sandbox_base: Path, monkeypat
 
 def test_sweep_leaves_what_is_young(job: Job) -> None:
     """What is younger than a quarter of an hour may be somebody's work."""
-    upkeep.prepare_root(services_node())
+    this_machine.prepare_root(services_node())
     sandbox = engine.sandbox_of(job.repository)
     sandbox.create_incoming("young")
 
@@ -285,10 +287,10 @@ def test_root_of_another_installation_is_neither_swept_nor_used(job: Job, monkey
 
 def test_machine_that_changed_its_name_keeps_its_root(settings: Settings, sandbox_base: Path) -> None:
     """A container that comes back under another host name takes over the root that this database marked."""
-    upkeep.prepare_root(services_node())
+    this_machine.prepare_root(services_node())
 
     settings.CODEREPOS = {**settings.CODEREPOS, "NODE_ID": "another"}
-    upkeep.prepare_root(services_node())
+    this_machine.prepare_root(services_node())
 
     first, second = Node.objects.order_by("created_at")
     assert first.root_id == second.root_id
@@ -296,10 +298,10 @@ def test_machine_that_changed_its_name_keeps_its_root(settings: Settings, sandbo
 
 def services_node() -> Node:
     """This machine's row."""
-    return upkeep.register_node()
+    return this_machine.register_node()
 
 
 def let_age(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let everything that is there by now be old enough to be swept; ages are counted from the inode's change."""
-    monkeypatch.setattr(upkeep, "SWEEP_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr(this_machine, "SWEEP_AFTER_SECONDS", 0.05)
     time.sleep(0.1)

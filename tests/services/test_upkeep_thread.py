@@ -21,7 +21,8 @@ from coderepos.crypto.secret import Secret
 from coderepos.exceptions import SandboxRefused
 from coderepos.models import CodeRepository, Job, JobState, Node, get_project_model
 from coderepos.queues import django_q
-from coderepos.services import upkeep, upkeep_thread
+from coderepos.services.disk import this_machine
+from coderepos.services.rounds import upkeep_thread
 from tests.support.database import ALIAS, connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -65,7 +66,7 @@ def test_one_process_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
         swept.append(None)
         return "0 removed"
 
-    monkeypatch.setattr(upkeep, "sweep", sweep)
+    monkeypatch.setattr(this_machine, "sweep", sweep)
     node = services.worker.register_node()
 
     assert [services.worker.sweep_if_due(node) for _ in range(3)] == ["0 removed", "swept lately", "swept lately"]
@@ -107,7 +108,7 @@ def test_failing_round_and_failing_sweep_end_nothing(
 
     assert len(rounds) == 3
     assert "No space left" in caplog.text
-    monkeypatch.setattr(upkeep, "sweep", fail)
+    monkeypatch.setattr(this_machine, "sweep", fail)
     upkeep_thread._run_sweep()
 
 
@@ -223,7 +224,7 @@ def test_rounds_that_end_wait_for_what_they_began(monkeypatch: pytest.MonkeyPatc
         swept.append("whole")
         return "0 removed"
 
-    monkeypatch.setattr(upkeep, "sweep", slow_sweep)
+    monkeypatch.setattr(this_machine, "sweep", slow_sweep)
 
     upkeep_thread.run_rounds(first_after_seconds=0, for_seconds=0.1)
 

@@ -12,7 +12,7 @@ from model_bakery import baker
 
 from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, Flow, Job, JobState, NodeState, get_project_model
-from coderepos.services.upkeep import register_node
+from coderepos.services.disk.this_machine import register_node
 from coderepos.supervision.look import DUE_SECONDS, Look, Seen
 
 

@@ -18,7 +18,8 @@ from pytest_django import Settings
 from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, Job, Node, get_project_model
-from coderepos.services import relocating, storing, upkeep
+from coderepos.services.disk import this_machine
+from coderepos.services.packs import relocating, storing
 from coderepos.storage import MARKER
 from tests.support.servers.git_http_backend import GitServer
 
@@ -77,7 +78,7 @@ class TwoMachines:
         before = self._settings.CODEREPOS
         self._settings.CODEREPOS = {**before, "NODE_ID": name, "SANDBOX_BASE_PATH": str(self.root(name))}
         try:
-            node = upkeep.register_node()
+            node = this_machine.register_node()
             node.record_heartbeat()
             yield node
         finally:
@@ -97,7 +98,7 @@ class TwoMachines:
     def relocate(self, name: str) -> int:
         """Let a machine look for clones that are out of reach."""
         with self.on(name) as node:
-            upkeep.prepare_root(node)
+            this_machine.prepare_root(node)
             return relocating.relocate(node)
 
     def lose(self, name: str) -> None:

@@ -8,7 +8,7 @@ from django.core.management.base import CommandError
 
 from coderepos.exceptions import CodeReposError
 from coderepos.management import base
-from coderepos.services.upkeep import adopt_root
+from coderepos.services.disk.this_machine import adopt_root
 
 
 class Command(base.Command):

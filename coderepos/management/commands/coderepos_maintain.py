@@ -9,7 +9,7 @@ from typing import Any, Final
 from coderepos.crypto.process import close_process
 from coderepos.management import base
 from coderepos.management.numbers import seconds
-from coderepos.services.upkeep_thread import ROUND_SECONDS
+from coderepos.services.rounds.upkeep_thread import ROUND_SECONDS
 from coderepos.services.worker import maintain, run_rounds
 
 MOST_SECONDS: Final = 86_400

@@ -13,7 +13,7 @@ from coderepos.exceptions import StorageUnavailable
 from coderepos.models import PackState, StoredPack
 from coderepos.models.stored_pack import SETTLE_SECONDS, unstored
 from coderepos.services.health.finding import Finding, failing, ok, warning
-from coderepos.services.pack_storage import pack_storage
+from coderepos.services.packs.storage import pack_storage
 
 LATE_SECONDS: Final = 900
 """How long a version may be published, or bytes may be unwanted, before somebody should look."""

@@ -29,7 +29,7 @@ def main(job_id: str, step: str, number: str) -> str:
     from coderepos.models import Job, locking
     from coderepos.sandbox.sandbox import Sandbox
     from coderepos.sandbox.versions import CURRENT
-    from coderepos.services import publication
+    from coderepos.services.disk import publication
 
     locking.IDLE_SECONDS = 2  # type: ignore[misc]  # the wait of a test, not of a cluster
     interrupt = interruption(signal.Signals(int(number)))

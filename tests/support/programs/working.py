@@ -11,10 +11,12 @@ import django
 def main(work: str, job_id: str = "") -> None:
     """Do it."""
     django.setup()
-    from coderepos.services import storing, upkeep, worker
+    from coderepos.services import worker
+    from coderepos.services.disk import this_machine
+    from coderepos.services.packs import storing
 
     if work == "store":
-        storing.run_storage_round(upkeep.register_node())
+        storing.run_storage_round(this_machine.register_node())
     else:
         worker.run_clone(job_id=uuid.UUID(job_id))
 

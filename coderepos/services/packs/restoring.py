@@ -35,8 +35,8 @@ from coderepos.models.disk import owned
 from coderepos.models.locking import row_transaction
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.services.leases import Lease
-from coderepos.services.manifest import MOST_BYTES, Manifest, index_name, manifest_name, pack_name
-from coderepos.services.pack_storage import PackStorage, pack_storage, write_whole
+from coderepos.services.packs.manifest import MOST_BYTES, Manifest, index_name, manifest_name, pack_name
+from coderepos.services.packs.storage import PackStorage, pack_storage, write_whole
 
 _DAMAGED: Final = (RemoteProtocolError, UnsafeRepository)
 """What the build child says of a pack that was rotten before it was stored."""

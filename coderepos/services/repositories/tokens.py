@@ -20,8 +20,8 @@ from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, alias
 from coderepos.models.database_clock import database_time
 from coderepos.models.locking import RowHeld, busy_reported, row_transaction
-from coderepos.services import probing
-from coderepos.services.arguments import (
+from coderepos.services.repositories import probing
+from coderepos.services.repositories.arguments import (
     as_secret,
     changed_meanwhile,
     check_username,
@@ -29,7 +29,7 @@ from coderepos.services.arguments import (
     own_copy,
     refuse_transaction,
 )
-from coderepos.services.quotas import allowance_of_repository
+from coderepos.services.repositories.quotas import allowance_of_repository
 from coderepos.services.trail import audit_failure, require
 
 logger = logging.getLogger(__name__)

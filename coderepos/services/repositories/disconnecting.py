@@ -16,8 +16,8 @@ from coderepos.exceptions import BUSY_SECONDS, Cancelled, DatabaseBusy, InvalidS
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, StoredPack, alias
 from coderepos.models.locking import busy_reported, row_transaction
 from coderepos.services.afterwards import announce
-from coderepos.services.arguments import own_copy
-from coderepos.services.purging import request_purge
+from coderepos.services.disk.purging import request_purge
+from coderepos.services.repositories.arguments import own_copy
 from coderepos.services.trail import require
 
 _actor: Final[ContextVar[Any]] = ContextVar("coderepos_actor", default=None)

@@ -24,7 +24,7 @@ from coderepos.models import CloneStatus, CodeRepository, JobState, Node, alias
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
 from coderepos.sandbox.survey import SandboxSnapshot, Survey
-from coderepos.services.publication import align
+from coderepos.services.disk.publication import align
 
 BATCH: Final = 990
 """Sandboxes per query; older versions of SQLite take 999 values."""

@@ -23,9 +23,9 @@ from coderepos.models.disk import Room, leaving_bytes, waiting_for_disk
 from coderepos.models.error_columns import error_columns
 from coderepos.models.locking import RowHeld, row_transaction
 from coderepos.retention import Retention
-from coderepos.services.cleaning import start_cleaning
-from coderepos.services.publication import size_bytes_of
-from coderepos.services.reading import IN_USE_SECONDS
+from coderepos.services.disk.publication import size_bytes_of
+from coderepos.services.repositories.cleaning import start_cleaning
+from coderepos.services.repositories.reading import IN_USE_SECONDS
 
 EXPIRED: Final = 500
 """Most clones of one project that one round removes because they expired."""

@@ -21,7 +21,7 @@ from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
 from coderepos.models.database_clock import utc_text
 from coderepos.models.job_queryset import JobQuerySet
 from coderepos.models.token_status import token_status_at
-from coderepos.services.purging import silent_machines
+from coderepos.services.disk.purging import silent_machines
 
 _RETRYABLE: Final = {code: kind.retryable for code, kind in error_classes().items()}
 

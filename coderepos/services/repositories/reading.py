@@ -22,8 +22,8 @@ from coderepos.exceptions import InvalidState, NotFound, NotOnDisk
 from coderepos.models import CloneStatus, CodeRepository, Job, alias
 from coderepos.models.locking import row_transaction
 from coderepos.services.afterwards import failures_logged
-from coderepos.services.arguments import refuse_transaction
-from coderepos.services.recalling import recall
+from coderepos.services.packs.recalling import recall
+from coderepos.services.repositories.arguments import refuse_transaction
 
 RECORD_SECONDS: Final = 3600
 """How old a recorded use has to be until another one is recorded."""

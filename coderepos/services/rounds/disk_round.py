@@ -10,9 +10,9 @@ from typing import Final
 from coderepos.models import Node
 from coderepos.models import disk as rows
 from coderepos.sandbox.space import space_of
-from coderepos.services.admission import space_columns
-from coderepos.services.retaining import make_room, remove_expired
-from coderepos.services.upkeep import prepare_root
+from coderepos.services.disk.admission import space_columns
+from coderepos.services.disk.this_machine import prepare_root
+from coderepos.services.rounds.retaining import make_room, remove_expired
 
 RULES_SECONDS: Final = 3600
 """Time between two applications of the rules by which clones of one machine expire."""

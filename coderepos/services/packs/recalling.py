@@ -15,7 +15,7 @@ from coderepos.conf import conf
 from coderepos.models import CodeRepository, Job, JobKind, JobState, alias
 from coderepos.models.locking import RowHeld, row_transaction
 from coderepos.services import turns
-from coderepos.services.relocating import LIMITS
+from coderepos.services.packs.relocating import LIMITS
 
 AGAIN_SECONDS: Final = 60
 """How long after a restore that failed for good none is queued, however often somebody asks."""

@@ -23,8 +23,8 @@ from coderepos.exceptions import CodeReposError, SandboxUnavailable, StorageUnav
 from coderepos.git.published import opened_pack, outcome_of
 from coderepos.models import CloneStatus, CodeRepository, LeaseLost, Node, PackState, StoredPack
 from coderepos.models.disk import disk_names
-from coderepos.services.manifest import Manifest, index_name, manifest_name, names, pack_name
-from coderepos.services.pack_storage import PackStorage, pack_storage
+from coderepos.services.packs.manifest import Manifest, index_name, manifest_name, names, pack_name
+from coderepos.services.packs.storage import PackStorage, pack_storage
 
 BATCH: Final = 100
 ROUND_SECONDS: Final = 60

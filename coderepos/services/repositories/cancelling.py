@@ -11,8 +11,8 @@ from coderepos.exceptions import Cancelled, InvalidState
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
 from coderepos.models.locking import busy_reported, row_transaction
 from coderepos.services.afterwards import announce, published
-from coderepos.services.arguments import own_copy
-from coderepos.services.purging import request_purge
+from coderepos.services.disk.purging import request_purge
+from coderepos.services.repositories.arguments import own_copy
 from coderepos.services.trail import require
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from coderepos.models import CodeRepository, Job, JobState, Node, Purge, alias
 from coderepos.models.purge import SETTLE_SECONDS, PurgeQuerySet
 from coderepos.sandbox.root import SandboxRoot
 from coderepos.sandbox.sandbox import Sandbox
-from coderepos.services.publication import align, size_bytes_of
-from coderepos.services.upkeep import prepare_root
+from coderepos.services.disk.publication import align, size_bytes_of
+from coderepos.services.disk.this_machine import prepare_root
 
 BATCH: Final = 500
 """Most sandboxes that one round purges."""

@@ -32,10 +32,12 @@ from coderepos.hidden import HiddenText
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, JobKind, alias
 from coderepos.models.database_clock import database_time
 from coderepos.models.locking import RowHeld, busy_reported, row_transaction
-from coderepos.services import probing, turns
-from coderepos.services.admission import require_budget
+from coderepos.services import turns
 from coderepos.services.afterwards import announce
-from coderepos.services.arguments import (
+from coderepos.services.disk.admission import require_budget
+from coderepos.services.disk.publication import size_mb
+from coderepos.services.repositories import probing
+from coderepos.services.repositories.arguments import (
     as_secret,
     check_username,
     check_values,
@@ -43,8 +45,7 @@ from coderepos.services.arguments import (
     refuse_transaction,
     shown_url,
 )
-from coderepos.services.publication import size_mb
-from coderepos.services.quotas import Allowance, allowance_of, allowance_of_repository
+from coderepos.services.repositories.quotas import Allowance, allowance_of, allowance_of_repository
 from coderepos.services.trail import audit_failure, require
 
 REF_CHARACTERS: Final = 255

@@ -18,10 +18,11 @@ from coderepos.git.probe import probe
 from coderepos.git.results import ProbeReport
 from coderepos.models import AuditEntry, AuditEvent, CodeRepository, Job, alias
 from coderepos.models.locking import RowHeld, busy_reported, row_transaction
-from coderepos.services import probing
-from coderepos.services.admission import require_budget
 from coderepos.services.afterwards import failures_logged
-from coderepos.services.arguments import (
+from coderepos.services.disk.admission import require_budget
+from coderepos.services.disk.publication import size_mb
+from coderepos.services.repositories import probing
+from coderepos.services.repositories.arguments import (
     changed_meanwhile,
     check_username,
     check_values,
@@ -29,9 +30,8 @@ from coderepos.services.arguments import (
     own_copy,
     refuse_transaction,
 )
-from coderepos.services.connecting import reject_duplicate, start_again
-from coderepos.services.publication import size_mb
-from coderepos.services.quotas import Allowance, allowance_of_repository
+from coderepos.services.repositories.connecting import reject_duplicate, start_again
+from coderepos.services.repositories.quotas import Allowance, allowance_of_repository
 from coderepos.services.trail import audit_failure, require
 
 

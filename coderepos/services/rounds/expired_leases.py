@@ -11,9 +11,9 @@ from coderepos.git.confinement.profiles import available_level
 from coderepos.models import Flow, Job, JobState
 from coderepos.models.job_states import OVERDUE_SECONDS
 from coderepos.services.afterwards import announce, failures_logged, published
+from coderepos.services.disk.purging import request_purge
+from coderepos.services.disk.this_machine import register_node
 from coderepos.services.health.signs import read_signs
-from coderepos.services.purging import request_purge
-from coderepos.services.upkeep import register_node
 
 BATCH: Final = 100
 """Most leases that one round expires."""

@@ -1,6 +1,6 @@
 """Upkeep of this machine: its row, its sandbox root, and what is left behind in it.
 
-What happens to jobs whose lease expires is in :mod:`~coderepos.services.expired_leases`.
+What happens to jobs whose lease expires is in :mod:`~coderepos.services.rounds.expired_leases`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from coderepos.exceptions import SandboxRefused, SandboxRootMissing
 from coderepos.models import Node
 from coderepos.sandbox.mounts import mount_point_of
 from coderepos.sandbox.root import SandboxRoot
-from coderepos.services.sweeping import sweep_root
+from coderepos.services.disk.sweeping import sweep_root
 
 SWEEP_AFTER_SECONDS: Final = 15 * 60
 logger = logging.getLogger(__name__)

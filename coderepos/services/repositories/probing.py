@@ -15,7 +15,7 @@ from coderepos import access
 from coderepos.conf import conf
 from coderepos.models import ProbeSlot
 from coderepos.services.afterwards import failures_logged
-from coderepos.services.quotas import Allowance
+from coderepos.services.repositories.quotas import Allowance
 
 MARGIN_SECONDS: Final = 5
 """How long after the time of its probe a slot is free again whose process was killed."""

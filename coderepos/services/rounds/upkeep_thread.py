@@ -23,11 +23,13 @@ from django.db import connections
 from coderepos.conf import conf
 from coderepos.exceptions import CodeReposError
 from coderepos.models import Flow, Node
-from coderepos.services import cleaning, expired_leases, purging, upkeep
 from coderepos.services.afterwards import failures_logged
-from coderepos.services.disk_upkeep import run_disk_round
-from coderepos.services.relocating import relocate
-from coderepos.services.storing import run_storage_round
+from coderepos.services.disk import purging, this_machine
+from coderepos.services.packs.relocating import relocate
+from coderepos.services.packs.storing import run_storage_round
+from coderepos.services.repositories import cleaning
+from coderepos.services.rounds import expired_leases
+from coderepos.services.rounds.disk_round import run_disk_round
 
 ROUND_SECONDS: Final = 10
 """Time between two rounds of upkeep on one machine."""
@@ -38,7 +40,7 @@ FIRST_ROUND_SECONDS: Final = 2
 SWEEP_SECONDS: Final = 3600
 """Time between two sweeps of one machine's sandbox root."""
 
-SWEEP_AT_START_SECONDS: Final = upkeep.SWEEP_AFTER_SECONDS
+SWEEP_AT_START_SECONDS: Final = this_machine.SWEEP_AFTER_SECONDS
 """A worker that starts sweeps earlier, since another may have died. What is younger than this would stay anyway."""
 
 END_SECONDS: Final = 600
@@ -65,7 +67,7 @@ def run_round() -> Node | None:
 
     :returns: this machine's row if the round was done.
     """
-    node = upkeep.register_node()
+    node = this_machine.register_node()
     if not node.begin_upkeep(every_seconds=ROUND_SECONDS):
         return None
     expired_leases.reap()
@@ -81,7 +83,7 @@ def maintain() -> str:
     done = f"a round of upkeep; disk: {_disk_round()}" if node else "no round, another process did it lately"
     if node and conf.PACK_STORAGE:
         done += f"; storage: {run_storage_round(node)}"
-    return f"{done}; {_purge()}; sweep: {sweep_if_due(node or upkeep.register_node())}"
+    return f"{done}; {_purge()}; sweep: {sweep_if_due(node or this_machine.register_node())}"
 
 
 def sweep_if_due(node: Node, *, every_seconds: float = SWEEP_SECONDS) -> str:
@@ -93,7 +95,7 @@ def _sweep() -> str:
     with failures_logged("Flows that nothing waits in can't be forgotten now"):
         Flow.objects.forget_idle()
     try:
-        return upkeep.sweep()
+        return this_machine.sweep()
     except CodeReposError as error:
         logger.critical("The sandbox root %s can't be swept: %s: %s", conf.SANDBOX_BASE_PATH, error.code, error.message)
         return error.code
@@ -136,7 +138,7 @@ def run_rounds(
                 begun = [thread for thread in begun if thread.is_alive()]
             else:
                 # Wake when the next round is due: the process that did the last one may be dead by then.
-                age_seconds = upkeep.register_node().upkeep_age_seconds()
+                age_seconds = this_machine.register_node().upkeep_age_seconds()
                 pause_seconds = max(0.0, every_seconds - age_seconds)
     last = time.monotonic() + END_SECONDS
     for thread in begun:
@@ -148,7 +150,7 @@ def _purge() -> str:
     if not _purging.acquire(blocking=False):
         return "purge: still at it"
     try:
-        done = purging.purge(upkeep.register_node())
+        done = purging.purge(this_machine.register_node())
         cleaning.finish_cleaning()
     except CodeReposError as error:
         logger.critical("The sandbox root %s can't be purged: %s", conf.SANDBOX_BASE_PATH, error.code)
@@ -175,7 +177,7 @@ def _run_disk_round() -> None:
 
 def _disk_round() -> str:
     try:
-        return run_disk_round(upkeep.register_node())
+        return run_disk_round(this_machine.register_node())
     except CodeReposError as error:
         logger.warning("The room on the disk of %s was not checked: %s", conf.SANDBOX_BASE_PATH, error.message)
         return error.code
@@ -183,7 +185,7 @@ def _disk_round() -> str:
 
 def _run_storage_round() -> None:
     with _errors_logged():
-        logger.debug("storage: %s", run_storage_round(upkeep.register_node()))
+        logger.debug("storage: %s", run_storage_round(this_machine.register_node()))
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from coderepos.exceptions import InvalidState, JobRunning
 from coderepos.models import AuditEntry, AuditEvent, CloneStatus, CodeRepository, Job, Node, Purge, StoredPack, alias
 from coderepos.models.locking import busy_reported, row_transaction
 from coderepos.services.afterwards import announce
-from coderepos.services.arguments import own_copy
-from coderepos.services.purging import request_purge
+from coderepos.services.disk.purging import request_purge
+from coderepos.services.repositories.arguments import own_copy
 from coderepos.services.trail import require
 
 BATCH: Final = 500

@@ -1,0 +1,1 @@
+"""What runs every few seconds or minutes beside the clones."""
