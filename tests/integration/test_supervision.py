@@ -22,7 +22,7 @@ from pytest_django import Settings
 from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, Job, get_project_model
 from coderepos.supervision.supervisor import STALL_SECONDS
-from tests.support.cluster import Cluster, wait_until
+from tests.support.cluster import Cluster, heed_terminal, wait_until
 from tests.support.processes import adopt_orphans, descendants
 
 NOT_STANDING_STILL_SECONDS = STALL_SECONDS + 15
@@ -74,7 +74,7 @@ def worker(child_environment: dict[str, str], tmp_path: Path) -> Any:
     """Start a supervised cluster; whatever is left of it in the end is killed, and fails the test."""
 
     @contextmanager
-    def start(*arguments: str, preexec_fn: Any = None, **environment: str) -> Iterator[Worker]:
+    def start(*arguments: str, preexec_fn: Any = heed_terminal, **environment: str) -> Iterator[Worker]:
         command = ("coderepos_worker", *arguments)
         log = tmp_path / "worker.log"
         with Worker(

@@ -22,7 +22,7 @@ from model_bakery import baker
 from coderepos import services
 from coderepos.crypto.secret import Secret
 from coderepos.models import CodeRepository, Job, JobState, Node, NodeState, Purge, get_project_model
-from tests.support.cluster import ROOT, wait_until
+from tests.support.cluster import ROOT, Cluster, wait_until
 from tests.support.database import connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -55,15 +55,14 @@ def test_ctrl_c_is_no_error(child_environment: dict[str, str], command: list[str
     """Not a word, and the status that a shell knows it by."""
     Node.objects.create(name="here")
     Purge.objects.request(uuid.uuid4(), project_key="p", nodes=["here"])
-    with (tmp_path / "log").open("wb") as log:
-        arguments = [sys.executable, "manage.py", *command]
-        running = subprocess.Popen(arguments, env=child_environment, cwd=ROOT, stdout=log, stderr=log)
+    log = tmp_path / "log"
+    with Cluster(child_environment, log, settings={}, command=command) as running:
         nodes = Node.objects.filter(Q(upkeep_at__isnull=False) | Q(state=NodeState.DRAINING))
         wait_until(nodes.exists, seconds=60, what="its work")
-        running.send_signal(signal.SIGINT)
+        running.process.send_signal(signal.SIGINT)
 
-        assert running.wait(timeout=60) == 130
-    assert "Traceback" not in (tmp_path / "log").read_text()
+        assert running.process.wait(timeout=60) == 130
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.mark.parametrize("name", [name for name, app in get_commands().items() if app == "coderepos"])

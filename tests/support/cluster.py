@@ -49,7 +49,7 @@ class Cluster:
         self.log = log
         self._command = command
         self._environment = {**environment, "CODEREPOS_TEST_OVERRIDES": json.dumps(settings)}
-        self._popen = popen
+        self._popen = {"preexec_fn": heed_terminal, **popen}
 
     def __enter__(self) -> Self:
         with self.log.open("ab") as output:
@@ -91,6 +91,12 @@ class Cluster:
             if entry.name.isdigit() and _session(entry) == self.process.pid:
                 found.append(int(entry.name))
         return found
+
+
+def heed_terminal() -> None:
+    """Let a child that has not started yet be ended by Ctrl-C and a closed terminal, which ``nohup`` has it ignore."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def children_of(pid: int) -> list[int]:
