@@ -3,7 +3,7 @@
 # make test-all    the slow ones too, real workers as a user who is not root, and chaos
 # make lint    style, types, import directions
 # make fuzz    hostile packs against the pack reader and compared with git, random clones compared with git's, for five minutes; SECONDS=60 for one, ARGS="--seed 1" to repeat a run
-# make chaos   kills, freezes and restarts under clones of two clusters, on both databases; ARGS="--jobs 400 --minutes 15"
+# make chaos   kills, freezes and restarts under clones of two clusters, on both databases, and lost machines; ARGS="--jobs 400 --minutes 15"
 # make bench   a benchmark against git and dulwich, on repositories that it generates; ARGS="--growth" for how it grows
 # make load    what every endpoint, page of the admin and round of work costs with 10,000 repositories, on a PostgreSQL of its own; ARGS="--runs 5"
 #

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
+from django.db import connection
+
 from tests.chaos.installation import RESTART_SECONDS, Member, Room, send
 
 FREEZE_SECONDS = 70
@@ -50,7 +52,7 @@ class Events:
         if not healthy:
             return
         member = self._chance.choice(healthy)
-        if len(healthy) == len(self._members) and self._harmful and self._chance.random() < HARMFUL_SHARE:
+        if self._may_harm(healthy) and self._harmful and self._chance.random() < HARMFUL_SHARE:
             event = self._harmful.pop(0)
             if not self._carry_out(event, member):
                 self._harmful.insert(0, event)
@@ -60,6 +62,9 @@ class Events:
             # A cluster that is just starting would end.
             events.append(self._restart_database)
         self._carry_out(self._chance.choice(events), member)
+
+    def _may_harm(self, healthy: list[Member]) -> bool:
+        return len(healthy) == len(self._members)
 
     def _deal(self) -> None:
         """Let every harmful event come again, the longest one last, and some restarts."""
@@ -81,13 +86,16 @@ class Events:
         """
         for member in self._members:
             if member.has_ended and member not in self._restarting:
-                self._restarting.add(member)
-                member.impair(RESTART_SECONDS + 10)
-                self._in(RESTART_SECONDS, partial(self._restart, member))
+                self._restart_in(RESTART_SECONDS, member)
         due = [entry for entry in self._later if entry[0] <= time.monotonic()]
         self._later = [entry for entry in self._later if entry not in due]
         for _, action in due:
             action()
+
+    def _restart_in(self, seconds: float, member: Member) -> None:
+        self._restarting.add(member)
+        member.impair(seconds + 10)
+        self._in(seconds, partial(self._restart, member))
 
     def _restart(self, member: Member) -> None:
         self._restarting.discard(member)
@@ -165,14 +173,14 @@ class Events:
         """Was a process stopped inside a transaction of SQLite? That is the one lock of the whole database."""
         if self._sqlite_file is None:
             return False
-        connection = sqlite3.connect(self._sqlite_file, timeout=3, isolation_level=None)
+        file = sqlite3.connect(self._sqlite_file, timeout=3, isolation_level=None)
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
+            file.execute("BEGIN IMMEDIATE")
+            file.execute("ROLLBACK")
         except sqlite3.OperationalError:
             return True
         finally:
-            connection.close()
+            file.close()
         return False
 
     def _restart_git_server(self, member: Member) -> bool:
@@ -191,4 +199,5 @@ class Events:
             pause_seconds=self._chance.choice([0.2, 3]), number=self._chance.choice([signal.SIGINT, signal.SIGQUIT])
         )
         self.outages.append((began, time.monotonic()))
+        connection.close()
         return True

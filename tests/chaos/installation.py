@@ -1,4 +1,4 @@
-"""A database, a Git server with repositories, and two clusters of workers, all of them real."""
+"""A database, a Git server with repositories, and clusters of workers on one machine or three, all of them real."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,8 @@ import django
 from django.core.management import call_command
 from django.db import transaction
 
+from coderepos.storage import MARKER
+from tests.chaos.storage import away_file, slow_file
 from tests.postgres import TemporaryServer
 from tests.support.cluster import Cluster, children_of, fork_servers_of, forked_for
 from tests.support.git import git, make_repository
@@ -37,6 +39,10 @@ HELPERS = 4
 BUDGET_MB_PER_JOB, BUDGET_MB_BESIDE = 0.55, 4
 """Room on the disk: what the clones take in the end, and what one more job reserves, so that jobs wait for others."""
 
+MACHINES = ("a", "b", "c")
+MACHINE_BUDGET_MB = 10
+"""Room on the disk of each of three machines: together less than all clones, so that what is stored leaves."""
+
 FIRST_ROUND_SECONDS = 6
 """How soon a cluster that is up has done something."""
 
@@ -45,11 +51,16 @@ RESTART_SECONDS = 8
 
 
 class Member:
-    """One cluster under a supervisor that starts it again, and what was done to it."""
+    """One cluster under a supervisor that starts it again, and what was done to it.
 
-    def __init__(self, make: Callable[[], Cluster]) -> None:
-        self._make = make
-        self.cluster = make()
+    :param values: its settings: keys of ``CODEREPOS``.
+    """
+
+    def __init__(self, name: str, log: Path, values: dict[str, Any]) -> None:
+        self.name = name
+        self.values = values
+        self._make = partial(Cluster, dict(os.environ), log, settings=values)
+        self.cluster = self._make()
         self.impaired_until = 0.0
         """Until then something is wrong with it that it does not recover from at once."""
 
@@ -60,6 +71,11 @@ class Member:
     def __exit__(self, *_: object) -> None:
         self.wake()
         self.cluster.kill()
+
+    @property
+    def root(self) -> Path:
+        """The sandbox root of its machine."""
+        return Path(self.values["SANDBOX_BASE_PATH"])
 
     @property
     def is_impaired(self) -> bool:
@@ -121,7 +137,10 @@ def send(pid: int, number: signal.Signals) -> None:
 
 @contextmanager
 def database(kind: str, folder: Path) -> Iterator[tuple[str, TemporaryServer | None]]:
-    """Make a database, and yield its URL and the server, where there is one."""
+    """Make a database, and yield its URL and the server, where there is one.
+
+    :param kind: ``sqlite``; anything else has PostgreSQL.
+    """
     if kind == "sqlite":
         yield f"sqlite:///{folder / 'db.sqlite3'}", None
         return
@@ -153,6 +172,11 @@ class Room:
     server: TemporaryServer | None
     sources: dict[str, Path]
     members: list[Member]
+
+    @property
+    def packs(self) -> Path:
+        """The directory that machines share, where there are three."""
+        return self.folder / "packs"
 
     @property
     def sqlite_file(self) -> Path | None:
@@ -189,8 +213,9 @@ def installation(kind: str, *, retries: int, jobs: int | None = None) -> Iterato
 
     Django is set up for it, so a process can have one of them only.
 
-    :param kind: ``sqlite`` or ``postgresql``.
-    :param jobs: how many clones there will be, where they are to be short of room on the disk.
+    :param kind: ``sqlite`` or ``postgresql``, with two clusters on one machine; ``machines``, with a cluster on each of
+        three.
+    :param jobs: how many clones there will be, where they are to be short of room on the disk of one machine.
     """
     folder = Path(tempfile.mkdtemp(prefix="coderepos-chaos-"))
     try:
@@ -200,29 +225,48 @@ def installation(kind: str, *, retries: int, jobs: int | None = None) -> Iterato
             git_server = stack.enter_context(
                 GitServer(folder / "served", credentials=("git", TOKEN), bytes_per_second=BYTES_PER_SECOND)
             )
-            overrides = {
+            values: dict[str, Any] = {
                 "SANDBOX_BASE_PATH": str(folder / "repos"),
                 "PRIVATE_GIT_HOSTS": [git_server.host],
                 "INSECURE_HTTP_HOSTS": [git_server.host],
                 "CLONE_MAX_RETRIES": retries,
             }
-            if jobs is not None:
+            if kind == "machines":
+                values |= {"PACK_STORAGE": "packs", "NODE_LOST_MINUTES": 2, "SANDBOX_MAX_GB": MACHINE_BUDGET_MB / 1_000}
+                os.environ["CODEREPOS_TEST_STORAGES"] = json.dumps({"packs": shared_storage(folder / "packs")})
+            elif jobs is not None:
                 rounds = -(-jobs // SOURCES)
-                overrides["SANDBOX_MAX_GB"] = (rounds * SOURCES * BUDGET_MB_PER_JOB + BUDGET_MB_BESIDE) / 1_000
+                values["SANDBOX_MAX_GB"] = (rounds * SOURCES * BUDGET_MB_PER_JOB + BUDGET_MB_BESIDE) / 1_000
             os.environ.update(
-                DJANGO_SETTINGS_MODULE="tests.settings",
-                DATABASE_URL=url,
-                CODEREPOS_TEST_OVERRIDES=json.dumps(overrides),
+                DJANGO_SETTINGS_MODULE="tests.settings", DATABASE_URL=url, CODEREPOS_TEST_OVERRIDES=json.dumps(values)
             )
             django.setup()
             logging.disable(logging.INFO)
             call_command("migrate", verbosity=0)
-            members = [
-                Member(partial(Cluster, dict(os.environ), folder / f"cluster-{name}.log", settings=overrides))
-                for name in ("a", "b")
-            ]
-            yield Room(folder, git_server, server, sources, members)
+            yield Room(folder, git_server, server, sources, make_members(kind, folder, values))
     finally:
         for path, _, _ in os.walk(folder):
             Path(path).chmod(0o700)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def shared_storage(packs: Path) -> dict[str, Any]:
+    """Make the directory that machines share, and return its entry of ``STORAGES``."""
+    packs.mkdir()
+    (packs / MARKER).touch()
+    options = {"location": str(packs), "away": str(away_file(packs)), "slow": str(slow_file(packs))}
+    return {"BACKEND": "tests.chaos.storage.UnreliableStorage", "OPTIONS": options}
+
+
+def make_members(kind: str, folder: Path, values: dict[str, Any]) -> list[Member]:
+    """Return two clusters of one machine, or one of each machine, none of them started."""
+    if kind != "machines":
+        return [Member(name, folder / f"cluster-{name}.log", values) for name in ("a", "b")]
+    return [
+        Member(
+            name,
+            folder / f"cluster-{name}.log",
+            values | {"NODE_ID": name, "SANDBOX_BASE_PATH": str(folder / name / "repos")},
+        )
+        for name in MACHINES
+    ]

@@ -1,4 +1,4 @@
-"""One run on one database: ``python -m tests.chaos.run DATABASE JOBS MINUTES SEED``."""
+"""One run: ``python -m tests.chaos.run KIND JOBS MINUTES SEED``; the kinds are those of :mod:`tests.chaos`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from tests.chaos.installation import installation
 def main(kind: str, jobs: int, minutes: float, seed: int) -> int:
     """Set everything up, let things happen, wait until all is done, and check the invariants."""
     with installation(kind, retries=10, jobs=jobs) as room:
+        from tests.chaos.machines import MachinesStory
         from tests.chaos.story import Story
 
         random.seed(seed)
-        problems = Story(room, random.Random(seed)).tell(jobs=jobs, seconds=minutes * 60)
+        story = MachinesStory if kind == "machines" else Story
+        problems = story(room, random.Random(seed)).tell(jobs=jobs, seconds=minutes * 60)
         if problems:
             for log in sorted(room.folder.glob("cluster-*.log")):
                 print(f"--- the end of {log.name}\n{log.read_text(errors='replace')[-6_000:]}")

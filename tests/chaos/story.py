@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
+from itertools import islice
+from statistics import median
 
 from django.db import Error, connection
 from django.db.models.functions import Now
@@ -21,12 +24,15 @@ from coderepos.services.leases import RENEW_SECONDS
 from tests.chaos.events import Events
 from tests.chaos.installation import Room
 from tests.chaos.invariants import broken, outcomes, repositories_are_sound
-from tests.chaos.users import Users, left_behind, unfinished
+from tests.chaos.users import CALLS, Users, left_behind, unfinished
 from tests.chaos.watch import Watch
 
 RECOVERY_SECONDS = 90
 SETTLE_SECONDS = 300
 START_SECONDS = 5
+SETTLED_SECONDS = 12
+"""How long nothing has to be left to do: longer than the time between two rounds of upkeep."""
+
 USERS_SHARE = 0.6
 """How much of the time users ask for something. Machines look after what they removed for 90 s more."""
 
@@ -34,11 +40,14 @@ USERS_SHARE = 0.6
 class Story:
     """One run."""
 
+    calls: Sequence[str] = CALLS
+    """What users ask for."""
+
     def __init__(self, room: Room, chance: random.Random) -> None:
         self._room = room
         self._chance = chance
         self._events = Events(room, chance)
-        self._users = Users(chance)
+        self._users = Users(chance, self.calls)
 
     def tell(self, *, jobs: int, seconds: float) -> list[str]:
         """Carry everything out, and return a sentence for all that does not hold."""
@@ -51,19 +60,42 @@ class Story:
             with Watch() as watch:
                 self._let_things_happen(seconds)
                 settled = self._settle()
-        problems = [] if settled else ["not everything came to an end"]
-        problems += [*self._users.problems, *left_behind(self._users.deleted)]
-        this_machine.SWEEP_AFTER_SECONDS = 0  # type: ignore[misc]  # a quarter of an hour passes
-        swept = services.worker.sweep()
-        problems += [*broken(self._room.sources), *repositories_are_sound(), *self._judge(watch), *dead_is_red()]
+        problems = [] if settled else [f"it did not come to an end: {one}" for one in islice(self._to_do(), 5)]
+        problems += [*self._users.problems, *self._left_behind(), *self._broken(), *self._judge(watch), *dead_is_red()]
         print(f"{time.monotonic() - began:.0f} s; {dict(self._events.done)}; users: {dict(self._users.done)}")
-        print(f"jobs: {dict(outcomes())}; attempts: {sum(Job.objects.values_list('attempt', flat=True))}; {swept}")
-        print(f"lost jobs due again, seconds since the last heartbeat: {sorted(map(round, watch.recovery_seconds))}")
+        lost = sorted(watch.recovery_seconds) or [0]
+        print(
+            f"{len(watch.recovery_seconds)} lost jobs were due again, seconds since their last heartbeat: "
+            f"median {median(lost):.0f}, at most {lost[-1]:.0f}"
+        )
         print(f"longest time in which a job was due and none was claimed: {max(watch.idle_seconds, default=0):.1f} s")
         most, of = watch.most_disk_bytes / 10**6, (conf.sandbox_max_bytes or 0) / 10**6
         print(f"disk: at most {most:.1f} of {of:.1f} MB taken or reserved; {len(watch.waited)} jobs waited for room")
         print(f"/health: {watch.looks} looks, {len(watch.red)} not 200")
+        print(*self._figures(), sep="\n")
         return problems
+
+    def _left_behind(self) -> Iterator[str]:
+        """Yield a sentence for everything on a disk that should not be there, before any sweep."""
+        yield from left_behind(self._users.deleted)
+
+    def _broken(self) -> Iterator[str]:
+        """Yield a sentence for everything else that does not hold."""
+        this_machine.SWEEP_AFTER_SECONDS = 0  # type: ignore[misc]  # a quarter of an hour passes
+        services.worker.sweep()
+        yield from broken(self._room.sources)
+        yield from repositories_are_sound()
+
+    def _to_do(self) -> Iterator[str]:
+        """Yield a sentence for everything that is still under way."""
+        if self._events.pending:
+            yield "something has to be restarted or woken"
+        yield from unfinished()
+        yield from self._left_behind()
+
+    def _figures(self) -> Iterator[str]:
+        attempts = sum(Job.objects.values_list("attempt", flat=True))
+        yield f"jobs: {dict(outcomes())}; attempts: {attempts}"
 
     def _let_things_happen(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -78,14 +110,18 @@ class Story:
     def _settle(self) -> bool:
         """Wait until every job and removal is final, and say whether that came about."""
         deadline = time.monotonic() + SETTLE_SECONDS
+        quiet_since = time.monotonic()
         while time.monotonic() < deadline:
             self._events.catch_up()
             try:
                 cut_waits_short()
-                if not self._events.pending and not unfinished() and not [*left_behind(self._users.deleted)]:
-                    return True
+                if any(self._to_do()):
+                    quiet_since = time.monotonic()
             except Error:
                 connection.close()  # the database was restarted
+                quiet_since = time.monotonic()
+            if time.monotonic() - quiet_since > SETTLED_SECONDS:
+                return True
             time.sleep(0.5)
         return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ from coderepos.models.job_states import UNFINISHED
 from coderepos.sandbox.sandbox import sandboxes
 
 CALLS = ("cancel", "cancel", "clean", "delete", "clone")
-MOST = {"delete": 8, "clean": 10, "cancel": 14, "clone": 14}
+READERS_CALLS = (*CALLS, "open", "open", "open")
+MOST = {"delete": 8, "clean": 10, "cancel": 14, "clone": 14, "open": 60}
 """Calls of each kind that succeed: enough has to be left for what happens to the clusters."""
 
 
 class Users:
     """Calls services for repositories by chance, as the API does."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, calls: Sequence[str] = CALLS) -> None:
+        self._calls = calls
         self.done: Counter[str] = Counter()
         self.deleted: set[str] = set()
         self.problems: list[str] = []
@@ -34,7 +36,7 @@ class Users:
 
     def ask(self) -> None:
         """Make one call; the database may be away, and the repository in a state that does not allow it."""
-        name = self._chance.choice([one for one in CALLS if self.done[one] < MOST[one]] or [""])
+        name = self._chance.choice([one for one in self._calls if self.done[one] < MOST[one]] or [""])
         try:
             if name and (repository := self._find(name)) is not None:
                 self._call(name, repository)
@@ -53,6 +55,9 @@ class Users:
             repositories = repositories.filter(pk__in=running.values("repository_id")) or repositories
         if name == "clean":
             repositories = repositories.filter(clone_status__in=[CloneStatus.COMPLETED, CloneStatus.FAILED])
+        if name == "open":
+            completed = repositories.filter(clone_status=CloneStatus.COMPLETED)
+            repositories = completed.filter(version="") or completed
         if name == "clone":
             repositories = repositories.filter(clone_status__in=[CloneStatus.CLEANED, CloneStatus.FAILED])
         found = list(repositories)
@@ -71,16 +76,23 @@ class Users:
             services.clean_repository(**about)
         elif name == "clone":
             services.clone_repository(**about)
+        elif name == "open":
+            services.open_clone(repository)
         else:
             # Noted first: what is not known to be committed may be.
             self.deleted.add(str(repository.pk))
             services.disconnect_repository(**about)
 
 
-def unfinished() -> int:
-    """Return how many jobs, cleanings and purges are not final."""
-    jobs = Job.objects.filter(state__in=UNFINISHED).count()
-    return jobs + CodeRepository.objects.filter(clone_status=CloneStatus.CLEANING).count() + Purge.objects.count()
+def unfinished() -> Iterator[str]:
+    """Yield a sentence for jobs, cleanings and purges that are not final."""
+    for what, rows in (
+        ("jobs", Job.objects.filter(state__in=UNFINISHED)),
+        ("cleanings", CodeRepository.objects.filter(clone_status=CloneStatus.CLEANING)),
+        ("purges", Purge.objects.all()),
+    ):
+        if number := rows.count():
+            yield f"{number} {what} are not final"
 
 
 def left_behind(deleted: set[str]) -> Iterator[str]:

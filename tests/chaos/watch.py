@@ -45,7 +45,7 @@ class Watch:
 
     looks: int = 0
     most_disk_bytes: int = 0
-    """The most that clones took and jobs had reserved at one moment."""
+    """The most that clones took and jobs had reserved on one machine at one moment."""
 
     waited: set[uuid.UUID] = field(default_factory=set)
     """Jobs that were seen to wait for room on the disk."""
@@ -94,12 +94,14 @@ class Watch:
         with connection.cursor() as cursor:
             # One statement: what a job publishes is counted once.
             cursor.execute(
-                "SELECT (SELECT coalesce(sum(reserved_bytes), 0) FROM code_repo_jobs WHERE state = 'RUNNING'), "
-                "(SELECT coalesce(sum(repository_size_mb), 0) FROM code_repos "
-                "WHERE clone_status IN ('COMPLETED', 'CLEANING'))"
+                "SELECT sum(bytes) FROM ("
+                "SELECT node, reserved_bytes AS bytes FROM code_repo_jobs WHERE state = 'RUNNING' UNION ALL "
+                "SELECT node, repository_size_mb * 1000000 FROM code_repos "
+                "WHERE clone_status IN ('COMPLETED', 'CLEANING') UNION ALL "
+                "SELECT node, surplus_bytes FROM code_repo_purges) AS taken WHERE node <> '' GROUP BY node"
             )
-            reserved_bytes, used_mb = cursor.fetchone()
-        self.most_disk_bytes = max(self.most_disk_bytes, int(reserved_bytes + used_mb * 10**6))
+            most = max((sum_bytes or 0 for (sum_bytes,) in cursor.fetchall()), default=0)
+        self.most_disk_bytes = max(self.most_disk_bytes, int(most))
 
     def _compare(self, job: Any) -> None:
         seen = self._jobs.setdefault(job.pk, Seen())
