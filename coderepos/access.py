@@ -15,7 +15,6 @@ from django.db.models.sql import Query
 from coderepos.conf import ConfigurationError, conf, imported
 from coderepos.exceptions import NotFound, PermissionDenied, Throttled
 from coderepos.models import CodeRepository, ProjectMembership, Role, alias, all_projects, get_project_model
-from coderepos.models.job_queryset import JobQuerySet
 from coderepos.models.repository_queryset import CodeRepositoryQuerySet
 
 
@@ -137,12 +136,10 @@ def visible_repositories(user: Any) -> CodeRepositoryQuerySet:
     return CodeRepository.objects.in_projects(projects.values("pk"))
 
 
-def visible_jobs(user: Any, *, among: JobQuerySet) -> JobQuerySet:
-    """Return those of ``among`` whose repositories ``user`` may see."""
+def projects_to_check(user: Any) -> models.QuerySet[Any] | None:
+    """Return the projects that ``user`` may see; ``None`` where these are all there are, and need not be asked for."""
     projects = visible_projects(user)
-    if _is_whole_table(projects.query):
-        return among.all()
-    return among.filter(repository__project__in=projects.values("pk"))
+    return None if _is_whole_table(projects.query) else projects
 
 
 def find_project(user: Any, project_id: object) -> Any:

@@ -21,8 +21,9 @@ from coderepos.access import Action
 from coderepos.conf import ConfigurationError
 from coderepos.crypto.secret import Secret
 from coderepos.exceptions import NotFound, PermissionDenied, Throttled
-from coderepos.models import CodeRepository, ProjectMembership, Role
+from coderepos.models import CodeRepository, Job, ProjectMembership, Role
 from coderepos.projects.models import Project
+from coderepos.services.repositories.status import find_status
 
 pytestmark = pytest.mark.django_db
 VIEWERS = {Action.VIEW}
@@ -127,6 +128,11 @@ def test_policy_may_return_any_queryset(
 
     assert list(access.visible_repositories(user)) == rows[:1]
     assert access.find_project(user, str(project.pk)) == project
+    for row in rows:
+        Job.objects.create(repository=row)
+    assert find_status(rows[0].pk, visible_to=user).repository == rows[0]
+    with pytest.raises(NotFound):
+        find_status(rows[1].pk, visible_to=user)
     with pytest.raises(NotFound):
         access.find_project(user, str(other.pk))
     client = APIClient()

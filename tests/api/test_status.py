@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,7 +14,11 @@ from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
+from coderepos import services
+from coderepos.api.serializers import status_body
 from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
+from coderepos.projects.models import Project
+from coderepos.services.repositories.status import _OF_JOB, _OF_REPOSITORY, find_status
 from tests.api.conftest import ADDRESS, MakeRepository
 
 
@@ -296,6 +301,56 @@ def test_it_costs_few_queries(
 
     with django_assert_num_queries(1 + (state == JobState.QUEUED) + (status == CloneStatus.CLEANING)):
         status_of(api, repository)
+
+
+@pytest.mark.parametrize("status", CloneStatus.values)
+@pytest.mark.parametrize("state", JobState.values)
+@pytest.mark.parametrize("kind", JobKind.values)
+def test_plain_rows_say_what_objects_say(
+    project: Project, developer: User, make_repository: MakeRepository, status: str, state: str, kind: str
+) -> None:
+    """What is read for a program that asks all the time is what Django's objects of the same rows hold."""
+    repository = make_repository(
+        clone_status=status,
+        repository_size_mb=Decimal("28.40"),
+        estimated_size_mb=Decimal("31.25"),
+        sandbox_path="/r",
+        stored_pack=uuid.uuid4(),
+        error_code="remote_timeout",
+        error_message="Too slow: 100 %s.",
+        token_accepted=True,
+        token_expires_at=datetime(2040, 1, 15, 10, 30, 1, tzinfo=UTC),
+    )
+    older = make_repository()
+    Job.objects.create(repository=older, created_at=timezone.now() - timedelta(hours=1))
+    job = Job.objects.create(
+        repository=repository,
+        kind=kind,
+        state=state,
+        attempt=2,
+        error_message="Because.",
+        needed_bytes=5 * 10**9,
+        heartbeat_at=datetime(2024, 1, 15, 10, 30, 0, 123456, tzinfo=UTC),
+        progress={"phase": "receiving", "received_bytes": 5, "objects": 1, "total_objects": 3},
+    )
+    times = [None] if state != JobState.QUEUED else [None, timezone.now(), timezone.now() + timedelta(hours=1)]
+
+    for next_attempt_at in times:
+        Job.objects.filter(pk=job.pk).update(next_attempt_at=next_attempt_at)
+        plain, of_objects = find_status(repository.pk, visible_to=developer), services.status_of(repository)
+        waits = next_attempt_at is not None and next_attempt_at > timezone.now()
+        expected_job, expected_repository = Job.objects.get(pk=job.pk), CodeRepository.objects.get(pk=repository.pk)
+
+        bodies = [status_body(one) for one in (plain, of_objects)]
+        for body in bodies:
+            body["progress_message"] = re.sub(r"in \d+ s", "in … s", body["progress_message"])
+        assert bodies[0] == bodies[1]
+        assert plain.queue_position == (1 if state == JobState.QUEUED and not waits else None)
+        for names, read, expected in (
+            (_OF_JOB, plain.job, expected_job),
+            (_OF_REPOSITORY, plain.repository, expected_repository),
+        ):
+            assert {name: read.__dict__[name] for name in names} == {name: getattr(expected, name) for name in names}
 
 
 def test_same_body_with_and_without_a_job(api: APIClient, make_repository: MakeRepository) -> None:

@@ -7,36 +7,42 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any, Final
 
-from django.db.models import Q, Subquery
+from django.db.models import Count, F, Model, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 
 from coderepos import access
 from coderepos.conf import conf
 from coderepos.exceptions import NotFound, error_classes
 from coderepos.git.results import Progress
-from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState
+from coderepos.models import CloneStatus, CodeRepository, Job, JobKind, JobState, alias
+from coderepos.models.compiled_query import CompiledQuery, Parameter
 from coderepos.models.database_clock import utc_text
-from coderepos.models.job_queryset import JobQuerySet
 from coderepos.models.token_status import token_status_at
 from coderepos.services.disk.purging import silent_machines
 
 _RETRYABLE: Final = {code: kind.retryable for code, kind in error_classes().items()}
 
-_SHOWN: Final = (
-    *("kind", "state", "attempt", "max_attempts", "next_attempt_at", "heartbeat_at", "progress", "error_message"),
-    *("flow", "waits_for_disk_since", "needed_bytes"),
-    *(
-        f"repository__{name}"
-        for name in (
-            *("project", "clone_status", "repository_size_mb", "estimated_size_mb", "sandbox_path", "stored_pack"),
-            *("error_code", "error_message", "has_token", "token_accepted", "token_expires_at", "updated_at"),
-        )
-    ),
+
+def _in_order(model: type[Model], *names: str) -> tuple[str, ...]:
+    """Return columns in the order in which Django takes their values."""
+    return tuple(field.attname for field in model._meta.concrete_fields if field.attname in names)
+
+
+_OF_JOB: Final = _in_order(
+    Job,
+    *("id", "repository_id", "kind", "state", "attempt", "max_attempts", "next_attempt_at", "heartbeat_at", "progress"),
+    *("error_message", "flow", "waits_for_disk_since", "needed_bytes"),
 )
-"""Columns of a job and of its repository that a status shows."""
+"""Columns of a job that a status shows."""
+
+_OF_REPOSITORY: Final = _in_order(
+    CodeRepository,
+    *("id", "project_id", "clone_status", "repository_size_mb", "estimated_size_mb", "sandbox_path", "stored_pack"),
+    *("error_code", "error_message", "has_token", "token_accepted", "token_expires_at", "updated_at"),
+)
+"""Columns of its repository that a status shows."""
 
 _PULLING: Final = ("starting", "connecting", "receiving")
 """Phases of a restore in which its bytes come from the storage."""
@@ -203,7 +209,8 @@ def status_of(repository: CodeRepository) -> Status:
     fresh = CodeRepository.objects.without_token().with_token_status().filter(pk=repository.pk).first()
     if fresh is None:
         raise NotFound
-    return _status(fresh, Job.objects.filter(repository_id=fresh.pk).annotate(now=Now()).newest_first().first())
+    job: Any = Job.objects.filter(repository_id=fresh.pk).annotate(now=Now()).newest_first().first()
+    return _status(fresh, job, job and job.now)
 
 
 def find_status(repository_id: uuid.UUID, *, visible_to: Any) -> Status:
@@ -214,44 +221,60 @@ def find_status(repository_id: uuid.UUID, *, visible_to: Any) -> Status:
 
     :raises NotFound: it is unknown, or of a project that the user may not see.
     """
-    if job := access.visible_jobs(visible_to, among=_shown_jobs()).filter(repository_id=repository_id).first():
-        job.repository.token_status = token_status_at(job.repository, job.now)  # type: ignore[attr-defined]  # annotated
-        return _status(job.repository, job)
+    if row := _NEWEST_JOB.first(
+        {"repository_id": repository_id}, within=("project", access.projects_to_check(visible_to))
+    ):
+        return _status_in(row)
     repositories = access.visible_repositories(visible_to).without_token().with_token_status()
     repository = repositories.filter(pk=repository_id).first()
     if repository is None:
         raise NotFound
-    return _status(repository, None)
+    return _status(repository, None, None)
 
 
-@cache
-def _shown_jobs() -> JobQuerySet:
-    """Return the jobs, the newest first, with what a status shows; never evaluated itself, so that it may be kept."""
-    return Job.objects.select_related("repository").only(*_SHOWN).annotate(now=Now()).newest_first()
-
-
-def _status(repository: CodeRepository, job: Job | None) -> Status:
-    silent = silent_machines(repository) if repository.clone_status == CloneStatus.CLEANING else ()
-    if job is None:
-        return Status(repository=repository, silent_machines=silent)
-    now: datetime = job.now  # type: ignore[attr-defined]  # annotated
-    due = job.state == JobState.QUEUED and (job.next_attempt_at is None or job.next_attempt_at <= now)
-    return Status(
-        repository=repository,
-        job=job,
-        now=now,
-        queue_position=_jobs_ahead_of(job) if due else None,
-        silent_machines=silent,
+def _newest_job() -> QuerySet[Job, Any]:
+    """Return the newest job of a repository first, with what a status shows."""
+    repository_id = Parameter("repository_id", Job._meta.get_field("repository").target_field)
+    return (
+        Job.objects.filter(repository_id=repository_id)
+        .annotate(project=F("repository__project"), now=Now())
+        .newest_first()
+        .values_list(*_OF_JOB, *(f"repository__{name}" for name in _OF_REPOSITORY), "project", "now")
     )
+
+
+def _jobs_ahead() -> QuerySet[Job, Any]:
+    """Return how many due jobs of its flow have waited longer than a job, where there is any."""
+    job = Job.objects.filter(pk=Parameter("job_id", Job._meta.pk))
+    # Compared inside the database: SQLite keeps its own times with fewer digits than those that Python sends.
+    due_at = Subquery(job.first_due_at())
+    longer = Q(due_at__lt=due_at) | Q(due_at=due_at, pk__lt=Parameter("job_id", Job._meta.pk))
+    rows = Job.objects.oldest_due().filter(longer, flow=Parameter("flow", Job._meta.get_field("flow")))
+    return rows.order_by().values("flow").annotate(count=Count("pk")).values_list("count")
+
+
+_NEWEST_JOB: Final = CompiledQuery(_newest_job)
+_JOBS_AHEAD: Final = CompiledQuery(_jobs_ahead)
+
+
+def _status_in(row: tuple[Any, ...]) -> Status:
+    using = alias()
+    *values, _, now = row
+    job = Job.from_db(using, _OF_JOB, values[: len(_OF_JOB)])
+    job.repository = repository = CodeRepository.from_db(using, _OF_REPOSITORY, values[len(_OF_JOB) :])
+    repository.token_status = token_status_at(repository, now)
+    return _status(repository, job, now)
+
+
+def _status(repository: CodeRepository, job: Job | None, now: datetime | None) -> Status:
+    silent = silent_machines(repository) if repository.clone_status == CloneStatus.CLEANING else ()
+    position = None
+    if job and now and job.state == JobState.QUEUED and (job.next_attempt_at is None or job.next_attempt_at <= now):
+        ahead = _JOBS_AHEAD.first({"job_id": job.pk, "flow": job.flow})
+        position = ahead[0] if ahead else 0
+    return Status(repository=repository, job=job, now=now, queue_position=position, silent_machines=silent)
 
 
 def is_retryable(error_code: str) -> bool:
     """Return whether the failure with this code is worth another try without any change by the user."""
     return _RETRYABLE.get(error_code, False)
-
-
-def _jobs_ahead_of(job: Job) -> int:
-    # Compared inside the database: SQLite keeps its own times with fewer digits than those that Python sends.
-    due_at = Subquery(Job.objects.filter(pk=job.pk).first_due_at())
-    longer = Q(due_at__lt=due_at) | Q(due_at=due_at, pk__lt=job.pk)
-    return Job.objects.oldest_due().filter(longer, flow=job.flow).count()
