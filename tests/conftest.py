@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -37,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marker or {"db", "transactional_db"} & set(getattr(item, "fixturenames", ())):
             values = {**(marker.kwargs if marker else {}), "databases": "__all__"}
             item.add_marker(pytest.mark.django_db(**values), append=False)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what stays for the whole run away from the garbage collector, which many tests call."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

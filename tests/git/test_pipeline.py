@@ -30,6 +30,7 @@ from coderepos.exceptions import (
     TooManyObjects,
     error_classes,
 )
+from coderepos.git import clone as clone_module
 from coderepos.git.clone import ChildModules, CloneRequest, clone
 from coderepos.git.credentials import Credentials
 from coderepos.git.limits import Limits
@@ -208,7 +209,7 @@ def test_the_deadline_ends_everything(play: Play, fetch: Script, build: Script) 
     begin = time.monotonic()
 
     with pytest.raises((CloneTimeout, InternalError)) as caught:
-        play(fetch, build, seconds=1)
+        play(fetch, build, seconds=0.4)
 
     assert time.monotonic() - begin < 4
     if ["close_events"] not in fetch:
@@ -276,9 +277,6 @@ BREAKS_LATE = [STARTED, ["sleep", 0.3], error("internal_error")]
         # fetch is fine, and build finds the pack broken
         (FETCH, TRUNCATES, "remote_protocol_error"),
         (FETCH, [STARTED, ["receive"], error("internal_error")], "internal_error"),
-        # a child that never names a cause is not waited for
-        ([STARTED, ["sleep", 60]], [STARTED, error("internal_error")], "internal_error"),
-        ([STARTED, ["close_pack"], ["sleep", 60]], TRUNCATES, "remote_protocol_error"),
         # one dies without a word
         ([STARTED, ["die", signal.SIGKILL]], TRUNCATES, "internal_error"),
         ([STARTED, ["exit", 0]], [STARTED, ["receive"], ["await_outcome"]], "internal_error"),
@@ -299,6 +297,25 @@ def test_the_root_cause_is_told(play: Play, fetch: Script, build: Script, code: 
     assert caught.value.code == code
     assert type(caught.value) is error_classes()[code]
     assert time.monotonic() - begin < 6
+
+
+@pytest.mark.parametrize(
+    ("fetch", "build", "code"),
+    [
+        ([STARTED, ["sleep", 60]], [STARTED, error("internal_error")], "internal_error"),
+        ([STARTED, ["close_pack"], ["sleep", 60]], TRUNCATES, "remote_protocol_error"),
+    ],
+)
+def test_a_child_that_never_names_a_cause_is_not_waited_for(
+    play: Play, monkeypatch: pytest.MonkeyPatch, fetch: Script, build: Script, code: str
+) -> None:
+    """After a grace the error that is known is raised."""
+    monkeypatch.setattr(clone_module, "_GRACE_SECONDS", 0.2)
+
+    with pytest.raises(CodeReposError) as caught:
+        play(fetch, build, seconds=30)
+
+    assert caught.value.code == code
 
 
 def test_an_error_keeps_its_figures(play: Play) -> None:

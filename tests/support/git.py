@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+from functools import cache
 from pathlib import Path
+from stat import S_IMODE
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 ENVIRONMENT: Final = {
@@ -47,9 +50,34 @@ def _succeeded(arguments: Any, **options: Any) -> bytes:
 
 def make_repository(path: Path, commits: int = 3, *, branch: str = "main") -> Path:
     """Make a repository with ``commits`` commits on ``branch``, one changed file each; return its path."""
-    git("init", "--quiet", f"--initial-branch={branch}", path)
-    for number in range(commits):
-        (path / "file.txt").write_text(f"line {number}\n" * 50)
-        git("add", "-A", cwd=path)
-        git("commit", "--quiet", "-m", f"commit {number}", cwd=path, GIT_COMMITTER_DATE=f"{1700000000 + number} +0000")
+    path.mkdir(parents=True, exist_ok=True)
+    for name, mode, content in _repository(commits, branch):
+        if content is None:
+            (path / name).mkdir(exist_ok=True)
+        else:
+            (path / name).write_bytes(content)
+            (path / name).chmod(mode)
     return path
+
+
+@cache
+def _repository(commits: int, branch: str) -> list[tuple[Path, int, bytes | None]]:
+    """Return name, mode and content of all that is in such a repository; directories come before what is in them."""
+    with TemporaryDirectory() as made:
+        path = Path(made)
+        git("init", "--quiet", "--template=", f"--initial-branch={branch}", path)
+        for number in range(commits):
+            (path / "file.txt").write_text(f"line {number}\n" * 50)
+            git("add", "-A", cwd=path)
+            git(
+                "commit",
+                "--quiet",
+                "-m",
+                f"commit {number}",
+                cwd=path,
+                GIT_COMMITTER_DATE=f"{1700000000 + number} +0000",
+            )
+        return [
+            (one.relative_to(path), S_IMODE(one.stat().st_mode), None if one.is_dir() else one.read_bytes())
+            for one in sorted(path.rglob("*"))
+        ]

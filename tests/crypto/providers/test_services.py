@@ -171,10 +171,13 @@ def test_missing_rights_are_not_asked_twice(service: Service, wrapper: KeyWrappe
 
 
 @pytest.mark.parametrize("fault", ["silent", "drip"])
-def test_a_slow_answer_is_not_waited_for(service: Service, wrapper: KeyWrapper, fault: str) -> None:
+def test_a_slow_answer_is_not_waited_for(
+    service: Service, wrapper: KeyWrapper, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither silence nor one byte every now and then holds the caller beyond the limit."""
     wrapped = wrapper.wrap(DEK, AAD)
     service.faults = [fault] * 20
+    monkeypatch.setattr(kms_call, "TOTAL_SECONDS", 0.3)
     started = time.monotonic()
 
     with pytest.raises(EncryptionUnavailable):

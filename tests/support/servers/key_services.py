@@ -341,11 +341,9 @@ def _connections_collected() -> Iterator[None]:
 
     It would otherwise be a warning in whatever test runs by then.
     """
-    gc.freeze()  # so that the collector looks at what the block makes, not at a whole run
     try:
         yield
     finally:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
-        gc.unfreeze()
