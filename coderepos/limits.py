@@ -21,7 +21,8 @@ class Quota:
 
     repositories: int | None = None
     size_bytes: int | None = None
-    """Bytes of all repositories: of published versions, and of what is not cloned yet the estimates."""
+    """Bytes of all repositories: what is published, or an estimate of what is not yet; the larger of both for one that
+    was changed and has not been cloned since."""
 
     unfinished_jobs: int | None = None
     """Jobs that are queued or running."""

@@ -89,6 +89,9 @@ class CodeRepository(CloneTransitions):
     """Of rows read by :meth:`CodeRepositoryQuerySet.with_token_status`."""
 
     estimated_size_mb = models.DecimalField(max_digits=10, decimal_places=2, null=True, editable=False)
+    estimated_at = models.DateTimeField(null=True, editable=False)
+    """When what is cloned was changed, and with it the estimate."""
+
     size_source = models.TextField(default="probe", editable=False)
     repository_size_mb = models.DecimalField(max_digits=10, decimal_places=2, null=True, editable=False)
     clone_status = models.TextField(

@@ -223,6 +223,26 @@ def test_change_passes_no_quota_of_bytes(site: Site, server: GitServer, owner: U
     assert services.change_repository(user=owner, repository=repository, depth=1).state == JobState.QUEUED
 
 
+def test_changes_pass_no_quota_together(site: Site, server: GitServer, owner: User) -> None:
+    """What was changed counts as it is going to be, also where its clone was cancelled, until another is published."""
+    ids = [site.connected(server.url(name)) for name in ("one", "two")]
+    assert [site.work(repo_id) for repo_id in ids] == ["succeeded"] * 2
+    one, two = CodeRepository.objects.order_by("created_at")
+    CodeRepository.objects.update(repository_size_mb=0)
+    chosen["project"] = Quota(size_bytes=150_000)  # an estimate is rounded up to 100,000
+
+    services.change_repository(user=owner, repository=one, depth=1)
+    services.cancel_repository(user=owner, repository=one)
+    with pytest.raises(StorageQuotaExceeded):
+        services.change_repository(user=owner, repository=two, depth=1)
+    assert (two.jobs.unfinished().count(), CodeRepository.objects.get(pk=two.pk).depth) == (0, None)
+
+    services.clone_repository(user=owner, repository=one)
+    assert site.work(str(one.pk)) == "succeeded"
+    CodeRepository.objects.update(repository_size_mb=0)
+    services.change_repository(user=owner, repository=two, depth=1)
+
+
 def test_shares_of_a_tenant_reach_its_flow(site: Site, server: GitServer, project: Project) -> None:
     """Weight and slots are those of the last job that was queued."""
     for share in ({"weight": 2.0, "slots": 3}, {"weight": 0.5}):

@@ -31,7 +31,7 @@ from coderepos.services.repositories.arguments import (
     refuse_transaction,
 )
 from coderepos.services.repositories.connecting import reject_duplicate, start_again
-from coderepos.services.repositories.quotas import Allowance, allowance_of_repository
+from coderepos.services.repositories.quotas import Allowance, allowance_of_repository, size_bytes_of
 from coderepos.services.trail import audit_failure, require
 
 
@@ -139,6 +139,7 @@ def _store(
 ) -> Job:
     """Write the new values and queue the clone in one transaction, if the row is still what was tested."""
     tested = CodeRepository.objects.filter(pk=repository.pk, **before)
+    grows = report.estimated_bytes > size_bytes_of(CodeRepository.objects.filter(pk=repository.pk))
     try:
         with row_transaction(alias(), read_committed=True):
             changed = tested.update(
@@ -146,12 +147,15 @@ def _store(
                 depth=repository.depth,
                 username=repository.username,
                 estimated_size_mb=size_mb(report.estimated_bytes),
+                estimated_at=Now(),
                 size_source=report.size_source,
                 updated_at=Now(),
             )
             if not changed:
                 raise changed_meanwhile(repository, "the new values were")
             job = start_again(repository, allowance)
+            if grows:
+                allowance.check_size()
             details = {name: getattr(repository, name) for name in ("ref", "depth")}
             AuditEntry.objects.record(
                 AuditEvent.CHANGED, repository=repository, actor=user, job_id=job.pk, details=details

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.db.models import QuerySet, Sum
-from django.db.models.functions import Coalesce
+from django.db.models import Case, F, QuerySet, Sum, When
+from django.db.models.functions import Coalesce, Greatest
 
 from coderepos.conf import ConfigurationError, conf, imported
 from coderepos.exceptions import JOBS_SECONDS, NotFound, StorageQuotaExceeded, TooManyJobs, TooManyRepositories
@@ -55,7 +55,7 @@ class Allowance:
         :raises StorageQuotaExceeded: all would take too much room.
         """
         for scope, rows, quota in self._rows():
-            if quota.size_bytes is not None and (figure := _size_bytes(rows) + new_bytes) > quota.size_bytes:
+            if quota.size_bytes is not None and (figure := size_bytes_of(rows) + new_bytes) > quota.size_bytes:
                 raise StorageQuotaExceeded(scope=scope, figure=figure, limit=quota.size_bytes)
 
     def check_growth(self, repository: CodeRepository, *, new_bytes: int) -> None:
@@ -67,8 +67,8 @@ class Allowance:
             mine = rows.filter(pk=repository.pk)
             if quota.size_bytes is None or not mine.exists():
                 continue
-            growth_bytes = new_bytes - _size_bytes(mine)
-            if growth_bytes > 0 and (figure := _size_bytes(rows) + growth_bytes) > quota.size_bytes:
+            growth_bytes = new_bytes - size_bytes_of(mine)
+            if growth_bytes > 0 and (figure := size_bytes_of(rows) + growth_bytes) > quota.size_bytes:
                 raise StorageQuotaExceeded(scope=scope, figure=figure, limit=quota.size_bytes)
 
     def check_jobs(self, *, new: int) -> None:
@@ -117,8 +117,12 @@ def allowance_of_repository(repository: CodeRepository, user: Any) -> Allowance:
     return allowance_of(project, user)
 
 
-def _size_bytes(rows: QuerySet[CodeRepository]) -> int:
-    size_mb = rows.exclude(clone_status=CloneStatus.CLEANED).aggregate(
-        mb=Sum(Coalesce("repository_size_mb", "estimated_size_mb"))
+def size_bytes_of(repositories: QuerySet[CodeRepository]) -> int:
+    """Return what repositories count: what is published, or what is estimated of a clone that is still to come."""
+    published_mb = Coalesce("repository_size_mb", "estimated_size_mb")
+    # One that was changed takes room for both: whether there will be another clone nobody knows.
+    changed_mb = Greatest(published_mb, Coalesce("estimated_size_mb", "repository_size_mb"))
+    size_mb = repositories.exclude(clone_status=CloneStatus.CLEANED).aggregate(
+        mb=Sum(Case(When(estimated_at__gt=F("cloned_at"), then=changed_mb), default=published_mb))
     )["mb"]
     return round((size_mb or 0) * BYTES_PER_MB)
