@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+
+from tests.support.cluster import leave_in_order
 
 RUNS = {
     "sqlite": "two clusters on one machine",
@@ -41,6 +44,7 @@ def main() -> int:
             print(f"{kind}: {RUNS[kind]}; {arguments.jobs} jobs, seed {arguments.seed}", flush=True)
             process = subprocess.Popen(command, stdout=output, stderr=output, cwd=Path(__file__).parents[2])
             runs[kind] = process, output
+            stack.callback(process.wait)
             stack.callback(process.terminate)
         for kind, (process, output) in runs.items():
             process.wait()
@@ -50,4 +54,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, leave_in_order)
     sys.exit(main())

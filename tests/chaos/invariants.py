@@ -73,12 +73,16 @@ def _executable(path: Path) -> bool:
 def repositories_are_sound() -> Iterator[str]:
     """Let git itself look at what was published."""
     for repository in CodeRepository.objects.filter(clone_status=CloneStatus.COMPLETED)[:10]:
-        git_folder = Path(str(repository.sandbox_path)).parent / "git"
-        done = subprocess.run(
-            ["git", "-c", "safe.directory=*", f"--git-dir={git_folder.resolve()}", "fsck", "--strict"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            yield f"{git_folder}: {done.stderr}"
+        yield from is_sound(Path(str(repository.sandbox_path)).parent / "git")
+
+
+def is_sound(git_folder: Path) -> Iterator[str]:
+    """Let git itself look at one version."""
+    done = subprocess.run(
+        ["git", "-c", "safe.directory=*", f"--git-dir={git_folder.resolve()}", "fsck", "--strict"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        yield f"{git_folder}: {done.stderr}"

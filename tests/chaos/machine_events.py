@@ -31,6 +31,7 @@ DRAIN_SECONDS, OFF_SECONDS = 60, 10
 """How long an operator waits at most until a machine may be switched off, and how long it is off."""
 
 OUTAGE_SECONDS = 15
+HOURS_PASS_SHARE = 0.1
 
 
 class MachineEvents(Events):
@@ -40,10 +41,10 @@ class MachineEvents(Events):
         super().__init__(room, chance)
         self._room = room
 
-    def happen(self) -> None:
-        """Carry out one event by chance; now and then hours pass, after which nobody uses most clones."""
-        super().happen()
-        if self._chance.random() < 0.3:
+    def catch_up(self) -> None:
+        """Do what is due by now; and now and then hours pass, after which nobody uses most clones."""
+        super().catch_up()
+        if self._chance.random() < HOURS_PASS_SHARE:
             long_ago = Now() - timedelta(hours=2)
             CodeRepository.objects.exclude(cloned_at=None).update(cloned_at=long_ago, last_used_at=long_ago)
             self.done["hours pass"] += 1

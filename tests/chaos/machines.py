@@ -13,10 +13,10 @@ from coderepos.sandbox.sandbox import Sandbox, sandboxes
 from coderepos.services.packs.manifest import index_name, manifest_name, names, pack_name
 from coderepos.storage import MARKER
 from tests.chaos.installation import Member, Room
-from tests.chaos.invariants import FINAL, contents
+from tests.chaos.invariants import FINAL, contents, is_sound
 from tests.chaos.machine_events import MachineEvents
 from tests.chaos.story import Story
-from tests.chaos.users import READERS_CALLS
+from tests.chaos.users import READERS_CALLS, number_of_files
 
 
 class MachinesStory(Story):
@@ -63,6 +63,7 @@ class MachinesStory(Story):
         source = self._room.sources[repository.git_url.rpartition("/")[2]]
         if contents(sandbox.path / "current" / "tree") != contents(source):
             yield f"{sandbox.path} is not what is committed in {source}"
+        yield from is_sound(sandbox.path / "git")
 
     def _figures(self) -> Iterator[str]:
         yield from super()._figures()
@@ -77,10 +78,13 @@ def nothing_else_is_on(member: Member) -> Iterator[str]:
     wanted = {
         str(pk): version for pk, version in CodeRepository.objects.filter(node=member.name).values_list("pk", "version")
     }
+    known = {str(pk) for pk in CodeRepository.objects.values_list("pk", flat=True)}
     if not member.root.exists():  # a new disk that no worker has used yet
         return
     for sandbox in sandboxes(SandboxRoot(member.root)):
         here = {*sandbox.tokens(), *sandbox.incomings()} - {wanted.get(sandbox.repository_id)}
+        if sandbox.repository_id not in known and (files := number_of_files(sandbox.path)):
+            yield f"{sandbox.path} has {files} files, and its repository was deleted"
         if here:
             yield f"{sandbox.path} has {sorted(here)} beside {wanted.get(sandbox.repository_id) or 'nothing'}"
 

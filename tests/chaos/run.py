@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import signal
 import sys
 
 from tests.chaos.installation import installation
+from tests.support.cluster import leave_in_order
 
 
 def main(kind: str, jobs: int, minutes: float, seed: int) -> int:
@@ -25,4 +27,5 @@ def main(kind: str, jobs: int, minutes: float, seed: int) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, leave_in_order)
     sys.exit(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))

@@ -112,8 +112,8 @@ class Story:
         deadline = time.monotonic() + SETTLE_SECONDS
         quiet_since = time.monotonic()
         while time.monotonic() < deadline:
-            self._events.catch_up()
             try:
+                self._events.catch_up()
                 cut_waits_short()
                 if any(self._to_do()):
                     quiet_since = time.monotonic()

@@ -102,9 +102,10 @@ def left_behind(deleted: set[str]) -> Iterator[str]:
     for sandbox in sandboxes(engine.sandbox_root()):
         if sandbox.repository_id not in known and sandbox.repository_id in deleted:
             yield f"{sandbox.path} is there, and its repository was deleted"
-        elif sandbox.repository_id not in readable and (files := _files(sandbox.path)):
+        elif sandbox.repository_id not in readable and (files := number_of_files(sandbox.path)):
             yield f"{sandbox.path} has {files} files, and its repository has no clone"
 
 
-def _files(path: Path) -> int:
+def number_of_files(path: Path) -> int:
+    """Return how many files are below a directory."""
     return sum(one.is_file() and not one.is_symlink() for one in path.rglob("*"))

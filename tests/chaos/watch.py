@@ -97,8 +97,7 @@ class Watch:
                 "SELECT sum(bytes) FROM ("
                 "SELECT node, reserved_bytes AS bytes FROM code_repo_jobs WHERE state = 'RUNNING' UNION ALL "
                 "SELECT node, repository_size_mb * 1000000 FROM code_repos "
-                "WHERE clone_status IN ('COMPLETED', 'CLEANING') UNION ALL "
-                "SELECT node, surplus_bytes FROM code_repo_purges) AS taken WHERE node <> '' GROUP BY node"
+                "WHERE clone_status IN ('COMPLETED', 'CLEANING')) AS taken WHERE node <> '' GROUP BY node"
             )
             most = max((sum_bytes or 0 for (sum_bytes,) in cursor.fetchall()), default=0)
         self.most_disk_bytes = max(self.most_disk_bytes, int(most))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,6 +97,12 @@ def heed_terminal() -> None:
     """Let a child that has not started yet be ended by Ctrl-C and a closed terminal, which ``nohup`` has it ignore."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+
+
+def leave_in_order(number: int, _: object) -> NoReturn:
+    """Handle a signal by leaving every ``with`` block, so that all ends that was started; a second is ignored."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def children_of(pid: int) -> list[int]:
