@@ -133,6 +133,29 @@ def test_odd_pack(incoming: Callable[[], Path]) -> None:
         assert contents(again) == contents(first)
 
 
+def test_index_that_leaves_an_object_out_is_refused(incoming: Callable[[], Path]) -> None:
+    """Also one that the working tree has no use for: Git would refuse the whole pack."""
+    unread, kept = blob(b"old\n"), blob(b"one\n")
+    root = tree(Line(FILE, b"one", kept.id))
+    head = commit(root)
+    content = packs.pack([kept, unread, root, head])
+    first = incoming()
+    built_here(first, content, outcome_of(content, head))
+    index = Index(published(first)[1])
+    row, objects, at = index.row_of(unread), index.objects, MAGIC_AND_FAN_OUT
+    columns = []
+    for width in (20, 4, 4):
+        column = [bytes(index.content[at + width * one : at + width * (one + 1)]) for one in range(objects)]
+        at += width * objects
+        columns.append(column[:row] + column[row + 1 :])
+    ids = columns[0]
+    fan_out = b"".join(struct.pack(">I", sum(one[0] <= first_byte for one in ids)) for first_byte in range(256))
+    shorter = bytes(index.content[:8]) + fan_out + b"".join(b"".join(one) for one in columns) + content[-20:]
+
+    with pytest.raises(StoreDamaged):
+        rebuilt_here(first, incoming(), index=shorter + hashlib.sha1(shorter, usedforsecurity=False).digest())
+
+
 def test_confined_child_builds_by_index(incoming: Callable[[], Path]) -> None:
     """With all that a build child drops."""
     content, head, names = odd_pack()

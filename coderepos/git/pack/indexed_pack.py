@@ -52,6 +52,8 @@ class IndexedPack(Pack):
         super().__init__(file_descriptor)
         self._max_object_bytes: Final = limits.object_bytes
         count = _object_count(index)
+        if _objects_of(os.pread(file_descriptor, _PACK_START, 0)) != count:
+            raise StoreDamaged  # Git would find none of the objects that the index leaves out
         end = pack_bytes - ID_BYTES
         self.trailer = os.pread(file_descriptor, ID_BYTES, max(end, 0))
         if self.trailer != index[-2 * ID_BYTES : -ID_BYTES]:
@@ -239,6 +241,13 @@ class CheckedObjects(DeltaTree):
             if digest.digest() != pack.object_id(position):
                 raise StoreDamaged
             yield position, data
+
+
+def _objects_of(header: bytes) -> int | None:
+    """Return how many objects the header of a pack promises; ``None`` where it is no header."""
+    if len(header) < _PACK_START or not header.startswith(b"PACK"):
+        return None
+    return int.from_bytes(header[8:])
 
 
 def _object_count(index: bytes) -> int:
