@@ -30,7 +30,9 @@ def host(tmp_path: Path) -> HostProject:
 
 def mark_root(host: HostProject) -> Path:
     """Let a worker's start mark the sandbox root, and return it."""
-    host.python("from coderepos.services import upkeep\nupkeep.prepare_root(upkeep.register_node())\n")
+    host.python(
+        "from coderepos.services.disk import this_machine\nthis_machine.prepare_root(this_machine.register_node())\n"
+    )
     assert (host.folder / "repos/.coderepos-root").exists()
     return host.folder / "repos"
 
