@@ -137,7 +137,7 @@ def visible_repositories(user: Any) -> CodeRepositoryQuerySet:
 
 
 def projects_to_check(user: Any) -> models.QuerySet[Any] | None:
-    """Return the projects that ``user`` may see; ``None`` where these are all there are, and need not be asked for."""
+    """Return the projects that ``user`` may see; ``None`` if that is all of them, so that no check is needed."""
     projects = visible_projects(user)
     return None if _is_whole_table(projects.query) else projects
 

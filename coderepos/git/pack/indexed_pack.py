@@ -244,7 +244,7 @@ class CheckedObjects(DeltaTree):
 
 
 def _objects_of(header: bytes) -> int | None:
-    """Return how many objects the header of a pack promises; ``None`` where it is no header."""
+    """Return the number of objects in the header of a pack; ``None`` if this is not such a header."""
     if len(header) < _PACK_START or not header.startswith(b"PACK"):
         return None
     return int.from_bytes(header[8:])
